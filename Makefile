@@ -1,0 +1,61 @@
+# Two commands: `make book` (environment, chapters, site) and `make test` (environment, tests).
+# Nothing is asked but Python 3.11 or newer; PYTHON names another one:  make book PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+# this tree and no other, whatever else the environment knows
+export PYTHONPATH := $(CURDIR)
+# compiled once at install and then read: without, every start of Python compiles PyTorch, SciPy, ... anew
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: book test install lock clean browser screenshots address help
+
+help:
+	@echo "make book         environment, chapters whose source changed, site; prints the page to open"
+	@echo "make test         environment, ruff, all tests (browser tests where Chromium is or can be installed)"
+	@echo "make install      the environment alone, in .venv"
+	@echo "make lock         requirements.lock from requirements.txt"
+	@echo "make screenshots  every page of the built site, light, dark and 390 px wide, into build/screenshots"
+	@echo "make address      writes the address in _config.yml into the first cell of every chapter"
+	@echo "make clean        removes build/ (executed chapters and site); data/cache and .venv stay"
+
+book: $(STAMP)
+	$(BIN)/python -m gfrlib.chapters run
+	$(BIN)/python -m gfrlib.chapters check
+	$(BIN)/python book/_ext/build_site.py
+
+test: $(STAMP) browser
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest $(PYTEST)
+
+install: $(STAMP)
+
+# uv installs the pinned versions in seconds; the stamp says that this was done for this lock and this pyproject.toml
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed, $(PYTHON) is older; name another: make book PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install -qq uv
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(STAMP)
+
+lock: $(STAMP)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade requirements.txt -o requirements.lock
+
+# Debian's Chromium, where it is missing and may be installed; elsewhere the browser tests are skipped and say so
+browser: $(STAMP)
+	@$(BIN)/python tests/find_chromium.py > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+		&& echo "Installing Chromium for the browser tests" \
+		&& apt-get update -qq > /dev/null && apt-get install -y -qq chromium > /dev/null; } \
+		|| echo "Chromium is missing and could not be installed here: the browser tests will be skipped"
+
+screenshots: $(STAMP)
+	$(BIN)/python tests/screenshots.py
+
+address: $(STAMP)
+	$(BIN)/python -m gfrlib.chapters addresses
+
+clean:
+	rm -rf build

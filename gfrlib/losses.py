@@ -1,0 +1,110 @@
+"""One pure function per equation. Tensors in, scalar out; weights are applied by the caller. All in float32 or wider."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+REFERENCE_BATCH = 128  # the paper's batch size, to which batch-wide sums are rescaled
+
+
+def classification(logits: Tensor, labels: Tensor) -> Tensor:
+    """L_CE of Section 3.1: mean over the batch of -log softmax(logits)[label]. logits [B, C], labels [B]."""
+    return functional.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, labels)
+
+
+def balanced_classification(new: Tensor, replayed: Tensor, f: float) -> Tensor:
+    """(CE_new + f CE_replayed) / (f + 1): the two mean losses weighted by the number of tasks each stands for (code)."""
+    return (new + f * replayed) / (f + 1)
+
+
+def feature_distillation(u: Tensor, u_old: Tensor, *, distance: str = "batch") -> Tensor:
+    """L_FD, Equation 4: how far F_t(x) has moved from F_{t-1}(x). u, u_old [B, ...].
+
+    batch   sqrt(sum over batch and dimensions of (u - u_old)^2) x sqrt(128 / B): the official code's torch.dist,
+            rescaled so that the batch size is not a hidden weight
+    sample  E_x ||u - u_old||_2, as Equation 4 is printed
+    mse     mean over batch and dimensions of (u - u_old)^2
+    cosine  mean over the batch of 1 - cos(u, u_old)
+    Raises ValueError for another name.
+    """
+    wide = torch.promote_types(u.dtype, torch.float32)
+    u, u_old = u.to(wide).flatten(1), u_old.to(wide).flatten(1)
+    if distance == "batch":
+        return torch.linalg.vector_norm(u - u_old) * (REFERENCE_BATCH / len(u)) ** 0.5
+    if distance == "sample":
+        return torch.linalg.vector_norm(u - u_old, dim=1).mean()
+    if distance == "mse":
+        return functional.mse_loss(u, u_old)
+    if distance == "cosine":
+        return (1 - functional.cosine_similarity(u, u_old, dim=1)).mean()
+    raise ValueError(f"unknown distance '{distance}'")
+
+
+def lwf_distillation(logits: Tensor, logits_old: Tensor, sizes: list[int], *, temperature: float = 2.0) -> Tensor:
+    """L_LwF, Section 3.2: sum over old heads j of -E_x sum_c y_old^j log y^j, one softmax per head.
+
+    logits and logits_old [B, >= sum(sizes)]; sizes are the old heads'. Softened by the temperature, and
+    scaled by its square so that its choice does not change the gradients' size (Hinton et al.; the paper names none).
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    old_heads = logits_old[:, : sum(sizes)].to(wide).split(sizes, dim=1)
+    heads = logits[:, : sum(sizes)].to(wide).split(sizes, dim=1)
+    total = logits.new_zeros((), dtype=wide)
+    for head, old in zip(heads, old_heads):
+        targets = (old / temperature).softmax(dim=1)
+        total = total - (targets * (head / temperature).log_softmax(dim=1)).sum(dim=1).mean()
+    return total * temperature**2
+
+
+def critic(scores_real: Tensor, scores_fake: Tensor) -> Tensor:
+    """Equation 1: E[D(c, G(c, z))] - E[D(c, F(x))], minimised over D. Scores [B]."""
+    return scores_fake.mean() - scores_real.mean()
+
+
+def generator(scores_fake: Tensor) -> Tensor:
+    """Equation 2: -E[D(c, G(c, z))], minimised over G. Scores [B]."""
+    return -scores_fake.mean()
+
+
+def gradient_penalty(discriminator: Callable, labels: Tensor, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """WGAN-GP: E[(||grad_u D(c, u)||_2 - 1)^2] at u = mix real + (1 - mix) fake. real, fake [B, d], mix [B, 1] in [0, 1].
+
+    The paper writes WGAN; its code adds this penalty with weight 10 (Gulrajani et al. 2017).
+    """
+    u = (mix * real + (1 - mix) * fake).detach().requires_grad_(True)
+    gradient, = torch.autograd.grad(discriminator(labels, u).sum(), u, create_graph=True)
+    return ((torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1) ** 2).mean()
+
+
+def replay_alignment(replayed: Tensor, replayed_old: Tensor, *, form: str = "code", old_classes: int = 1) -> Tensor:
+    """L_RA, Equation 3: G_t must replay what G_{t-1} replays for the same old class c and latent z. Both [B, d].
+
+    paper  sum over old classes of E_z ||G_t - G_{t-1}||^2, estimated from uniformly drawn classes: old_classes x mean
+    code   the squared error summed over the batch (x 128 / B, so that the batch size is not a hidden weight)
+    Raises ValueError for another name.
+    """
+    squared = (replayed - replayed_old).square().flatten(1).sum(dim=1)  # [B]
+    if form == "paper":
+        return old_classes * squared.mean()
+    if form == "code":
+        return REFERENCE_BATCH * squared.mean()
+    raise ValueError(f"unknown alignment '{form}'")
+
+
+def margin_ranking(scores: Tensor, labels: Tensor, old: int, *, margin: float = 0.5, rivals: int = 2) -> Tensor:
+    """L_mr of Rebalance: an old image's own score must exceed those of its hardest new classes by a margin.
+
+    scores [B, C] are cosines, not scaled; rows with labels < `old` are exemplars of old classes, the others do not count;
+    the mean over exemplars and their `rivals` highest new classes, 0 where there are none (LUCIR, Equation 8).
+    """
+    rows = labels < old
+    own = scores[rows].gather(1, labels[rows, None])
+    hardest = scores[rows][:, old:].topk(min(rivals, scores.shape[1] - old), dim=1).values
+    return functional.relu(margin - (own - hardest)).sum() / max(1, hardest.numel())
+
+
+def parameter_penalty(parameters: list[Tensor], old: list[Tensor], importances: list[Tensor]) -> Tensor:
+    """Sum over parameters of Omega_i (theta_i - theta_i*)^2: EWC takes half of it, MAS the whole (Section 3.2)."""
+    return sum((omega * (p - p_old).square()).sum() for p, p_old, omega in zip(parameters, old, importances, strict=True))

@@ -1,0 +1,274 @@
+"""The memory column: what stands for the old classes, how it is sampled, and how many bytes it takes.
+
+Every memory is an nn.Module, so that copying, saving and counting bytes are the same for all of them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gfrlib.config import FEATURES, Config
+from gfrlib.networks import Discriminator, Generator, SpatialDiscriminator, SpatialGenerator, widest
+
+
+class Memory(nn.Module):
+    """Nothing is carried (the rows `none` and `real`: the latter reads all the data again)."""
+
+    trained = False  # by train_generator's adversarial loop; otherwise `fit` is closed-form
+    fits = False  # closed-form, from all features of a task
+    replays = False  # samples enter the classifier's loss
+    keeps_means = False  # a buffer `means` [classes, d], from which nearest-mean can predict
+
+    rows = None  # training images kept: their row numbers
+
+    def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        """Take up task t's classes from all their features u = F_t(x) [N, d], labels [N] and row numbers [N]."""
+
+    def move(self, drift: Tensor) -> None:
+        """Follow the features of old classes, which moved from u to drift u; drift [d, d]."""
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes kept for the next task, item by item."""
+        return {}
+
+
+class ClassMeans(Memory):
+    """One mean feature per class, mu_c. A sample is the mean itself."""
+
+    fits = True
+    replays = True
+    keeps_means = True
+
+    def __init__(self, classes: int, features: int):
+        super().__init__()
+        self.register_buffer("means", torch.zeros(classes, features))
+        self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64))
+
+    def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        for c in labels.unique().tolist():
+            self.means[c] = features[labels == c].mean(dim=0)
+            self.counts[c] = (labels == c).sum()
+
+    def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """labels [B] -> features [B, d]."""
+        return self.means[labels]
+
+    def nbytes(self) -> dict[str, int]:
+        return {"class means": _bytes(self.means[self.counts > 0])}
+
+
+class Gaussians(ClassMeans):
+    """G_t(c, z) = N(mu_c, Sigma_c), Section 4.1; old classes' statistics stay (official code) unless `move`d.
+
+    diagonal  one standard deviation per dimension, one noise value per dimension
+    scalar    the same, but one noise value for the whole vector: samples lie on a line (the official code)
+    full      the whole covariance, kept as a Cholesky factor
+    """
+
+    def __init__(self, classes: int, features: int, kind: str = "diagonal", clamp: bool = True):
+        super().__init__(classes, features)
+        self.kind, self.clamp = kind, clamp
+        shape = (classes, features, features) if kind == "full" else (classes, features)
+        self.register_buffer("spread", torch.zeros(shape))
+
+    def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        super().fit(features, labels)
+        for c in labels.unique().tolist():
+            u = features[labels == c].double()
+            if self.kind == "full":
+                covariance = torch.cov(u.T, correction=0)
+                ridge = 1e-4 * covariance.diagonal().mean() + 1e-8  # ours: fewer images than dimensions still factorise
+                covariance += ridge * torch.eye(len(covariance), dtype=u.dtype, device=u.device)
+                self.spread[c] = torch.linalg.cholesky(covariance).float()
+            else:
+                self.spread[c] = u.std(dim=0, correction=0).float()
+
+    def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        mean, spread = self.means[labels], self.spread[labels]
+        shape = (len(labels), 1) if self.kind == "scalar" else mean.shape
+        z = torch.randn(shape, generator=rng, device=mean.device)
+        u = mean + (torch.einsum("bij,bj->bi", spread, z) if self.kind == "full" else spread * z)
+        return u.clamp_min(0) if self.clamp else u
+
+    def move(self, drift: Tensor) -> None:
+        """mu -> W mu and Sigma -> W Sigma W^T: exactly for `full`, its diagonal for the others; means stay >= 0."""
+        self.means = (self.means @ drift.T).clamp_min(0)
+        self.spread = drift @ self.spread if self.kind == "full" else (self.spread.square() @ drift.T.square()).sqrt()
+
+    def nbytes(self) -> dict[str, int]:
+        name = "covariance factors" if self.kind == "full" else "standard deviations"
+        return {**super().nbytes(), name: _bytes(self.spread[self.counts > 0])}
+
+
+class GAN(Memory):
+    """G(c, z) and D(c, u) of Appendix D, trained by training.train_generator; both are carried from task to task."""
+
+    trained = True
+    replays = True
+
+    def __init__(self, classes: int, features: int, latent_dim: int, hidden: int):
+        super().__init__()
+        self.generator = Generator(classes, latent_dim, hidden, features)
+        self.discriminator = Discriminator(classes, hidden, features)
+        self.drift: Tensor | None = None
+
+    def latent(self, count: int, rng: torch.Generator) -> Tensor:
+        """z ~ N(0, I): [count, latent_dim]."""
+        device = self.discriminator.score.weight.device
+        return torch.randn(count, self.generator.latent_dim, generator=rng, device=device)
+
+    def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """u-hat = G(c, z) for labels [B] -> [B, d]."""
+        return self.replay(labels, self.latent(len(labels), rng))
+
+    def replay(self, labels: Tensor, z: Tensor) -> Tensor:
+        """G(c, z), moved along with the features where `move` was called."""
+        u = self.generator(labels, z)
+        return u if self.drift is None else (u @ self.drift.T).clamp_min(0)
+
+    def move(self, drift: Tensor) -> None:
+        self.drift = drift
+
+    def nbytes(self) -> dict[str, int]:
+        return {"generator": state_bytes(self.generator), "discriminator": state_bytes(self.discriminator)}
+
+
+class SpatialGAN(GAN):
+    """G and D for images or feature maps u [C, H, W], each with at most `parameters` parameters at every cut."""
+
+    def __init__(self, classes: int, shape: tuple[int, int, int], latent_dim: int, parameters: int, *, images: bool):
+        Memory.__init__(self)
+
+        def generator(width):
+            return SpatialGenerator(classes, latent_dim, shape, width, images=images)
+
+        def discriminator(width):
+            return SpatialDiscriminator(classes, shape, width)
+
+        self.generator = generator(widest(generator, parameters))
+        self.discriminator = discriminator(widest(discriminator, parameters))
+        self.drift = None
+
+
+class Exemplars(Memory):
+    """Real training images of the old classes, `per_class` each, chosen by herding (iCaRL, Algorithm 4)."""
+
+    fits = True
+
+    def __init__(self, classes: int, per_class: int, image_bytes: int):
+        super().__init__()
+        self.image_bytes = image_bytes
+        self.register_buffer("kept", torch.full((classes, per_class), -1))
+
+    @property
+    def rows(self) -> Tensor:
+        """Row numbers of all kept training images, class after class."""
+        return self.kept[self.kept >= 0]
+
+    def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        for c in labels.unique().tolist():
+            own = torch.nonzero(labels == c)[:, 0]
+            chosen = herding(features[own], self.kept.shape[1])
+            self.kept[c, : len(chosen)] = rows[own[chosen]]
+
+    def nbytes(self) -> dict[str, int]:
+        return {"exemplars": len(self.rows) * self.image_bytes}
+
+
+def herding(features: Tensor, count: int) -> Tensor:
+    """Indices of `count` rows of [N, d] whose running mean follows the class mean best, in the order of choice.
+
+    On L2-normalised features; no row is taken twice (iCaRL, Algorithm 4).
+    """
+    u = nn.functional.normalize(features.double(), dim=1)
+    mean, total, chosen = u.mean(0), torch.zeros_like(u[0]), []
+    free = torch.ones(len(u), dtype=torch.bool, device=u.device)
+    for k in range(1, min(count, len(u)) + 1):
+        distance = torch.linalg.vector_norm(mean - (total + u) / k, dim=1)
+        best = int(distance.masked_fill(~free, torch.inf).argmin())
+        chosen.append(best)
+        total, free[best] = total + u[best], False
+    return torch.tensor(chosen, device=u.device)
+
+
+class Translated(ClassMeans):
+    """FeTrIL: features of an old class are those of the most similar new class, moved by the difference of the means."""
+
+    keeps_means = True
+
+    def watch(self, features: Tensor, labels: Tensor) -> None:
+        """The new task's features [N, d] and labels [N], which the old classes' samples are made of."""
+        self.new = features
+        classes, counts = labels.unique(return_counts=True)  # labels ascend
+        self.begin, self.length = counts.cumsum(0) - counts, counts
+        self.new_means = torch.stack([features[labels == c].mean(0) for c in classes])
+        cosine = nn.functional.normalize(self.means, dim=1) @ nn.functional.normalize(self.new_means, dim=1).T
+        self.like = cosine.argmax(1)
+
+    def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        like = self.like[labels]
+        share = torch.rand(len(labels), generator=rng, device=labels.device)
+        u = self.new[self.begin[like] + (share * self.length[like]).long()]
+        return u - self.new_means[like] + self.means[labels]
+
+
+class Covariances(Memory):
+    """FeCAM: a mean and a whole covariance per class, of features to the power 1/2, for Mahalanobis distances.
+
+    Each covariance is shrunk, Sigma + V1 I + V2 (1 - I) with V1, V2 the means of its diagonal and of the rest, and scaled
+    to a correlation matrix (Goswami et al. 2023, Equations 4 to 7, with alpha1 = alpha2 = 1 as for CIFAR-100).
+    """
+
+    fits = True
+
+    def __init__(self, classes: int, features: int):
+        super().__init__()
+        self.register_buffer("centres", torch.zeros(classes, features))
+        self.register_buffer("precisions", torch.zeros(classes, features, features))
+        self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64))
+
+    def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        for c in labels.unique().tolist():
+            u = features[labels == c].double().clamp_min(0).sqrt()
+            self.centres[c], self.counts[c] = u.mean(0), len(u)
+            covariance = torch.cov(u.T)
+            diagonal = covariance.diagonal()
+            d = len(diagonal)
+            rest = (covariance.sum() - diagonal.sum()) / max(1, d * (d - 1))
+            shrunk = covariance + rest + (diagonal.mean() - rest) * torch.eye(d, dtype=u.dtype, device=u.device)
+            scale = shrunk.diagonal().rsqrt()
+            self.precisions[c] = torch.linalg.inv(shrunk * scale[:, None] * scale)
+
+    def distances(self, features: Tensor, classes: int) -> Tensor:
+        """Squared Mahalanobis distances [N, classes] of features [N, d]; vectors and means are L2-normalised first."""
+        u = nn.functional.normalize(features.clamp_min(0).sqrt(), dim=1)
+        centres = nn.functional.normalize(self.centres[:classes], dim=1)
+        return torch.stack([((u - m) @ p * (u - m)).sum(1) for m, p in zip(centres, self.precisions[:classes])], dim=1)
+
+    def nbytes(self) -> dict[str, int]:
+        return {"class means": _bytes(self.centres[self.counts > 0]), "covariances": _bytes(self.precisions[self.counts > 0])}
+
+
+def build_memory(config: Config, classes: int, shape: tuple[int, ...], seed: int, *, image_bytes: int = 0) -> Memory:
+    """The config's memory for `classes` classes and F(x) of `shape` (d,) or (C, H, W); values depend on `seed` alone."""
+    if config.memory == "exemplars":
+        return Exemplars(classes, config.exemplars, image_bytes)
+    if config.memory in ("means", "translated", "covariances"):
+        return {"means": ClassMeans, "translated": Translated, "covariances": Covariances}[config.memory](classes, shape[0])
+    if config.memory == "gaussian":
+        return Gaussians(classes, shape[0], config.gaussian, config.gaussian_clamp)
+    if config.memory == "gan":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if config.cut < FEATURES:
+                return SpatialGAN(classes, shape, config.latent_dim, config.generator_parameters, images=config.cut == 0)
+            return GAN(classes, shape[0], config.latent_dim, config.generator_hidden)
+    return Memory()
+
+
+def state_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(_bytes(v) for v in module.state_dict().values())
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

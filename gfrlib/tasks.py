@@ -1,0 +1,158 @@
+"""A data set is a tensor on the device; a task is an index into it. Class orders, splits, batched augmentation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gfrlib.config import Config, UserError
+
+# Pad-and-crop in pixels, and whether a mirrored image keeps its meaning. CIFAR: Section 5 of the paper.
+AUGMENTATION = {"digits": (1, False)}
+PADDING_SHARE = 1 / 8  # 4 of 32 pixels
+
+
+def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
+    """The original labels in their order of arrival.
+
+    lucir   NumPy's seed-1993 shuffle, as iCaRL and LUCIR use it (CIFAR-100: 68, 56, 78, 8, ...)
+    gfr     its inverse, which the official code really uses (CIFAR-100: 69, 23, 57, 12, ...)
+    sorted  0, 1, 2, ...
+    random  a permutation drawn from `seed`
+    Raises UserError for another name.
+    """
+    shuffled = np.random.RandomState(1993).permutation(num_classes)
+    if name == "lucir":
+        return shuffled.tolist()
+    if name == "gfr":
+        return np.argsort(shuffled).tolist()
+    if name == "sorted":
+        return list(range(num_classes))
+    if name == "random":
+        return np.random.RandomState(seed).permutation(num_classes).tolist()
+    raise UserError(f"There is no class order '{name}'; choose lucir, gfr, sorted or random.")
+
+
+def task_sizes(num_classes: int, base: int, tasks: int, split: tuple = ()) -> tuple[int, ...]:
+    """Class counts of tasks 0 .. T: `base`, then `tasks` equal ones; or `split` itself, which may leave classes unused.
+
+    Raises UserError where the classes do not divide or do not suffice.
+    """
+    if split:
+        if min(split) < 1 or sum(split) > num_classes:
+            raise UserError(f"The split {list(split)} needs {sum(split)} classes with at least 1 a task, and the data set "
+                            f"has {num_classes}; give counts that add up to at most {num_classes}.")
+        return tuple(split)
+    if base < 1 or base > num_classes:
+        raise UserError(f"The base is {base} classes, and the data set has {num_classes}; "
+                        f"choose a base from 1 to {num_classes}.")
+    if tasks < 0 or (tasks == 0) != (base == num_classes):
+        raise UserError(f"A base of {base} leaves {num_classes - base} classes for {tasks} tasks; "
+                        f"choose at least 1 task, or tasks = 0 with base = {num_classes}.")
+    if tasks and (num_classes - base) % tasks:
+        fits = [n for n in range(1, num_classes - base + 1) if (num_classes - base) % n == 0]
+        raise UserError(f"{num_classes - base} classes after a base of {base} do not divide into {tasks} equal tasks; "
+                        f"choose tasks from {fits}, or give the counts with split.")
+    return (base, *[(num_classes - base) // tasks] * tasks) if tasks else (base,)
+
+
+@dataclass
+class Tasks:
+    """The task stream: uint8 images on the device, labels as positions in the class order, sorted by position."""
+
+    name: str
+    sizes: tuple[int, ...]
+    num_classes: int  # of the data set; the stream may use fewer
+    class_names: list[str]  # in the class order
+    train_images: Tensor  # uint8 [N, H, W, C]
+    train_labels: Tensor  # int64 [N], ascending
+    test_images: Tensor
+    test_labels: Tensor
+    mean: Tensor  # [C], of the training images in 0-1
+    std: Tensor
+    padding: int
+    mirror: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        h, w, c = self.train_images.shape[1:]
+        return c, h, w
+
+    def classes(self, t: int) -> range:
+        """Positions of task t's classes."""
+        start = sum(self.sizes[:t])
+        return range(start, start + self.sizes[t])
+
+    def train_index(self, t: int) -> Tensor:
+        """Indices of task t's training images, D_t."""
+        return self._between(self.train_labels, self.classes(t))
+
+    def test_index(self, t: int) -> Tensor:
+        """Indices of the test images of task t."""
+        return self._between(self.test_labels, self.classes(t))
+
+    @staticmethod
+    def _between(labels: Tensor, classes: range) -> Tensor:
+        edges = torch.tensor([classes.start, classes.stop], device=labels.device)
+        first, last = torch.searchsorted(labels, edges).tolist()
+        return torch.arange(first, last, device=labels.device)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, C] -> float32 [B, C, H, W], zero mean and unit variance per channel (channels-last in memory)."""
+        return ((images.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Augmentations for `count` images: int64 [count, 3] = vertical shift, horizontal shift, mirrored or not."""
+        device = self.train_images.device
+        shift = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator, device=device)
+        mirrored = torch.randint(0, 2, (count, 1), generator=generator, device=device) * self.mirror
+        return torch.cat([shift, mirrored], dim=1)
+
+    def augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Zero-pad, crop back to size at the drawn shift and mirror where drawn, all images at once; uint8 to uint8."""
+        b, h, w, _ = images.shape
+        p = self.padding
+        padded = functional.pad(images, (0, 0, p, p, p, p))  # [B, H + 2p, W + 2p, C]
+        rows = draws[:, 0, None] + torch.arange(h, device=images.device)  # [B, H]
+        columns = torch.arange(w, device=images.device).expand(b, w)
+        columns = draws[:, 1, None] + torch.where(draws[:, 2, None] == 1, w - 1 - columns, columns)  # [B, W]
+        batch = torch.arange(b, device=images.device)[:, None, None]
+        return padded[batch, rows[:, :, None], columns[:, None, :]]
+
+
+def build(config: Config, packed, device: torch.device) -> Tasks:
+    """The stream over `packed` arrays (see datasets.Packed), in the config's class order, split and validation share."""
+    order = class_order(config.class_order, len(packed.class_names), config.seed)
+    sizes = task_sizes(len(order), config.base, config.tasks, config.split)
+    position = np.argsort(order)  # original label -> position
+    train, test = position[packed.train_labels], position[packed.test_labels]
+    train_rows, test_rows = np.argsort(train, kind="stable"), np.argsort(test, kind="stable")
+    train_source, test_source, test = packed.train_images, packed.test_images, test[test_rows]
+    if config.validation:  # the last share of each class's training images stands in for the test images
+        held = np.concatenate([rows[len(rows) - max(1, round(len(rows) * config.validation)):]
+                               for rows in np.split(train_rows, np.flatnonzero(np.diff(train[train_rows])) + 1)])
+        test_source, test_rows, test = packed.train_images, held, train[held]
+        train_rows = train_rows[~np.isin(train_rows, held)]
+    images = torch.from_numpy(np.ascontiguousarray(train_source[train_rows])).to(device)
+    mean, std = _moments(images)
+    padding, mirror = AUGMENTATION.get(packed.name, (round(images.shape[1] * PADDING_SHARE), True))
+    return Tasks(
+        name=packed.name, sizes=sizes, num_classes=len(order), class_names=[packed.class_names[i] for i in order],
+        train_images=images, train_labels=torch.from_numpy(train[train_rows]).to(device),
+        test_images=torch.from_numpy(np.ascontiguousarray(test_source[test_rows])).to(device),
+        test_labels=torch.from_numpy(test).to(device),
+        mean=mean, std=std, padding=padding, mirror=mirror)
+
+
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel, in 0-1, exactly: from how often each of the 256 values occurs."""
+    values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+    counts = torch.stack([torch.bincount(images[..., c].reshape(-1), minlength=256)
+                          for c in range(images.shape[-1])]).double()
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ values
+    std = ((values - mean[:, None]).square() * share).sum(1).sqrt()
+    return mean.float(), std.float().clamp_min(1e-3)

@@ -1,0 +1,123 @@
+"""Grids: what a file may say, the plan against what training really opens, and running with shared stages."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers_core import ROOT, TINY, gfrlib, load_tasks, tiny, train
+from test_training import MemoryStore
+
+from gfrlib import grids, records
+from gfrlib.config import METHODS, UserError, make_config
+
+SMALL = dict(TINY, base=3, tasks=2, split=[3, 2, 2], epochs_base=1)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    return tmp_path
+
+
+def write(folder, text):
+    path = folder / "grid.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_blocks_multiply_out_in_order_and_each_run_counts_once(tmp_path):
+    path = write(tmp_path, """
+preset: quick
+runs:
+  - {methods: [lwf, gfr], splits: [{base: 4, tasks: 3}, {split: [6, 4]}], seeds: [0, 1]}
+  - {methods: [lwf], search: {penalty_weight: [10.0, 3], temperature: [1, 2]}, settings: {validation: 0.2}}
+  - {methods: [gfr]}
+""")
+    found = grids.read(path)
+    assert [(c.method, c.split, c.seed) for c in found[:8]] == [
+        (m, s, k) for s in ((), (6, 4)) for m in ("lwf", "gfr") for k in (0, 1)]
+    assert [(c.penalty_weight, c.temperature, c.validation) for c in found[8:]] == [
+        (w, t, 0.2) for w in (10.0, 3.0) for t in (1.0, 2.0)]
+    assert len(found) == 12, "the last block repeats a run of the first"
+    assert found[1] == make_config("quick", "lwf", base=4, tasks=3, seed=1)
+
+
+@pytest.mark.parametrize("text, says", [
+    ("runs: [", "not YAML"), ("preset: quick", "list 'runs'"), ("runs: [{seeds: [0]}]", "must have 'methods'"),
+    ("runs: [{methods: [gfr], method: 3}]", "nothing beside"), ("runs: [{methods: gfr}]", "'methods' has the wrong form"),
+    ("runs: [{methods: [gfr], splits: [5]}]", "'splits' has the wrong form"), ("runs: [{methods: [gfx]}]", "no method 'gfx'"),
+    ("runs: [{methods: [gfr], settings: {widht: 3}}]", "no setting 'widht'"),
+    ("runs: [{methods: [gfr], search: {seed: 3}}]", "search: seed"),
+    ("{preset: quikc, runs: [{methods: [gfr]}]}", "no preset 'quikc'"), ("{sneeds: 1, runs: []}", "may have a 'preset'")])
+def test_a_file_that_cannot_be_meant(tmp_path, text, says):
+    path = write(tmp_path, text)
+    with pytest.raises(UserError, match=says) as caught:
+        grids.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        grids.read(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "grids").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_papers_grids_can_be_read(path, monkeypatch):
+    monkeypatch.setattr("gfrlib.datasets.resolve", lambda name: name)
+    assert grids.read(path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plan_names_the_stages_that_training_opens(method, home):
+    config = tiny(method, **{k: v for k, v in SMALL.items() if k not in TINY}, epochs_base=1)
+    stream, store = load_tasks(config), MemoryStore()
+    store.code = records.code_digest()
+    outcome = train(config, store)
+    opened = [s.key for s in grids.stages(config, stream)]
+    assert [key for key in store.opened if key in opened] == opened  # evaluations lie between
+    assert len(store.opened) - len(opened) == len([p for p in outcome.predictions if p is not None])
+    steps = {(row["task"], row["phase"]): row["steps"] for row in outcome.seconds if row["phase"] != "importance"}
+    planned = {(s.task, s.phase): s.steps for s in grids.stages(config, stream)}
+    assert {k: v for k, v in planned.items() if v} == {k: v for k, v in steps.items() if v}
+
+
+def test_the_plan_counts_shared_stages_once_and_measured_steps(home):
+    configs = [tiny(m, **{k: v for k, v in SMALL.items() if k not in TINY}, epochs_base=1) for m in ("finetune", "lwf", "gfr")]
+    rows = grids.plan(configs, speed=lambda config, stream, stage: 60.0)
+    assert rows[0]["new"] == rows[0]["stages"] == 6
+    assert rows[1]["new"] == 6 - 2, "task 0's two stages are the first run's: neither method has a memory"
+    first = sum(s.steps for s in grids.stages(configs[0], load_tasks(configs[0])))
+    assert rows[0]["seconds"] == 60 * first
+    train(configs[0], records.Store())
+    assert grids.plan(configs, speed=lambda *_: 1.0)[0]["seconds"] == 0, "what lies in the cache costs nothing"
+    assert "3 runs, 0 recorded, 3 to do" in grids.table(rows)
+
+
+@pytest.mark.parametrize("method", ["gfr", "lwf", "ewc-gan", "lucir", "mergan", "fetril", "gfr-gaussian"])
+def test_every_kind_of_step_can_be_timed(method):
+    config = tiny(method)
+    stream = load_tasks(config)
+    for stage in grids.stages(config, stream):
+        if stage.steps:
+            assert 0 < grids.seconds_per_step(config, stream, stage) < 5
+
+
+def test_a_grid_runs_goes_on_and_names_what_failed(home):
+    path = write(home, f"""
+preset: quick
+runs:
+  - methods: [finetune, frozen]
+    settings: {{{", ".join(f"{k}: {v}" for k, v in SMALL.items() if k not in ("base", "tasks"))}}}
+""")
+    done = gfrlib("grid", path, "--dry-run", home=home)
+    assert done.returncode == 0 and "2 runs, 0 recorded" in done.stdout and not records_in(home)
+    done = gfrlib("grid", path, "--jobs", 2, home=home)
+    assert done.returncode == 0 and len(records_in(home)) == 2, done.stderr
+    assert len(re.findall(r"^\[\d/2\] (finetune|frozen) seed 0: .* last +[\d.]+ %", done.stdout, re.M)) == 2
+    assert "2 recorded, 0 to do" in gfrlib("grid", path, "--dry-run", home=home).stdout
+    text = path.read_text() + "  - {methods: [finetune], settings: {learning_rate: 1.0e+30, epochs_base: 1, device: cpu}}\n"
+    path.write_text(text)
+    done = gfrlib("grid", path, home=home)
+    assert done.returncode == 2 and "NaN" in done.stderr and "1 of 3 runs stopped" in done.stderr
+    assert gfrlib("grid", path, "--jobs", 0, home=home).returncode == 2
+
+
+def records_in(home):
+    return [p for p in Path(home, "data", "cache", "records").glob("*.json") if "analysis" not in p.name]
