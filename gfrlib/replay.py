@@ -57,7 +57,7 @@ class ClassMeans(Memory):
 
 
 class Gaussians(ClassMeans):
-    """G_t(c, z) = N(mu_c, Sigma_c), Section 4.1; old classes' statistics stay (official code) unless `move`d.
+    """G_t(c, z) = N(mu_c, Sigma_c), Section 4.1; old classes' statistics stay (official code) until `move`.
 
     diagonal  one standard deviation per dimension, one noise value per dimension
     scalar    the same, but one noise value for the whole vector: samples lie on a line (the official code)
