@@ -1,8 +1,13 @@
 """What needs weights, computed while a run passes by and written beside its record, so that the book needs none."""
 
-import torch
+import copy
+import io
 
-from gfrlib import training
+import numpy as np
+import torch
+from PIL import Image
+
+from gfrlib import similarity, training
 from gfrlib.config import Config
 from gfrlib.networks import Network, split
 from gfrlib.replay import Memory
@@ -11,6 +16,9 @@ from gfrlib.tasks import Tasks
 PER_CLASS = 20  # test images of each class that are looked at for drift
 SHOWN = 8  # classes in the projection
 POINTS = 40  # real and replayed features of each of them
+IMAGES, ROWS = 5000, 5000  # test images of a task, and rows of activations, at most, that similarity is measured on
+ALL_PAIRS = 12  # with more tasks than these, only task 0 is compared, not every pair
+SAMPLES = 6  # images of each class and kind on the sheet of generated images
 
 
 class Observer:
@@ -21,6 +29,9 @@ class Observer:
         self.then: list[torch.Tensor] = []  # features of task k's test sample when task k had just been learned
         self.first: list[torch.Tensor] = []  # class means of the same, and of the memory
         self.drift, self.logits, self.projection = [], [], {}
+        self.learned: dict[int, dict[str, np.ndarray]] = {}  # activations for task k when it had just been learned
+        self.similarity, self.recognised, self.samples = [], [], {}
+        self.first_network: Network | None = None  # the network after task 0, which judges what is replayed
 
     def __call__(self, t: int, network: Network, memory: Memory) -> None:
         config = self.config
@@ -46,6 +57,10 @@ class Observer:
         self.drift.append({"after": t, "of": rows})
         if config.penalty != "frozen":
             self.logits.append({"after": t, **self._logits(network, classifier, torch.cat(now), torch.cat(labels), t)})
+            if config.memory != "real":
+                self._similarity(t, network, phase)
+        if memory.trained:
+            self._judge(t, network, memory, phase)
         if memory.replays and config.memory != "translated" and self.then[0] is not None:
             self._project(t, memory, torch.nn.Sequential(*network.stages[config.cut:]), now[0], labels[0], phase)
 
@@ -59,6 +74,90 @@ class Observer:
             for images in tasks.test_images[index].split(training.EVALUATION_BATCH):
                 chunks.append(extractor(tasks.normalise(images)).float())
         return torch.cat(chunks), tasks.test_labels[index]
+
+    @torch.no_grad()
+    def _activations(self, network: Network, k: int, phase) -> dict[str, np.ndarray]:
+        """{layer: [rows, channels]} for test images of task k: sampled places of every block, and the logits of its classes.
+
+        The last block is taken after its pooling, place by place. Images, places and their order are always the same.
+        """
+        tasks, index = self.tasks, self.tasks.test_index(k)
+        index = index[:: -(-len(index) // IMAGES)]  # sorted by class, so every class is in
+        rows: dict[str, list] = {}
+        for images in tasks.test_images[index].split(training.EVALUATION_BATCH):
+            with phase.autocast():
+                x = tasks.normalise(images)
+                for number, stage in enumerate(network.stages, 1):
+                    x = stage(x)
+                    side = 1 if x.ndim == 4 else max(1, round((x.shape[1] / stage_width(stage)) ** 0.5))
+                    maps = (x if x.ndim == 4 else x.view(len(x), -1, side, side)).float().cpu().numpy()
+                    places = max(1, min(maps.shape[2] * maps.shape[3], ROWS // len(index)))
+                    rows.setdefault(f"block {number}", []).append(
+                        similarity.pixels_as_rows(maps, at_most=places * len(maps), rng=0))
+                own = tasks.classes(k)
+                rows.setdefault("classifier", []).append(network.head(x)[:, own.start : own.stop].float().cpu().numpy())
+        return {layer: np.concatenate(parts) for layer, parts in rows.items()}
+
+    def _similarity(self, t: int, network: Network, phase) -> None:
+        """How alike M_t and M_k are on task k's test images, layer by layer, for tasks k < t (Figure 2), with the null."""
+        self.learned[t] = self._activations(network, t, phase)
+        for k in range(t):
+            if k not in self.learned or k > 0 and len(self.tasks.sizes) > ALL_PAIRS:
+                continue
+            for layer, now in self._activations(network, k, phase).items():
+                then = self.learned[k][layer]
+                images = min(len(self.tasks.test_index(k)), len(now))
+                group = len(now) // images if len(now) % images == 0 else 1
+                entry = {"after": t, "task": k, "layer": layer, "rows": len(now)}
+                try:
+                    found = similarity.svcca(now, then, details=True)
+                    entry |= {"svcca": found["similarity"], "kept": list(found["kept"]),
+                              "pwcca": similarity.pwcca(now, then), "cka": similarity.linear_cka(now, then),
+                              "svcca_null": similarity.null(similarity.svcca, now, then, group=group, rng=0),
+                              "cka_null": similarity.null(similarity.linear_cka, now, then, group=group, rng=0)}
+                except ValueError as problem:  # too few images for so many channels, or a layer that does not vary
+                    entry["problem"] = str(problem)
+                self.similarity.append({n: float(f"{v:.4g}") if isinstance(v, float) else v for n, v in entry.items()})
+
+    @torch.no_grad()
+    def _judge(self, t: int, network: Network, memory: Memory, phase) -> None:
+        """Share of what G_t replays for task 0's classes that the network of task 0 takes for the class asked for.
+
+        After the last task no GAN is trained any more. At cut 0 some of the images are kept for the sheet.
+        """
+        last = len(self.tasks.sizes) - 1
+        if t == 0:
+            self.first_network = copy.deepcopy(network).eval()
+        if t == last and t > 0 or self.first_network is None:
+            return
+        upper = split(self.first_network, self.config.cut)[1]
+        rng, classes = phase.seeded("judge"), self.tasks.sizes[0]
+        c = torch.arange(classes, device=phase.device).repeat_interleave(max(1, 1000 // classes))
+        right = torch.cat([upper(memory.sample(part, rng)).argmax(1) == part for part in c.split(training.EVALUATION_BATCH)])
+        self.recognised.append({"after": t, "of": classes, "share": _r(right.double().mean())})
+        if self.config.cut == 0 and t in (0, max(0, last - 1)):
+            shown = torch.arange(self._shown(), device=phase.device).repeat_interleave(SAMPLES)
+            self.samples[f"replayed after task {t}"] = self._pixels(memory.sample(shown, rng))
+
+    def _pixels(self, x: torch.Tensor) -> np.ndarray:
+        """Normalised images [B, C, H, W] as uint8 [B, H, W, C]."""
+        images = x.permute(0, 2, 3, 1).float() * self.tasks.std + self.tasks.mean
+        return (255 * images).round().clamp(0, 255).byte().cpu().numpy()
+
+    def sheet(self) -> bytes | None:
+        """A PNG of real and generated images, a row a class of task 0, `SAMPLES` columns a kind; None without image replay."""
+        if not self.samples:
+            return None
+        tasks, shown = self.tasks, self._shown()
+        labels = tasks.test_labels[tasks.test_index(0)]
+        rows = torch.cat([torch.nonzero(labels == c)[:SAMPLES, 0] for c in range(shown)])
+        kinds = [tasks.test_images[tasks.test_index(0)[rows]].cpu().numpy(), *self.samples.values()]
+        h, w, channels = kinds[0].shape[1:]
+        grid = np.concatenate([k.reshape(shown, SAMPLES, h, w, channels).transpose(0, 2, 1, 3, 4)
+                               .reshape(shown * h, SAMPLES * w, channels) for k in kinds], axis=1)
+        buffer = io.BytesIO()
+        Image.fromarray(grid[..., 0] if channels == 1 else grid).save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
 
     def _shown(self) -> int:
         return min(SHOWN, self.tasks.sizes[0])
@@ -112,8 +211,16 @@ class Observer:
             "class_std": {"real": _r(_within(real[keep], labels[keep])), "replayed": _r(_within(replayed, c))}}
 
     def result(self) -> dict:
-        """What lies beside the record: drift, logits, projection."""
-        return {"drift": self.drift, "logits": self.logits, "projection": self.projection}
+        """What lies beside the record: drift, logits, projection, similarity, and what is recognised of the replay."""
+        samples = {"classes": self.tasks.class_names[: self._shown()], "columns": SAMPLES,
+                   "kinds": ["real", *self.samples]} if self.samples else {}
+        return {"drift": self.drift, "logits": self.logits, "projection": self.projection, "similarity": self.similarity,
+                "recognised": self.recognised, "samples": samples}
+
+
+def stage_width(stage: torch.nn.Module) -> int:
+    """Channels of a stage's last batch norm: those of its output, flattened or not."""
+    return [m.num_features for m in stage.modules() if isinstance(m, torch.nn.BatchNorm2d)][-1]
 
 
 def _within(u: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

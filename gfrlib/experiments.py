@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from gfrlib import analysis, datasets, records, tasks, training
 from gfrlib.config import Config, UserError, make_config
@@ -43,9 +44,10 @@ def run_or_load(config: Config, *, report: Callable | None = None, notice: Calla
         torch.set_num_threads(config.threads)
     try:
         observer = analysis.Observer(config, stream)
-        outcome = training.run(config, stream, store=records.Store(notice=notice), report=report, observe=observer)
+        with threadpool_limits(config.threads or None, "blas"):  # NumPy's threads, too: they would wait for each other
+            outcome = training.run(config, stream, store=records.Store(notice=notice), report=report, observe=observer)
         record = _record(config, stream, outcome)
-        path = records.save(record, observer.result())
+        path = records.save(record, observer.result(), observer.sheet())
     finally:
         torch.set_num_threads(before)
     return dataclasses.replace(record, path=path)

@@ -166,9 +166,11 @@ def write_atomically(path: Path, content: bytes) -> None:
                         "another folder, and run the same command again.") from problem
 
 
-def save(record: Record, analysis: dict | None = None) -> Path:
-    """Write the record (and its analysis first, so that no record stands without it); returns the record's path."""
+def save(record: Record, analysis: dict | None = None, sheet: bytes | None = None) -> Path:
+    """Write the record (its analysis and its sheet of images first, so that none stands without); returns its path."""
     path = folder(record.config) / f"{record.name}.json"
+    if sheet is not None:
+        write_atomically(path.with_name(path.stem + ".analysis.png"), sheet)
     if analysis is not None:
         text = json.dumps(analysis, separators=(",", ":"))
         write_atomically(path.with_name(path.stem + ".analysis.json"), text.encode())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from gfrlib import training
 from gfrlib.config import make_config
@@ -14,6 +15,7 @@ from gfrlib.datasets import Packed
 from gfrlib.experiments import load_tasks
 
 torch.set_num_threads(1)  # as the presets have it; and threads that wait for a busy core only burn time
+threadpool_limits(1, "blas")
 ROOT = Path(__file__).resolve().parents[1]
 TINY = dict(epochs_base=2, epochs_task=1, generator_steps_base=8, generator_steps_later=8, width=8, generator_hidden=32,
             latent_dim=8, feature_views=2, device="cpu")
