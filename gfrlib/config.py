@@ -163,7 +163,7 @@ class Config:
             unread |= {"temperature"}
         if self.penalty != "features":
             unread |= {"distance"}
-        if self.memory == "real" or self.penalty == "frozen" and self.memory != "translated":
+        if self.memory == "real" or self.penalty == "frozen" and self.prediction != "softmax":
             unread |= {"epochs_task", "learning_rate_task"}
         if self.penalty != "features" and self.memory in ("none", "real", "exemplars"):
             unread |= {"old_task_weighting", "cut"}
@@ -308,9 +308,12 @@ def _check(c: Config) -> None:
     if c.memory == "exemplars" and (c.head == "per-task" or c.cut != FEATURES):
         raise UserError("Exemplars are images under one softmax of all classes: they need head = single or cosine, "
                         "and cut = features.")
-    if c.penalty == "frozen" and c.memory not in ("means", "gaussian", "translated", "covariances"):
-        raise UserError("With a frozen network only class statistics can predict new classes: use memory = means, "
-                        "gaussian, translated or covariances.")
-    if (c.memory == "translated") != (c.penalty == "frozen" and c.prediction == "softmax"):
-        raise UserError("Only translated features (FeTrIL) train a head on a frozen extractor: take penalty = frozen, "
-                        "memory = translated and prediction = softmax together, or none of the three.")
+    if c.penalty == "frozen" and (c.memory not in ("means", "gaussian", "gan", "translated", "covariances") or c.cut != FEATURES):
+        raise UserError("With a frozen extractor only what stands for features can teach new classes: use memory = means, "
+                        "gaussian, gan, translated or covariances, and cut = features.")
+    if c.penalty == "frozen" and c.prediction == "softmax" and c.memory in ("means", "covariances"):
+        raise UserError(f"On a frozen extractor the memory '{c.memory}' trains no softmax: use prediction = "
+                        f"{'nearest-mean' if c.memory == 'means' else 'mahalanobis'}, or memory = gaussian, gan or translated.")
+    if c.memory == "translated" and (c.penalty != "frozen" or c.prediction != "softmax"):
+        raise UserError("Translated features (FeTrIL) train a head on a frozen extractor: take penalty = frozen and "
+                        "prediction = softmax with them.")

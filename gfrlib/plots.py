@@ -468,6 +468,140 @@ def bytes_bars(kept: dict, ax=None, *, title: str = "Kept for the next task"):
     return ax
 
 
+# Where a network changes, what it replays, what it costs ---------------------------------------------------------------
+
+def similarity_of(record, measure: str = "svcca", *, task: int = 0, after: int | None = None) -> dict[str, float]:
+    """{layer: similarity of M_after and M_task on task's test images} from the record's analysis; NaN where none could be had.
+
+    measure: svcca, pwcca or cka, or svcca_null, cka_null. Raises UserError where the record holds no such comparison.
+    """
+    after = len(record.task_sizes) - 1 if after is None else after
+    found = {e["layer"]: e.get(measure, float("nan")) for e in (record.analysis or {}).get("similarity", ())
+             if (e["after"], e["task"]) == (after, task)}
+    if not found or all(np.isnan(v) for v in found.values()):
+        raise UserError(f"The record '{record.name}' holds no {measure} of task {task} after task {after}; "
+                        "delete it and run it again.")
+    return found
+
+
+@_styled
+def layer_similarity(records, measure: str = "svcca", ax=None, *, task: int = 0, after: int | None = None):
+    """After the paper's Figure 2: how alike each layer stays to the network that had just learned `task`.
+
+    One line a method over the layers, mean and range of the seeds, and where it is recorded the null (grey, dotted). Needs
+    the records' analyses.
+    """
+    ax, ends = _axes(ax), []
+    names = {"svcca": "SVCCA", "pwcca": "PWCCA", "cka": "Linear CKA"}
+    groups = _groups(records)
+    for _, runs, how in groups:
+        rows = [similarity_of(r, measure, task=task, after=after) for r in runs]
+        layers, values = list(rows[0]), np.array([list(row.values()) for row in rows])
+        ax.plot(range(len(layers)), values.mean(0), color=how["color"], marker=how["marker"], linestyle=how["linestyle"],
+                clip_on=False, zorder=3)
+        ax.fill_between(range(len(layers)), values.min(0), values.max(0), color=how["color"], alpha=0.22, lw=0)
+        ends.append((len(layers) - 1, values.mean(0)[-1], how["label"], how["color"]))
+    if measure in ("svcca", "cka"):
+        nulls = [list(similarity_of(r, f"{measure}_null", task=task, after=after).values())
+                 for _, runs, _ in groups for r in runs]
+        ax.plot(range(len(layers)), np.mean(nulls, axis=0), ":", color=INK, lw=1.4)
+        ends.append((len(layers) - 1, np.mean(nulls, axis=0)[-1], "images shuffled", INK))
+    ax.set_xticks(range(len(layers)), layers)
+    ax.set(ylim=(min(0, ax.get_ylim()[0]), 1.02), title=f"{names[measure]} on the test images of task {task}")
+    ax.grid(axis="y")
+    _label_ends(ax, ends)
+    return ax
+
+
+@_styled
+def similarity_panels(records, measure: str = "svcca", *, after: int | None = None):
+    """A panel a method, after the paper's Figure 2: a line for every task's test images, over the layers. Returns the Figure."""
+    groups = _groups(records)
+    figure, grid = _panels(len(groups), 2.0)
+    for ax, (label, runs, _) in zip(grid, groups, strict=True):
+        last = len(runs[0].task_sizes) - 1 if after is None else after
+        for task in range(last):
+            rows = [similarity_of(r, measure, task=task, after=last) for r in runs]
+            layers = list(rows[0])
+            ax.plot(range(len(layers)), np.mean([list(row.values()) for row in rows], axis=0), marker="osv^DP"[task % 6],
+                    color=TASK_COLORS[task % len(TASK_COLORS)], ms=4.5, clip_on=False, label=f"images of task {task}")
+        ax.set_xticks(range(len(layers)), [name.replace("block ", "").replace("classifier", "H") for name in layers])
+        ax.set(ylim=(0, 1.02), title=look(label)["label"])
+        ax.grid(axis="y")
+    for ax in grid[-2:]:
+        ax.set_xlabel("block, and classifier H")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=1.4)
+    return figure
+
+
+@_styled
+def confusion_matrix(record, ax=None, *, t: int | None = None):
+    """Heat map after task t (default: the last): of each true class (row), the share answered with each class (column)."""
+    t = len(record.task_sizes) - 1 if t is None else t
+    classes = sum(record.task_sizes[: t + 1])
+    counts = metrics.confusion(record.predictions[t], record.labels(t), classes)
+    ax = _axes(ax, height=3.9, width=4.6)
+    sns.heatmap(counts / counts.sum(1, keepdims=True), vmin=0, vmax=1, cmap="crest", ax=ax, square=True, rasterized=True,
+                cbar_kws={"label": "share of the class's test images"})
+    edges = np.cumsum([0, *record.task_sizes[: t + 1]])
+    for edge in edges[1:-1]:
+        ax.axhline(edge, color="white", lw=0.8)
+        ax.axvline(edge, color="white", lw=0.8)
+    ticks = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
+    ax.set_xticks(ticks, range(t + 1))
+    ax.set_yticks(ticks, range(t + 1), rotation=0)
+    ax.tick_params(length=0)
+    ax.set(xlabel="answered with a class of task", ylabel="image of a class of task", title=look(record.config.method)["label"])
+    return ax
+
+
+@_styled
+def sample_sheet(record):
+    """Real test images beside what the image generator replays for their classes, early and late. Returns the Figure.
+
+    Read from the PNG beside the record. Raises UserError where there is none.
+    """
+    about = (record.analysis or {}).get("samples")
+    path = record.path and record.path.with_name(record.path.stem + ".analysis.png")
+    if not about or not path.exists():
+        raise UserError(f"The record '{record.name}' has no sheet of images: only replay at cut 0 leaves one.")
+    sheet, kinds = plt.imread(path), about["kinds"]
+    parts = np.split(sheet, len(kinds), axis=1)
+    figure, axes = plt.subplots(1, len(kinds), figsize=(5.2, 0.45 + 5.2 / len(kinds) * sheet.shape[0] / parts[0].shape[1]),
+                                squeeze=False)
+    height = sheet.shape[0] / len(about["classes"])
+    for ax, part, kind in zip(axes.flat, parts, kinds, strict=True):
+        ax.imshow(part, cmap="gray", interpolation="none")
+        ax.set_title(kind.replace("replayed after", "replayed,\nafter"), fontsize=9.5)
+        ax.set(xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+    axes[0, 0].set_yticks((np.arange(len(about["classes"])) + 0.5) * height,
+                          [name.replace("_", " ") for name in about["classes"]])
+    axes[0, 0].tick_params(length=0)
+    return figure
+
+
+@_styled
+def accuracy_against_bytes(points: dict, ax=None, *, title: str = "Accuracy after the last task (%)"):
+    """{label: (bytes, percent or list of percents)}: one mark each on a logarithmic axis of bytes, labelled beside it."""
+    ax, looks = _axes(ax, height=3.7), _looks(points)
+    for (count, values), how in zip(points.values(), looks, strict=True):
+        values = np.atleast_1d(np.asarray(values, dtype=float))
+        ax.plot(max(count, 1), values.mean(), how["marker"], color=how["color"], ms=7)
+        if len(values) > 1:
+            ax.vlines(max(count, 1), values.min(), values.max(), color=how["color"], lw=1.5)
+        ax.annotate(how["label"], (max(count, 1), values.mean()), (7, 0), textcoords="offset points", va="center",
+                    fontsize=9, color=how["color"], fontweight="bold")
+    ax.set_xscale("log", base=2)
+    known = [max(c, 1) for c, _ in points.values()]
+    ticks = 2.0 ** np.arange(0 if min(known) == 1 else int(np.log2(min(known))), np.log2(max(known)) + 3, 4)
+    ax.set_xticks(ticks, ["nothing" if x == 1 else human(x) for x in ticks])
+    ax.minorticks_off()
+    ax.set(xlim=(min(known) / 2, max(known) * 12), xlabel="bytes kept for the old classes", title=title)
+    ax.grid(axis="y")
+    return ax
+
+
 # The welcome page's picture -------------------------------------------------------------------------------------------
 
 NETWORK, GENERATOR, CRITIC, TIE = "#3f6bd1", "#13875a", "#b85c13", "#c04a96"  # white text reads on the first three

@@ -23,6 +23,9 @@ class Memory(nn.Module):
     def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
         """Take up task t's classes from all their features u = F_t(x) [N, d], labels [N] and row numbers [N]."""
 
+    def watch(self, features: Tensor, labels: Tensor) -> None:
+        """Look at the new task's features [N, d] and labels [N] before it is learned; most memories need not."""
+
     def move(self, drift: Tensor) -> None:
         """Follow the features of old classes, which moved from u to drift u; drift [d, d]."""
 
@@ -196,7 +199,7 @@ class Translated(ClassMeans):
     keeps_means = True
 
     def watch(self, features: Tensor, labels: Tensor) -> None:
-        """The new task's features [N, d] and labels [N], which the old classes' samples are made of."""
+        """The old classes' samples are made of these."""
         self.new = features
         classes, counts = labels.unique(return_counts=True)  # labels ascend
         self.begin, self.length = counts.cumsum(0) - counts, counts

@@ -67,7 +67,7 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
     """Train F_t and H_t on D_t and on what `old_memory` keeps, tied to F_{t-1} by the config's penalty.
 
     For t = 0, and for joint training (which reads all data at once), only the cross-entropy is left. With a frozen F
-    nothing is trained but, for a memory that replays into a softmax (FeTrIL), the head, on features computed once.
+    nothing is trained but, for a memory that replays into a softmax, the head, on features computed once.
     """
     alone = old_network is None
     frozen = config.penalty == "frozen" and not alone
@@ -317,7 +317,7 @@ def predict(network: Network, memory: Memory, tasks: Tasks, t: int, config: Conf
             scores["nearest-exemplar-mean"] = nn.functional.normalize(u, dim=1) @ exemplar_means.T
         if config.memory == "covariances":
             scores["mahalanobis"] = -memory.distances(u, seen)
-        if config.penalty != "frozen" or config.memory not in ("means", "covariances", "gaussian"):
+        if config.penalty != "frozen" or config.prediction == "softmax":
             own = task_of[: logits.shape[1]][None] == task_of[labels][:, None]
             scores["task-aware"] = logits.masked_fill(~own, -torch.inf)
         for rule, score in scores.items():
