@@ -308,7 +308,8 @@ def _check(c: Config) -> None:
     if c.memory == "exemplars" and (c.head == "per-task" or c.cut != FEATURES):
         raise UserError("Exemplars are images under one softmax of all classes: they need head = single or cosine, "
                         "and cut = features.")
-    if c.penalty == "frozen" and (c.memory not in ("means", "gaussian", "gan", "translated", "covariances") or c.cut != FEATURES):
+    stands_in = ("means", "gaussian", "gan", "translated", "covariances")
+    if c.penalty == "frozen" and (c.memory not in stands_in or c.cut != FEATURES):
         raise UserError("With a frozen extractor only what stands for features can teach new classes: use memory = means, "
                         "gaussian, gan, translated or covariances, and cut = features.")
     if c.penalty == "frozen" and c.prediction == "softmax" and c.memory in ("means", "covariances"):

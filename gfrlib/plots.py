@@ -515,7 +515,7 @@ def layer_similarity(records, measure: str = "svcca", ax=None, *, task: int = 0,
 
 @_styled
 def similarity_panels(records, measure: str = "svcca", *, after: int | None = None):
-    """A panel a method, after the paper's Figure 2: a line for every task's test images, over the layers. Returns the Figure."""
+    """A panel a method, after the paper's Figure 2: a line for every task's test images, over the layers. A Figure."""
     groups = _groups(records)
     figure, grid = _panels(len(groups), 2.0)
     for ax, (label, runs, _) in zip(grid, groups, strict=True):
