@@ -9,9 +9,11 @@ import difflib
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -150,20 +152,36 @@ def run(chapter: str | None = None, parameters: dict | None = None, out: str | P
         values = {name: _typed(name, _from_text(value, lines[name][0]), lines[name][0])
                   for name, value in given.items() if name in lines}
         plan[source] = {name: value for name, value in values.items() if value != lines[name][1]}
-    folder = Path(out) if out else ROOT / ("build/runs" if given else "build/src/book")
+    return execute(plan, Path(out) if out else ROOT / ("build/runs" if given else "build/src/book"))
+
+
+def execute(plan: dict[Path, dict], folder: Path, jobs: int | None = None) -> list[Path]:
+    """Execute the chapters of {source: parameters} into the folder, where their digest changed; returns the executed ones.
+
+    `jobs` at a time, as many as there are processors if None: chapters share runs, and wait for each other's stages. If one
+    fails, those that have begun are finished, and the first failure is raised.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    done = []
-    for source, values in plan.items():
+
+    def one(source: Path, values: dict) -> None:
         target, key = folder / source.name, digest(source, values)
-        done.append(target)
         if target.exists() and _stamp(target).get("digest") == key:
             print(f"{source.stem}: fresh", flush=True)
-            continue
+            return
         print(f"{source.stem}: running", flush=True)
         start = time.monotonic()
         _execute(source, target, values, key)
         print(f"{source.stem}: done in {time.monotonic() - start:.0f} s", flush=True)
-    return done
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's threads in several kernels at once wait for each other
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        begun = [pool.submit(one, source, values) for source, values in plan.items()]
+        try:
+            for chapter in begun:
+                chapter.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [folder / source.name for source in plan]
 
 
 def _execute(source: Path, target: Path, values: dict, key: str) -> None:
@@ -172,7 +190,7 @@ def _execute(source: Path, target: Path, values: dict, key: str) -> None:
     partial = target.with_suffix(".tmp.ipynb")
     try:
         notebook = papermill.execute_notebook(str(source), str(partial), values, kernel_name="python3", cwd=str(ROOT),
-                                              progress_bar=sys.stderr.isatty(), extra_arguments=QUIET_KERNEL)
+                                              progress_bar=False, extra_arguments=QUIET_KERNEL)
     except papermill.PapermillExecutionError as problem:
         failed = target.with_suffix(".failed")  # not .ipynb: never part of the site
         partial.replace(failed)

@@ -38,7 +38,7 @@ _LOOKS = {
     "gfr-gaussian": ("GFR, Gaussians", GREEN, "^", "-"), "gfr": ("GFR, GAN", BLUE, "o", "-"),
     "ewc": ("EWC", ORANGE, "X", "--"), "mas": ("MAS", ORANGE, "d", ":"),
     "icarl-cnn": ("iCaRL-CNN", TEAL, "<", "--"), "icarl-nme": ("iCaRL-NME", TEAL, ">", "-"),
-    "lucir": ("Rebalance", BROWN, "h", "-"), "mergan": ("Image replay", RED, "*", "--"),
+    "lucir": ("Rebalance", BROWN, "h", "-"), "mergan": ("Image replay", TEAL, "*", "-"),
     "block-1": ("Replay at block 1", OLIVE, "<", ":"), "block-2": ("Replay at block 2", OLIVE, "^", "--"),
     "block-3": ("Replay at block 3", OLIVE, ">", "-"), "ewc-gan": ("EWC + GAN", BROWN, "X", "--"),
     "mas-gan": ("MAS + GAN", BROWN, "d", ":"), "fetril": ("FeTrIL", MAUVE, "<", "--"),
@@ -398,7 +398,8 @@ def projection(panels: dict):
 
 
 @_styled
-def accuracy_vs(series: dict, xlabel: str, ylabel: str = "Accuracy after the last task (%)", ax=None, *, log=False):
+def accuracy_vs(series: dict, xlabel: str, ylabel: str = "Accuracy after the last task (%)", ax=None, *, log=False,
+                ylim: tuple | None = None):
     """{label: [(x, y or list of y, one per seed), ...]}: lines through means, the seeds' range shaded; y as given."""
     ax, ends = _axes(ax), []
     for points, how in zip(series.values(), _looks(series), strict=True):
@@ -410,7 +411,7 @@ def accuracy_vs(series: dict, xlabel: str, ylabel: str = "Accuracy after the las
         ends.append((x[-1], mean[-1], how["label"], how["color"]))
     if log:
         ax.set_xscale("log")
-    ax.set(xlabel=xlabel, title=ylabel)
+    ax.set(xlabel=xlabel, title=ylabel, **({} if ylim is None else {"ylim": ylim}))
     ax.grid(axis="y")
     _label_ends(ax, ends)
     return ax
@@ -566,12 +567,12 @@ def sample_sheet(record):
     if not about or not path.exists():
         raise UserError(f"The record '{record.name}' has no sheet of images: only replay at cut 0 leaves one.")
     sheet, kinds = plt.imread(path), about["kinds"]
-    parts = np.split(sheet, len(kinds), axis=1)
-    figure, axes = plt.subplots(1, len(kinds), figsize=(5.2, 0.45 + 5.2 / len(kinds) * sheet.shape[0] / parts[0].shape[1]),
-                                squeeze=False)
-    height = sheet.shape[0] / len(about["classes"])
+    parts = [_spaced(part, len(about["classes"]), about["columns"]) for part in np.split(sheet, len(kinds), axis=1)]
+    high, wide = parts[0].shape[:2]
+    figure, axes = plt.subplots(1, len(kinds), figsize=(5.2, 0.6 + 5.2 / len(kinds) * high / wide), squeeze=False)
+    height = high / len(about["classes"])
     for ax, part, kind in zip(axes.flat, parts, kinds, strict=True):
-        ax.imshow(part, cmap="gray", interpolation="none")
+        ax.imshow(part, interpolation="none")
         ax.set_title(kind.replace("replayed after", "replayed,\nafter"), fontsize=9.5)
         ax.set(xticks=[], yticks=[])
         sns.despine(ax=ax, left=True, bottom=True)
@@ -579,6 +580,16 @@ def sample_sheet(record):
                           [name.replace("_", " ") for name in about["classes"]])
     axes[0, 0].tick_params(length=0)
     return figure
+
+
+def _spaced(sheet: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """A grid of images [H, W(, 3)] as RGBA with clear gaps between them."""
+    rgb = sheet[..., :3] if sheet.ndim == 3 else np.repeat(sheet[..., None], 3, axis=2)
+    cells = rgb.reshape(rows, len(rgb) // rows, columns, rgb.shape[1] // columns, 3)
+    gap = max(1, cells.shape[1] // 12)
+    padded = np.pad(np.concatenate([cells, np.ones_like(cells[..., :1])], axis=-1),
+                    ((0, 0), (0, gap), (0, 0), (0, gap), (0, 0)))
+    return padded.reshape(rows * padded.shape[1], columns * padded.shape[3], 4)
 
 
 @_styled

@@ -1,5 +1,6 @@
 """Shared by the tests of the book: chapters executed with other parameters than the book's, and the site built from them."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gfrlib import chapters
+from gfrlib.config import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = chapters.chapters()
@@ -29,13 +31,24 @@ def cells(path: Path) -> list[dict]:
     return [{**cell, "source": "".join(cell["source"])} for cell in json.loads(path.read_text())["cells"]]
 
 
+def differing(chapter: Path) -> dict:
+    """Those of second_parameters that are not the chapter's defaults anyway."""
+    return {name: value for name, value in second_parameters(chapter).items() if value != chapters.declared(chapter)[name][1]}
+
+
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory):
-    """executed(chapter) -> its copy run with second_parameters, in the folder that `site` is built from."""
+    """executed(chapter) -> its copy run with second_parameters, in the folder that `site` is built from.
+
+    The first call runs all chapters, several at a time; one that failed is run again when it is asked for, and tells why.
+    """
     folder = tmp_path_factory.mktemp("src") / "book"
 
     def run(chapter: Path) -> Path:
-        return chapters.run(chapter.stem, second_parameters(chapter), folder)[0]
+        if not folder.exists():
+            with contextlib.suppress(UserError):
+                chapters.execute({path: differing(path) for path in CHAPTERS}, folder)
+        return chapters.execute({chapter: differing(chapter)}, folder)[0]
 
     run.folder = folder
     return run

@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from conftest import CHAPTERS, ROOT, cells, second_parameters
+from conftest import CHAPTERS, ROOT, cells, differing, second_parameters
 
 from gfrlib import chapters
 from gfrlib.config import UserError
@@ -26,9 +26,7 @@ def test_chapter_runs_with_a_second_split_and_one_seed(chapter, executed):
     outputs = [output for cell in cells(copy) for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert not [output for output in outputs if output.get("name") == "stderr"], "a chapter prints no warning"
-    given = {name: value for name, value in second_parameters(chapter).items()  # the runner passes on what differs
-             if value != chapters.declared(chapter)[name][1]}
-    assert json.loads(copy.read_text())["metadata"]["gfr"]["parameters"] == given
+    assert json.loads(copy.read_text())["metadata"]["gfr"]["parameters"] == differing(chapter)
     assert str(ROOT) not in copy.read_text(), "the executed chapter shows a path of this machine"
 
 
