@@ -596,20 +596,26 @@ def _spaced(sheet: np.ndarray, rows: int, columns: int) -> np.ndarray:
 def accuracy_against_bytes(points: dict, ax=None, *, title: str = "Accuracy after the last task (%)"):
     """{label: (bytes, percent or list of percents)}: one mark each on a logarithmic axis of bytes, labelled beside it."""
     ax, looks = _axes(ax, height=3.7), _looks(points)
-    for (count, values), how in zip(points.values(), looks, strict=True):
-        values = np.atleast_1d(np.asarray(values, dtype=float))
-        ax.plot(max(count, 1), values.mean(), how["marker"], color=how["color"], ms=7)
-        if len(values) > 1:
-            ax.vlines(max(count, 1), values.min(), values.max(), color=how["color"], lw=1.5)
-        ax.annotate(how["label"], (max(count, 1), values.mean()), (7, 0), textcoords="offset points", va="center",
-                    fontsize=9, color=how["color"], fontweight="bold")
-    ax.set_xscale("log", base=2)
     known = [max(c, 1) for c, _ in points.values()]
+    means = [float(np.mean(values)) for _, values in points.values()]
+    for (_, values), x, y, how in zip(points.values(), known, means, looks, strict=True):
+        ax.plot(x, y, how["marker"], color=how["color"], ms=7)
+        ax.vlines(x, np.min(values), np.max(values), color=how["color"], lw=1.5)
+    ax.set_xscale("log", base=2)
     ticks = 2.0 ** np.arange(0 if min(known) == 1 else int(np.log2(min(known))), np.log2(max(known)) + 3, 4)
     ax.set_xticks(ticks, ["nothing" if x == 1 else human(x) for x in ticks])
     ax.minorticks_off()
     ax.set(xlim=(min(known) / 2, max(known) * 12), xlabel="bytes kept for the old classes", title=title)
+    ax.margins(y=0.12)
     ax.grid(axis="y")
+    placed: list = []  # (left, height) of the labels so far, in points: each moves up or down until it is free
+    for i in np.argsort(means)[::-1]:
+        left, height = ax.transData.transform((known[i], means[i])) * 72 / ax.figure.dpi
+        shift = next(d for d in (0, 11, -11, 22, -22, 33, -33, 44, -44, 99)
+                     if all(abs(left - a) > 95 or abs(height + d - b) > 10.5 for a, b in placed))
+        placed.append((left, height + shift))
+        ax.annotate(looks[i]["label"], (known[i], means[i]), (7, shift), textcoords="offset points", va="center",
+                    fontsize=9, color=looks[i]["color"], fontweight="bold")
     return ax
 
 
@@ -758,6 +764,15 @@ def command(config) -> str:
              + shlex.quote(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
              for name, value in differing(method).items()]
     return " ".join([f"python -m gfrlib run --preset {config.preset} --method {method}", *words])
+
+
+def not_run(missing: list, grid: str | None = None, commands: list | None = None) -> Markdown:
+    """What a figure lacks, by the methods' names or labels, with the command (a grid file, or commands) that runs it."""
+    if not missing:
+        return Markdown("Every run that belongs here is recorded.")
+    lines = commands if grid is None else [f"python -m gfrlib grid {grid}"]
+    return Markdown(f"**Not run yet:** {', '.join(look(m)['label'] for m in missing)}. What is missing can be run, and goes on "
+                    "where it was interrupted:\n\n```\n" + "\n".join(lines or ()) + "\n```")
 
 
 def table(records) -> pd.DataFrame:

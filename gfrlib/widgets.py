@@ -15,8 +15,8 @@ import numpy as np
 from IPython.display import HTML, display
 from PIL import Image
 
-from gfrlib import datasets, networks, replay, tasks
-from gfrlib.config import Config, make_config
+from gfrlib import datasets, metrics, networks, replay, tasks
+from gfrlib.config import Config, UserError, make_config
 from gfrlib.plots import TASK_COLORS, human
 
 EXEMPLARS = 20  # stored images per class of the exemplar methods that the paper compares with (Section 5.1)
@@ -51,6 +51,14 @@ STYLE = """
 .gfr-x th.gfr-group {text-align: center; border-bottom: 0}
 .gfr-x p {margin: 6px 0; max-width: 46em}
 """
+
+
+RESULTS_STYLE = """
+.gfr-x.gfr-results figure {margin: 10px 0 4px; max-width: 340px}
+.gfr-x.gfr-results img {width: 100%; image-rendering: pixelated; border: 1px solid #76767666}
+.gfr-x.gfr-results figcaption {font-size: 13px; opacity: .8}
+"""
+STEPS = 6  # of a run that the results explorer shows
 
 
 PLAIN = ipywidgets.HTML().style if hasattr(ipywidgets.HTML, "style") else None
@@ -192,6 +200,86 @@ class _View:
                 "Gaussians, full": lambda old: 4 * (d + d * d) * old,
                 "G and D": lambda old: gan,
                 "old network": lambda old: network + 4 * (d + 1) * old}
+
+
+class ResultsExplorer:
+    """Choose a split, a system and a step of recorded runs: accuracy matrix, confusion matrix, best and worst classes.
+
+    runs: {name of the split: {name of the system: Record}}. The first split shows up to `STEPS` steps of each run, the others
+    the first, a middle and the last one (the page must stay small). Raises UserError where there is no run.
+    """
+
+    def __init__(self, runs: dict):
+        if not runs or not all(runs.values()):
+            raise UserError("There is no run to explore; pass {split: {system: record}} with at least one record in each.")
+        self.runs = runs
+        self.split = _buttons("Split", {name: name for name in runs}, next(iter(runs)))
+        self.system, self.step, panes = {}, {}, []
+        for number, (name, systems) in enumerate(runs.items()):
+            last = len(next(iter(systems.values())).task_sizes) - 1
+            steps = _some_steps(last, STEPS if number == 0 else 3)
+            self.system[name] = ipywidgets.Dropdown(options=list(systems), description="System",
+                                                    style={"description_width": "initial"})
+            self.step[name] = _buttons("After task", {str(t): t for t in steps}, last)
+            leaves = [_stack([_html(results_view(record, t)) for t in steps], self.step[name]) for record in systems.values()]
+            panes.append(ipywidgets.VBox([self.system[name], self.step[name], _stack(leaves, self.system[name])], layout=WIDE))
+        row = [self.split] if len(runs) > 1 else []
+        self.widget = ipywidgets.VBox([_html(f"<style>{STYLE}{RESULTS_STYLE}</style>"), *row, _stack(panes, self.split)],
+                                      layout=WIDE)
+
+    def _ipython_display_(self, **_):
+        """The explorer, and for pages without JavaScript what it shows at first."""
+        name = self.split.value
+        first = results_view(self.runs[name][self.system[name].value], self.step[name].value)
+        display(HTML(f"<noscript><style>{STYLE}{RESULTS_STYLE}</style>{first}</noscript>"))
+        display(self.widget)
+
+
+def _some_steps(last: int, most: int) -> list[int]:
+    """At most so many of the steps 0 .. last, evenly, the first and the last among them."""
+    return sorted({round(x) for x in np.linspace(0, last, min(most, last + 1))})
+
+
+def results_view(record, t: int) -> str:
+    """HTML of a run after task t: accuracy[s, k] up to t, the confusion matrix, the classes that fare best and worst."""
+    if record.predictions[t] is None:
+        why = f"There is no result after task {t}: this system is trained once, on all data, and has the last row alone."
+        return f'<div class="gfr-x"><table><tbody><tr><td>no row</td></tr></tbody></table><p>{why}</p></div>'
+    rows = []
+    for s in range(t + 1):
+        known = [None if np.isnan(a) else 100 * a for a in record.accuracy[s, : s + 1]]
+        cells = "".join(f"<td style='background:rgba(75,125,240,{a / 140:.2f})'>{a:.0f}</td>" if a is not None else "<td>–</td>"
+                        for a in known)
+        rows.append(f"<tr><th>{s}</th>{cells}</tr>")
+    heads = "".join(f'<th scope="col">{k}</th>' for k in range(t + 1))
+    classes, labels = int(sum(record.task_sizes[: t + 1])), record.labels(t)
+    counts = metrics.confusion(record.predictions[t], labels, classes)
+    right = counts.diagonal() / counts.sum(1)
+    order = np.argsort(-right, kind="stable")
+    names = [html.escape(record.class_names[c].replace("_", " ")) for c in range(classes)]
+    best, worst = (", ".join(f"{names[c]} {100 * right[c]:.0f} %" for c in some) for some in (order[:5], order[::-1][:5]))
+    alt = (f"Confusion matrix after task {t}, {classes} classes in their order of arrival: "
+           f"{100 * (right * counts.sum(1)).sum() / counts.sum():.0f} percent of the test images lie on the diagonal.")
+    return ('<div class="gfr-x gfr-results"><div class="gfr-scroll" tabindex="0" role="region" aria-label="Accuracy matrix">'
+            '<table><thead><tr><th class="gfr-group"></th>'
+            f'<th class="gfr-group" colspan="{t + 1}">accuracy (%) on task</th></tr>'
+            f'<tr><th scope="col">after</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+            f"<figure><img class='dark-light' alt='{alt}' src='{_confusion_address(counts, record.task_sizes[: t + 1])}'>"
+            "<figcaption>row: true class, column: answer; lines divide the tasks</figcaption></figure>"
+            f"<p><b>Best:</b> {best}.<br><b>Worst:</b> {worst}.</p></div>")
+
+
+def _confusion_address(counts: np.ndarray, sizes) -> str:
+    """The row-normalised confusion matrix as a data address: one blue of 15 strengths on a clear ground, grey task borders."""
+    share = counts / counts.sum(1, keepdims=True)
+    shade = np.ceil(14 * np.sqrt(share)).astype(np.uint8)  # the root shows small shares, too
+    edges = np.cumsum(sizes)[:-1]
+    shade = np.insert(np.insert(shade, edges, 15, axis=0), edges, 15, axis=1)
+    picture = Image.fromarray(shade, "P")
+    picture.putpalette([75, 125, 240] * 15 + [118, 118, 118])
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True, bits=4, transparency=bytes([*(round(255 * k / 14) for k in range(15)), 120]))
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _html(text: str) -> ipywidgets.HTML:

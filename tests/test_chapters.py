@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from conftest import CHAPTERS, ROOT, cells, differing, second_parameters
+from conftest import CHAPTERS, ROOT, cells, differing
 
 from gfrlib import chapters
 from gfrlib.config import UserError

@@ -312,3 +312,71 @@ def test_style_can_be_set_without_a_notebook():
     assert matplotlib.rcParams["text.color"] == plots.INK
     with matplotlib.rc_context():
         matplotlib.rcParams.update({k: v for k, v in before.items() if not k.startswith("backend")})
+
+
+# Where a network changes, what it replays, what it costs ------------------------------------------------------------------
+
+LAYERS = ("block 1", "block 2", "classifier")
+
+
+def with_similarity(method="gfr", drop=0.1, seed=0, **more):
+    entries = [{"after": t, "task": k, "layer": layer, "rows": 100, "svcca": 1 - drop * i, "pwcca": 1 - drop * i / 2,
+                "cka": 1 - drop * i, "svcca_null": 0.1, "cka_null": 0.0}
+               for t in range(1, 4) for k in range(t) for i, layer in enumerate(LAYERS)]
+    return fake(method, seed, analysis={"similarity": entries, **more})
+
+
+def test_similarity_is_drawn_layer_by_layer_with_its_null():
+    two = [with_similarity(drop=0.1), with_similarity(drop=0.3)]
+    ax = plots.layer_similarity({"gfr": two, "finetune": with_similarity("finetune")})
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [1, 0.8, 0.6])
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), 0.1)
+    assert [t.get_text() for t in ax.get_xticklabels()] == list(LAYERS) and "images shuffled" in texts(ax.figure)
+    assert "images shuffled" not in texts(plots.layer_similarity(with_similarity(), "pwcca").figure)
+    figure = plots.similarity_panels({"gfr": with_similarity(), "lwf": with_similarity()})
+    assert [len(ax.lines) for ax in figure.axes[:2]] == [3, 3]  # one line for each earlier task
+
+
+def test_what_was_not_compared_is_refused():
+    for record, kwargs in ((fake(), {}), (with_similarity(), {"task": 3}), (with_similarity(), {"after": 0})):
+        with pytest.raises(UserError, match="holds no svcca"):
+            plots.similarity_of(record, **kwargs)
+
+
+def test_the_confusion_matrix_shows_shares():
+    ax = plots.confusion_matrix(fake())
+    drawn = ax.collections[0].get_array().reshape(10, 10)
+    np.testing.assert_allclose(np.asarray(drawn)[:, 8], [*[1.0] * 9, 0])
+    assert np.asarray(drawn)[9, 9] == 1
+
+
+def test_the_sheet_of_samples_is_read_from_beside_the_record(tmp_path):
+    rng = np.random.default_rng(0)
+    sheet = rng.integers(0, 256, (2 * 8, 2 * 3 * 8), dtype=np.uint8)
+    plt.imsave(tmp_path / "run.analysis.png", sheet, cmap="gray", vmin=0, vmax=255)
+    about = {"classes": ["ape", "big_bird"], "columns": 3, "kinds": ["real", "replayed after task 0"]}
+    record = fake(path=tmp_path / "run.json", analysis={"samples": about})
+    figure = plots.sample_sheet(record)
+    shown = np.asarray(figure.axes[1].images[0].get_array())
+    gap = shown.shape[0] // 2 - 8
+    assert gap >= 1 and shown.shape == (2 * (8 + gap), 3 * (8 + gap), 4) and "big bird" in texts(figure)
+    np.testing.assert_allclose(shown[:8, :8, 0], sheet[:8, 24:32] / 255, atol=0.01)
+    assert (shown[8 : 8 + gap, :, 3] == 0).all()
+    with pytest.raises(UserError, match="only replay at cut 0"):
+        plots.sample_sheet(fake(path=tmp_path / "other.json"))
+
+
+def test_accuracy_against_bytes_places_every_label_apart():
+    ax = plots.accuracy_against_bytes({"gfr": (1000, [90, 92]), "gfr-gaussian": (1000, 91), "frozen": (0, 91),
+                                       "lwf": (2**20, 50)})
+    assert [line.get_xdata()[0] for line in ax.lines] == [1000, 1000, 1, 2**20] and ax.lines[0].get_ydata()[0] == 91
+    ax.figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in ax.texts]
+    assert not [1 for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
+
+
+def test_what_is_not_run_is_named_with_its_command():
+    said = plots.not_run(["lwf", "mine"], "grids/x.yaml").data
+    assert "LwF, mine" in said and "python -m gfrlib grid grids/x.yaml" in said
+    assert "gfrlib run" in plots.not_run(["lwf"], None, ["python -m gfrlib run"]).data
+    assert "recorded" in plots.not_run([]).data

@@ -41,7 +41,7 @@ def stacks(widget) -> list:
 def cells(table: str) -> list[list[str]]:
     """The rows of a table's body as text."""
     body = table[table.index("<tbody>"):]
-    return [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
 
 
 def words(picture: str) -> list[list[str]]:
@@ -249,3 +249,93 @@ def test_it_switches_in_a_page_without_a_kernel(explorer, tmp_path):
         assert press("3 × 2") == start
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert [fault for fault in faults if "favicon" not in fault] == []
+
+
+# The results explorer ---------------------------------------------------------------------------------------------------
+
+
+def run_of(method: str, sizes=(3, 2, 2), seed: int = 0, only_last: bool = False):
+    """A record with random predictions, half of them right."""
+    from gfrlib.records import Record
+    rng, edges, counts = np.random.default_rng(seed), np.cumsum(sizes), 10
+    rows = []
+    for edge in edges:
+        truth = np.repeat(np.arange(edge), counts)
+        rows.append(np.where(rng.random(len(truth)) < 0.5, truth, rng.integers(0, edge, len(truth))))
+    rows = [None if only_last and t < len(sizes) - 1 else row for t, row in enumerate(rows)]
+    names = [f"kind_{c}" for c in range(edges[-1])]
+    return Record(config=make_config("quick", method, split=list(sizes)), class_names=names, task_sizes=list(sizes),
+                  test_counts=[counts] * int(edges[-1]), predictions=rows, rules={}, losses=[], seconds=[], bytes_kept=[],
+                  weights="", provenance={})
+
+
+@pytest.fixture(scope="module")
+def results():
+    return widgets.ResultsExplorer({
+        "3 + 2 x 2": {"GFR": run_of("gfr"), "LwF": run_of("lwf", seed=1), "Joint": run_of("joint", only_last=True)},
+        "3 + 4": {"GFR": run_of("gfr", (3, 4), seed=2)}})
+
+
+def test_a_view_holds_the_matrix_up_to_its_step(results):
+    record = results.runs["3 + 2 x 2"]["LwF"]
+    view = widgets.results_view(record, 1)
+    rows = cells(view)
+    assert [row[0] for row in rows] == ["0", "1"] and [len(row) for row in rows] == [2, 3]
+    assert rows[1][1:] == [f"{100 * a:.0f}" for a in record.accuracy[1, :2]]
+    right = 100 * np.mean(record.predictions[1] == record.labels(1))
+    assert f"{right:.0f} percent of the test images lie on the diagonal" in view
+
+
+def test_the_results_explorer_starts_at_the_last_step_of_the_first_run_and_holds_every_view(results):
+    first = results.runs["3 + 2 x 2"]["GFR"]
+    assert shown(results.widget)[-1] == widgets.results_view(first, 2)
+    views = [child.value for stack in stacks(results.widget) for child in stack.children if isinstance(child, ipywidgets.HTML)]
+    assert len(views) == 3 * 3 + 2 and len(set(views)) == 3 * 3 + 2  # systems x steps of each split
+    controls = [results.split, *results.system.values(), *results.step.values()]
+    assert {len(c.options) for c in controls[1:]} == {3, 1, 2} and len(results.split.options) == 2
+
+
+def test_a_row_that_does_not_exist_is_said(results):
+    assert "no result after task 0" in widgets.results_view(results.runs["3 + 2 x 2"]["Joint"], 0)
+
+
+def test_the_confusion_picture_holds_the_counts():
+    import base64
+    import io
+
+    from PIL import Image
+    counts = np.array([[10, 0, 0], [0, 5, 5], [10, 0, 0]])
+    address = widgets._confusion_address(counts, (2, 1))
+    picture = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))
+    assert picture.size == (4, 4)  # three classes and one border
+    alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+    kept = [0, 1, 3]
+    np.testing.assert_array_equal(alpha[np.ix_(kept, kept)] > 0, counts > 0)
+    assert alpha[0, 0] == 255 and 0 < alpha[1, 1] < 255 and (alpha[2] == 120).all()
+
+
+def test_best_and_worst_classes_are_named():
+    record = run_of("gfr", (2, 2))
+    record.predictions[1] = np.repeat([0, 1, 2, 0], 10)  # class 3 is never right
+    view = widgets.results_view(record, 1)
+    assert "kind 3 0 %" in view.split("Worst:")[1] and "kind 0 100 %" in view.split("Best:")[1].split("Worst:")[0]
+
+
+def test_long_runs_show_some_steps_and_always_the_ends():
+    assert widgets._some_steps(5, 6) == [0, 1, 2, 3, 4, 5] and widgets._some_steps(25, 6) == [0, 5, 10, 15, 20, 25]
+    assert widgets._some_steps(3, 3) in ([0, 2, 3], [0, 1, 3]) and widgets._some_steps(0, 6) == [0]
+
+
+def test_nothing_to_explore_is_refused():
+    with pytest.raises(UserError, match="no run to explore"):
+        widgets.ResultsExplorer({})
+
+
+def test_the_results_explorer_is_small_and_needs_no_kernel():
+    """Eleven systems of a hundred classes, the largest that a page shows, and two further splits of 26 tasks."""
+    systems = {f"system {k}": run_of("gfr", (50, *[10] * 5), seed=k) for k in range(11)}
+    many = {f"system {k}": run_of("gfr", (50, *[2] * 25), seed=k) for k in range(11)}
+    explorer = widgets.ResultsExplorer({"a": systems, "b": many, "c": many})
+    state = embed_data(views=[explorer.widget], state=dependency_state([explorer.widget]))
+    assert len(json.dumps(state)) < 1_500_000
+    assert "jslink" not in json.dumps(state) and "LinkModel" in json.dumps(state)
