@@ -5,7 +5,6 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
 
 from gfrlib import similarity, training
 from gfrlib.config import Config
@@ -148,6 +147,8 @@ class Observer:
         """A PNG of real and generated images, a row a class of task 0, `SAMPLES` columns a kind; None without image replay."""
         if not self.samples:
             return None
+        from PIL import Image
+
         tasks, shown = self.tasks, self._shown()
         labels = tasks.test_labels[tasks.test_index(0)]
         rows = torch.cat([torch.nonzero(labels == c)[:SAMPLES, 0] for c in range(shown)])

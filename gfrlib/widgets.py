@@ -222,7 +222,8 @@ class ResultsExplorer:
                                                     style={"description_width": "initial"})
             self.step[name] = _buttons("After task", {str(t): t for t in steps}, last)
             leaves = [_stack([_html(results_view(record, t)) for t in steps], self.step[name]) for record in systems.values()]
-            panes.append(ipywidgets.VBox([self.system[name], self.step[name], _stack(leaves, self.system[name])], layout=WIDE))
+            controls = [c for c in (self.system[name], self.step[name]) if len(c.options) > 1]  # a choice of one is none
+            panes.append(ipywidgets.VBox([*controls, _stack(leaves, self.system[name])], layout=WIDE))
         row = [self.split] if len(runs) > 1 else []
         self.widget = ipywidgets.VBox([_html(f"<style>{STYLE}{RESULTS_STYLE}</style>"), *row, _stack(panes, self.split)],
                                       layout=WIDE)

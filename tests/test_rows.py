@@ -435,10 +435,26 @@ def test_every_row_is_named_by_its_columns():
     (dict(method="icarl-cnn", exemplars=0), "at least 1"), (dict(method="icarl-cnn", cut=2), "cut = features"),
     (dict(method="icarl-cnn", head="per-task", prediction="max-prob"), "one softmax"),
     (dict(method="frozen", prediction="softmax"), "translated"), (dict(method="fetril", penalty="features"), "FeTrIL"),
-    (dict(method="frozen", memory="gan", prediction="softmax"), "class statistics")])
+    (dict(method="fetril", memory="none"), "stands for features"),
+    (dict(method="gfr", penalty="frozen", cut=3), "cut = features")])
 def test_combinations_that_cannot_be_meant(changes, says):
     with pytest.raises(UserError, match=says):
         make_config("quick", **changes)
+
+
+@pytest.mark.parametrize("method", ["gfr", "gfr-gaussian"])
+def test_on_a_frozen_extractor_replay_trains_the_head_and_nothing_else(method):
+    config, seen = tiny(method, **{**SMALL, "penalty": "frozen", "epochs_task": 4}), []
+    outcome = train(config, observe=lambda t, network, memory: seen.append(copy.deepcopy(network.state_dict())))
+    for key, first in seen[0].items():
+        if "stages" in key:
+            assert all(torch.equal(later[key], first) for later in seen[1:]), key
+    assert not torch.equal(seen[1]["head.blocks.0.weight"], seen[0]["head.blocks.0.weight"])
+    later = [row for row in outcome.losses if row["task"] == 1 and row["phase"] == "classifier"]
+    assert later and all("replayed" in row and "penalty" not in row for row in later)
+    assert set(outcome.predictions[1]) >= {"softmax", "task-aware"}
+    assert config.identity()["epochs_task"] == 4  # the head's schedule is read
+    assert config.method == {"gfr": "frozen+gan", "gfr-gaussian": "frozen+gaussian"}[method]
 
 
 def test_drift_compensation_shares_what_it_cannot_change():
