@@ -177,7 +177,7 @@ def _cell(value) -> str:
 
 
 def _methods(options) -> None:
-    columns = {"penalty": 13, "memory": 13, "head": 10, "prediction": 23, "batch_norm": 12, "cut": 5, "drift": 5}
+    columns = {"penalty": 13, "memory": 13, "head": 10, "prediction": 23, "batch_norm": 12, "cut": 5, "drift": 8}
     print(f"{'method':<20}" + "".join(f"{c:<{width}}" for c, width in columns.items()))
     for name, row in METHODS.items():
         print(f"{name:<20}" + "".join(f"{_cell(row[c]):<{width}}" for c, width in columns.items()).rstrip())

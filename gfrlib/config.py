@@ -20,7 +20,7 @@ class UserError(Exception):
 FEATURES = 4  # the cut named `features`: all four stages below it (both networks have four)
 
 
-def _row(penalty, memory, head="single", prediction="softmax", batch_norm="train", cut=FEATURES, drift=False):
+def _row(penalty, memory, head="single", prediction="softmax", batch_norm="train", cut=FEATURES, drift="none"):
     return dict(penalty=penalty, memory=memory, head=head, prediction=prediction, batch_norm=batch_norm, cut=cut, drift=drift)
 
 
@@ -45,8 +45,8 @@ METHODS = {
     "frozen": _row("frozen", "means", prediction="nearest-mean", batch_norm="frozen"),
     "fetril": _row("frozen", "translated", batch_norm="frozen"),
     "fecam": _row("frozen", "covariances", prediction="mahalanobis", batch_norm="frozen"),
-    "gfr-gaussian-drift": _row("features", "gaussian", batch_norm="frozen", drift=True),
-    "gfr-drift": _row("features", "gan", batch_norm="frozen", drift=True),
+    "gfr-gaussian-drift": _row("features", "gaussian", batch_norm="frozen", drift="linear"),
+    "gfr-drift": _row("features", "gan", batch_norm="frozen", drift="linear"),
 }
 
 CHOICES = {
@@ -56,6 +56,7 @@ CHOICES = {
     "prediction": ("softmax", "max-prob", "concat-logits", "over-chance", "nearest-mean", "nearest-exemplar-mean",
                    "mahalanobis"),
     "batch_norm": ("train", "frozen"),
+    "drift": ("none", "linear"),
     "class_order": ("lucir", "gfr", "sorted", "random"),
     "distance": ("batch", "sample", "mse", "cosine"),
     "gaussian": ("diagonal", "scalar", "full"),
@@ -87,7 +88,7 @@ class Config:
     head: str = "single"
     prediction: str = "softmax"
     batch_norm: str = "frozen"  # code: model.eval() from task 1 on; affine parameters still train
-    drift: bool = False  # beyond the paper: move what is replayed by a linear map fitted on the new task's data (LDC, FCS)
+    drift: str = "none"  # beyond the paper: move what is replayed by a "linear" map fitted on the new task's data (LDC, FCS)
     # losses
     penalty_weight: float = 1.0  # paper, Section 5: coefficient of the distillation loss is 1
     temperature: float = 2.0  # LwF's original and FACIL; the paper names none
@@ -151,7 +152,7 @@ class Config:
             unread |= {"generator_parameters"} if self.cut == FEATURES else {"generator_hidden", "feature_views"}
         if self.memory != "gaussian":
             unread |= {"gaussian", "gaussian_clamp"}
-        if not self.drift:
+        if self.drift == "none":
             unread |= {"drift"}
         if self.memory != "exemplars":
             unread |= {"exemplars"}
@@ -225,7 +226,8 @@ OWN = {
 SPATIAL = {
     "quick": dict(generator_parameters=60_000, generator_steps_base=200, generator_steps_later=200,
                   generator_learning_rate=1e-3),
-    "slim": dict(generator_steps_base=1000, generator_steps_later=2000),
+    "slim": dict(generator_batch=64, critic_steps=2, generator_steps_base=1200, generator_steps_later=1600,
+                 generator_learning_rate=5e-4),
     "paper": {},
 }
 
@@ -300,7 +302,7 @@ def _check(c: Config) -> None:
         raise UserError(f"Replay trains one softmax over all seen classes: it needs head = single, not {c.head}.")
     if c.penalty == "logits" and c.head == "cosine" or (c.penalty == "less-forget") != (c.head == "cosine"):
         raise UserError("The cosine head and the penalty 'less-forget' (Rebalance) belong together: take both or neither.")
-    if c.drift and c.memory not in ("gaussian", "gan") or c.drift and c.cut != FEATURES:
+    if c.drift != "none" and (c.memory not in ("gaussian", "gan") or c.cut != FEATURES):
         raise UserError("Drift compensation moves replayed feature vectors: it needs memory = gaussian or gan, cut = features.")
     if c.prediction in NEEDS and c.memory not in NEEDS[c.prediction]:
         raise UserError(f"The prediction '{c.prediction}' reads what the memory keeps: it needs memory = "

@@ -190,6 +190,8 @@ def load(path: Path) -> Record:
             raise UserError(f"The record '{path.name}' {what}; delete it or restore it from git, then run it again.")
         fields = {f.name for f in dataclasses.fields(Config)}
         known = {name: value for name, value in kept["config"].items() if name in fields}
+        if known.get("drift") in (False, True):  # how it was written before there were several kinds
+            known["drift"] = "linear" if known["drift"] else "none"
         config = Config(**{**known, "split": tuple(kept["config"]["split"])})
         # a setting that came later is its default, as long as this run never reads it
         odd = sorted((set(kept["config"]) - fields) | ((fields - set(kept["config"])) & set(config.identity())))

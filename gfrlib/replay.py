@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from gfrlib.config import FEATURES, Config
 from gfrlib.networks import Discriminator, Generator, SpatialDiscriminator, SpatialGenerator, widest
 
+DRIFT_REPLAYS = 100  # replays a class that a GAN's class means are taken from
+
 
 class Memory(nn.Module):
     """Nothing is carried (the rows `none` and `real`: the latter reads all the data again)."""
@@ -26,8 +28,12 @@ class Memory(nn.Module):
     def watch(self, features: Tensor, labels: Tensor) -> None:
         """Look at the new task's features [N, d] and labels [N] before it is learned; most memories need not."""
 
-    def move(self, drift: Tensor) -> None:
-        """Follow the features of old classes, which moved from u to drift u; drift [d, d]."""
+    def class_means(self, rng: torch.Generator) -> Tensor:
+        """[classes, d]: where the memory believes every class's mean feature to be; asked by the drift functions."""
+        raise NotImplementedError
+
+    def move(self, W: Tensor, b: Tensor) -> None:
+        """Follow the features of old classes: those of class c moved from u to W u + b_c; W [d, d], b [classes, d]."""
 
     def nbytes(self) -> dict[str, int]:
         """Bytes kept for the next task, item by item."""
@@ -54,6 +60,9 @@ class ClassMeans(Memory):
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """labels [B] -> features [B, d]."""
         return self.means[labels]
+
+    def class_means(self, rng: torch.Generator) -> Tensor:
+        return self.means
 
     def nbytes(self) -> dict[str, int]:
         return {"class means": _bytes(self.means[self.counts > 0])}
@@ -92,10 +101,10 @@ class Gaussians(ClassMeans):
         u = mean + (torch.einsum("bij,bj->bi", spread, z) if self.kind == "full" else spread * z)
         return u.clamp_min(0) if self.clamp else u
 
-    def move(self, drift: Tensor) -> None:
-        """mu -> W mu and Sigma -> W Sigma W^T: exactly for `full`, its diagonal for the others; means stay >= 0."""
-        self.means = (self.means @ drift.T).clamp_min(0)
-        self.spread = drift @ self.spread if self.kind == "full" else (self.spread.square() @ drift.T.square()).sqrt()
+    def move(self, W: Tensor, b: Tensor) -> None:
+        """mu -> W mu + b and Sigma -> W Sigma W^T: exactly for `full`, its diagonal for the others; means stay >= 0."""
+        self.means = (self.means @ W.T + b).clamp_min(0)
+        self.spread = W @ self.spread if self.kind == "full" else (self.spread.square() @ W.T.square()).sqrt()
 
     def nbytes(self) -> dict[str, int]:
         name = "covariance factors" if self.kind == "full" else "standard deviations"
@@ -112,7 +121,7 @@ class GAN(Memory):
         super().__init__()
         self.generator = Generator(classes, latent_dim, hidden, features)
         self.discriminator = Discriminator(classes, hidden, features)
-        self.drift: Tensor | None = None
+        self.drift: tuple[Tensor, Tensor] | None = None
 
     def latent(self, count: int, rng: torch.Generator) -> Tensor:
         """z ~ N(0, I): [count, latent_dim]."""
@@ -126,10 +135,20 @@ class GAN(Memory):
     def replay(self, labels: Tensor, z: Tensor) -> Tensor:
         """G(c, z), moved along with the features where `move` was called."""
         u = self.generator(labels, z)
-        return u if self.drift is None else (u @ self.drift.T).clamp_min(0)
+        if self.drift is None:
+            return u
+        W, b = self.drift
+        return (u @ W.T + b[labels]).clamp_min(0)
 
-    def move(self, drift: Tensor) -> None:
-        self.drift = drift
+    def class_means(self, rng: torch.Generator) -> Tensor:
+        """Means of `DRIFT_REPLAYS` replays a class."""
+        classes = self.generator.classes
+        labels = torch.arange(classes, device=self.discriminator.score.weight.device).repeat_interleave(DRIFT_REPLAYS)
+        with torch.no_grad():
+            return self.sample(labels, rng).view(classes, DRIFT_REPLAYS, -1).mean(dim=1)
+
+    def move(self, W: Tensor, b: Tensor) -> None:
+        self.drift = W, b
 
     def nbytes(self) -> dict[str, int]:
         return {"generator": state_bytes(self.generator), "discriminator": state_bytes(self.discriminator)}
@@ -249,6 +268,23 @@ class Covariances(Memory):
 
     def nbytes(self) -> dict[str, int]:
         return {"class means": _bytes(self.centres[self.counts > 0]), "covariances": _bytes(self.precisions[self.counts > 0])}
+
+
+def linear_drift(before: Tensor, after: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """W [d, d] with W F_{t-1}(x) close to F_t(x) over D_t, by least squares; b = 0 (LDC, FCS's calibration).
+
+    before, after [N, d]: features of the new task's images under F_{t-1} and F_t; means [classes, d]. Slightly drawn
+    towards the identity, so that directions which the new classes never use stay where they are.
+    """
+    before, moved = before.double(), after.double() - before.double()
+    gram = before.T @ before
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    change = torch.linalg.solve(gram + 1e-2 * gram.diagonal().mean() * eye, before.T @ moved).T
+    return (eye + change).float(), torch.zeros_like(means)
+
+
+# What can be known of old classes' drift from new images alone: function(before, after, means) -> W, b of Memory.move
+DRIFTS = {"linear": linear_drift}
 
 
 def build_memory(config: Config, classes: int, shape: tuple[int, ...], seed: int, *, image_bytes: int = 0) -> Memory:

@@ -19,7 +19,7 @@ from gfrlib import losses
 from gfrlib.config import Config, UserError, digest_of
 from gfrlib.networks import Network, build_network, feature_shape, set_mode, split
 from gfrlib.penalties import Importance, frozen_copy, old_new_ratio, penalty
-from gfrlib.replay import Memory, build_memory, state_bytes
+from gfrlib.replay import DRIFTS, Memory, build_memory, state_bytes
 from gfrlib.tasks import Tasks
 
 EVALUATION_BATCH = 500
@@ -91,6 +91,7 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
             network.head.blocks[:-1].requires_grad_(False)  # old outputs stay: nothing but weight decay would move them
     f = 1.0 if alone else old_new_ratio(config, tasks.sizes, t)
     own_head_only = config.head == "per-task" and not alone
+    spatial = config.cut < len(network.stages)
     rate = config.learning_rate if alone else config.learning_rate_task
     optimizer = adam(network, rate, config)
     per_epoch = max(1, len(index) // config.batch_size)
@@ -115,7 +116,7 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
         loss = parts["new"]
         if not alone and old_memory.replays:
             c = torch.randint(0, first, (len(y),), generator=phase.rng, device=y.device)  # old classes, uniformly
-            with torch.no_grad():
+            with torch.no_grad(), phase.autocast(spatial):
                 replayed = old_memory.sample(c, phase.rng)
             with phase.autocast():
                 logits_replayed = classifier(replayed)
@@ -144,8 +145,10 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
     The last task trains no GAN: nobody would replay from it. Sources of the settings: config.py.
     """
     last = t == len(tasks.sizes) - 1
-    if config.drift and t > 0:  # the old classes' features have moved with F
-        (old_memory if memory.trained else memory).move(feature_drift(old_network, network, tasks, t, config, phase))
+    if config.drift != "none" and t > 0:  # the old classes' features have moved with F
+        moving = old_memory if memory.trained else memory
+        before, after = (real_features(f, tasks, t, config, phase)[0] for f in (old_network, network))
+        moving.move(*DRIFTS[config.drift](before, after, moving.class_means(phase.seeded("drift"))))
     if not memory.trained:
         if memory.fits:
             memory.fit(*real_features(network, tasks, t, config, phase), tasks.train_index(t))
@@ -158,6 +161,7 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
     d_optimizer = adam(D, config.generator_learning_rate, config, betas=(0.5, 0.999))
     first = tasks.classes(t).start
     f = 1.0 if t == 0 else old_new_ratio(config, tasks.sizes, t)
+    spatial = config.cut < len(network.stages)  # convolutions; a vector's small networks stay in float32
     retrain = config.alignment == "retrain" and t > 0
     total = generator_steps(config, len(tasks.sizes), t)
 
@@ -171,23 +175,25 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
             if retrain:
                 u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), phase)
             z = memory.latent(len(rows), phase.rng)
-            with torch.no_grad():
-                fake = G(c, z)
             mix = torch.rand(len(rows), *[1] * (u.ndim - 1), generator=phase.rng, device=u.device)
-            wasserstein = losses.critic(D(c, u), D(c, fake))
-            gp = losses.gradient_penalty(D, c, u, fake, mix)
+            with phase.autocast(spatial):
+                with torch.no_grad():
+                    fake = G(c, z)
+                wasserstein = losses.critic(D(c, u), D(c, fake))
+                gp = losses.gradient_penalty(D, c, u, fake, mix)
             d_optimizer.zero_grad(set_to_none=True)
             (wasserstein + config.gradient_penalty_weight * gp).backward()
             d_optimizer.step()
         D.requires_grad_(False)
-        adversarial = losses.generator(D(c, G(c, z)))
-        parts = {"adversarial": adversarial}
-        loss = adversarial
+        with phase.autocast(spatial):
+            loss = losses.generator(D(c, G(c, z)))
+        parts = {"adversarial": loss}
         if t > 0 and not retrain:
             c_old = torch.randint(0, first, (len(rows),), generator=phase.rng, device=c.device)
-            with torch.no_grad():
-                replayed_old = old_memory.replay(c_old, z)
-            alignment = losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment, old_classes=first)
+            with phase.autocast(spatial):
+                with torch.no_grad():
+                    replayed_old = old_memory.replay(c_old, z)
+                alignment = losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment, old_classes=first)
             scale = config.alignment_weight * f if config.alignment == "code" else 1.0  # Equation 3 is printed with weight 1
             parts["alignment"] = scale * alignment
             loss = loss + parts["alignment"]
@@ -218,19 +224,6 @@ def with_replays(u: Tensor, c: Tensor, old_memory: Memory, seen: tuple[int, int]
     c_old = torch.randint(0, first, (len(c),), generator=phase.rng, device=c.device)
     replayed = old_memory.sample(c_old, phase.rng)
     return torch.where(old.view(-1, *[1] * (u.ndim - 1)), replayed, u), torch.where(old, c_old, c)
-
-
-def feature_drift(old_network: Network, network: Network, tasks: Tasks, t: int, config: Config, phase: "Phase") -> Tensor:
-    """W [d, d] with W F_{t-1}(x) close to F_t(x) over D_t, by least squares (LDC, FCS's calibration; beyond the paper).
-
-    Slightly drawn towards the identity, so that directions which the new classes never use stay where they are.
-    """
-    before = real_features(old_network, tasks, t, config, phase)[0].double()
-    moved = real_features(network, tasks, t, config, phase)[0].double() - before
-    gram = before.T @ before
-    ridge = 1e-2 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    change = torch.linalg.solve(gram + ridge, before.T @ moved).T
-    return (torch.eye(len(gram), dtype=gram.dtype, device=gram.device) + change).float()
 
 
 def feature_source(network: Network, tasks: Tasks, t: int, config: Config, phase: "Phase") -> tuple[int, Callable]:
@@ -355,9 +348,9 @@ class Phase:
         self.sums: dict[str, Tensor] = {}
         self.count, self.step, self.seconds, self.began = 0, 0, 0.0, time.monotonic()
 
-    def autocast(self):
+    def autocast(self, wanted: bool = True):
         """bf16 arithmetic with float32 weights where the config asks for it."""
-        if self.config.precision == "bf16":
+        if wanted and self.config.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
