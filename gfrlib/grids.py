@@ -116,6 +116,9 @@ def seconds_per_step(config: Config, stream: Tasks, stage: Stage) -> float:
             raise _Enough
 
     phase = training.Phase(few_config, t, stage.phase, training.NoStore(), tick)
+    before = torch.get_num_threads()
+    if config.threads:
+        torch.set_num_threads(config.threads)  # as in the run itself
     try:
         if stage.phase == "classifier":
             training.train_classifier(network, old, old_memory, importance, few, t, few_config, phase)
@@ -123,6 +126,8 @@ def seconds_per_step(config: Config, stream: Tasks, stage: Stage) -> float:
             training.train_generator(memory, old_memory, network, old, few, t, few_config, phase)
     except _Enough:
         pass
+    finally:
+        torch.set_num_threads(before)
     scale = config.batch_size / few_config.batch_size if stage.phase == "classifier" else 1.0
     return scale * (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
 

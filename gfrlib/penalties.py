@@ -63,7 +63,7 @@ class Importance(nn.Module):
 
 def penalty(config: Config, *, u: Tensor, u_old: Tensor, logits: Tensor, logits_old: Tensor, old_sizes: list[int],
             f: float) -> Tensor:
-    """The weighted penalty of one batch of new images: a scalar, 0 for a row whose penalty needs no images.
+    """The weighted penalty of one batch of new images, of the three kinds that need images: a scalar.
 
     u, u_old [B, ...] = F_t(x), F_{t-1}(x); logits [B, seen classes], logits_old [B, old classes]. Feature distillation
     is weighted by f_t as in the official code; the distillation of outputs is not (it has a term per old head, or one
@@ -74,7 +74,5 @@ def penalty(config: Config, *, u: Tensor, u_old: Tensor, logits: Tensor, logits_
         return config.penalty_weight * f * losses.feature_distillation(u, u_old, distance=config.distance)
     if config.penalty == "less-forget":
         return config.penalty_weight * math.sqrt(old / new) * losses.feature_distillation(u, u_old, distance="cosine")
-    if config.penalty == "logits":
-        return config.penalty_weight * losses.lwf_distillation(
-            logits, logits_old, old_sizes if config.head == "per-task" else [old], temperature=config.temperature)
-    return torch.zeros((), device=u.device)
+    return config.penalty_weight * losses.lwf_distillation(
+        logits, logits_old, old_sizes if config.head == "per-task" else [old], temperature=config.temperature)

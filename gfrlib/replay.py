@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from gfrlib.config import FEATURES, Config
 from gfrlib.networks import Discriminator, Generator, SpatialDiscriminator, SpatialGenerator, widest
 
-DRIFT_REPLAYS = 100  # replays a class that a GAN's class means are taken from
-
 
 class Memory(nn.Module):
     """Nothing is carried (the rows `none` and `real`: the latter reads all the data again)."""
@@ -27,10 +25,6 @@ class Memory(nn.Module):
 
     def watch(self, features: Tensor, labels: Tensor) -> None:
         """Look at the new task's features [N, d] and labels [N] before it is learned; most memories need not."""
-
-    def class_means(self, rng: torch.Generator) -> Tensor:
-        """[classes, d]: where the memory believes every class's mean feature to be; asked by the drift functions."""
-        raise NotImplementedError
 
     def move(self, W: Tensor, b: Tensor) -> None:
         """Follow the features of old classes: those of class c moved from u to W u + b_c; W [d, d], b [classes, d]."""
@@ -62,6 +56,7 @@ class ClassMeans(Memory):
         return self.means[labels]
 
     def class_means(self, rng: torch.Generator) -> Tensor:
+        """[classes, d]: where the memory believes every class's mean feature to be; asked by the drift functions."""
         return self.means
 
     def nbytes(self) -> dict[str, int]:
@@ -141,11 +136,10 @@ class GAN(Memory):
         return (u @ W.T + b[labels]).clamp_min(0)
 
     def class_means(self, rng: torch.Generator) -> Tensor:
-        """Means of `DRIFT_REPLAYS` replays a class."""
-        classes = self.generator.classes
-        labels = torch.arange(classes, device=self.discriminator.score.weight.device).repeat_interleave(DRIFT_REPLAYS)
+        """[classes, d]: the means of 100 replays a class."""
+        labels = torch.arange(self.generator.classes, device=rng.device).repeat_interleave(100)
         with torch.no_grad():
-            return self.sample(labels, rng).view(classes, DRIFT_REPLAYS, -1).mean(dim=1)
+            return self.sample(labels, rng).view(self.generator.classes, 100, -1).mean(dim=1)
 
     def move(self, W: Tensor, b: Tensor) -> None:
         self.drift = W, b

@@ -190,9 +190,9 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
         parts = {"adversarial": loss}
         if t > 0 and not retrain:
             c_old = torch.randint(0, first, (len(rows),), generator=phase.rng, device=c.device)
+            with phase.autocast(spatial), torch.no_grad():
+                replayed_old = old_memory.replay(c_old, z)
             with phase.autocast(spatial):
-                with torch.no_grad():
-                    replayed_old = old_memory.replay(c_old, z)
                 alignment = losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment, old_classes=first)
             scale = config.alignment_weight * f if config.alignment == "code" else 1.0  # Equation 3 is printed with weight 1
             parts["alignment"] = scale * alignment
@@ -322,9 +322,9 @@ def predict(network: Network, memory: Memory, tasks: Tasks, t: int, config: Conf
 
 @torch.no_grad()
 def nearest_exemplar_means(network: Network, memory: Memory, tasks: Tasks, seen: int, phase: "Phase") -> Tensor:
-    """[seen, d]: per class the mean of its exemplars' L2-normalised features, each image and its mirror image (where the
+    """[seen, d]: per class the mean of its exemplars' L2-normalised features, normalised again (LUCIR's code for iCaRL-NME).
 
-    data set's augmentation mirrors), normalised again (LUCIR's code for iCaRL-NME).
+    Each image counts with its mirror image, where the data set's augmentation mirrors.
     """
     labels = tasks.train_labels[memory.rows]
     total = torch.zeros(seen, network.features, device=labels.device)
@@ -530,8 +530,7 @@ class Chain:
 class NoStore:
     """Keeps nothing: every stage is trained. records.Store is the one that keeps."""
 
-    code = ""
-    path = None
+    code, path = "", None
 
     @contextlib.contextmanager
     def stage(self, key: str) -> Iterator["NoStore"]:

@@ -102,6 +102,16 @@ def test_every_kind_of_step_can_be_timed(method):
             assert 0 < grids.seconds_per_step(config, stream, stage) < 5
 
 
+def test_steps_are_timed_with_the_runs_own_threads(monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    train_classifier = grids.training.train_classifier
+    monkeypatch.setattr(grids.training, "train_classifier",
+                        lambda *a: (seen.append(torch.get_num_threads()), train_classifier(*a)))
+    config = tiny("finetune", threads=before + 1)
+    grids.seconds_per_step(config, load_tasks(config), grids.Stage("", 0, "classifier", 1))
+    assert seen == [before + 1] and torch.get_num_threads() == before
+
+
 def test_a_grid_runs_goes_on_and_names_what_failed(home):
     path = write(home, f"""
 preset: quick

@@ -1,0 +1,54 @@
+"""A paper's claims beside recorded runs: does an order hold, and by how much?
+
+A claim is about two groups of values, one value a seed, in percent. Two thresholds decide, and are printed with the verdict:
+below NEAR points there is no verdict on an order, and FAR points are what "far" asks for.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+NEAR, FAR = 2.0, 10.0  # percentage points
+KINDS = {
+    "above": "the first is above the second",
+    "far above": f"the first is at least {FAR:g} points above the second",
+    "level": f"the two lie within {NEAR:g} points",
+    "near": f"the two lie within {FAR:g} points",
+}
+
+
+def verdict(gap: float, kind: str) -> str:
+    """What a difference (first - second, in points; NaN where a run is missing) says of a claim of this kind.
+
+    Raises ValueError for an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of claim '{kind}'; choose one of {', '.join(KINDS)}")
+    if math.isnan(gap):
+        return "not recorded"
+    if kind in ("level", "near"):
+        return "holds" if abs(gap) < (NEAR if kind == "level" else FAR) else "does not hold"
+    if abs(gap) < NEAR:
+        return f"within {NEAR:g} points"
+    if gap < 0:
+        return "does not hold"
+    return "above, not far" if kind == "far above" and gap < FAR else "holds"
+
+
+def mean_and_spread(values) -> str:
+    """'41.2 ± 0.8': mean and standard deviation over seeds (one value: no spread; none: a dash)."""
+    values = np.asarray(values, dtype=float)
+    if not len(values):
+        return "–"
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def table(claims) -> pd.DataFrame:
+    """One row a claim: (text, kind, values of the first, values of the second), in percent; either may be empty."""
+    rows = []
+    for text, kind, first, second in claims:
+        gap = float(np.mean(first) - np.mean(second)) if len(first) and len(second) else math.nan
+        rows.append({"claim": text, "first": mean_and_spread(first), "second": mean_and_spread(second),
+                     "difference": "–" if math.isnan(gap) else f"{gap:+.1f}", "here": verdict(gap, kind)})
+    return pd.DataFrame(rows, columns=["claim", "first", "second", "difference", "here"])
