@@ -253,6 +253,26 @@ def old_new_bars(records, ax=None, *, t: int | None = None):
     return ax
 
 
+@_styled
+def effects(changes: dict, ax=None, *, spread: float = 0.0):
+    """What changes of a setting do: {label: differences in points, one per seed}; a line at 0 is "nothing changes".
+
+    Every row has a bar of the mean and a dot per seed. `spread` (points) draws a grey band of that half-width: what the
+    unchanged runs differ by among themselves.
+    """
+    ax = _axes(ax, height=1.1 + 0.36 * len(changes), width=5.6)
+    ax.axvspan(-spread, spread, color=INK, alpha=0.18, lw=0)
+    ax.axvline(0, color=INK, lw=1)
+    for i, values in enumerate(changes.values()):
+        mean = float(np.mean(values))
+        ax.barh(i, mean, 0.5, color=NEW if mean < 0 else OLD)
+        ax.plot(values, [i] * len(values), "o", ms=4.5, mfc="white", mec="#333333", mew=0.9, clip_on=False)
+        ax.annotate(f"{mean:+.1f}", (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=9.5)
+    _rows(ax, [{"label": label} for label in changes])
+    ax.set_xlabel("points of accuracy after the last task")
+    return ax
+
+
 # Inside a run ---------------------------------------------------------------------------------------------------------
 
 def _logits(label: str, runs: list, t: int | None) -> tuple[int, list[dict]]:

@@ -20,7 +20,8 @@ SECOND = {"base": 2, "tasks": 4, "seeds": 1}
 TWO_TASKS = {"base": 5, "tasks": 1, "seeds": 1}  # generators of images are slow: one of them is trained, not two or three
 SECOND_OF = {"04_cifar100": {"seeds": 1}, "09_comparison": {"seeds": 1},  # recorded: another split would train for hours
              "10_imagenet": {"base": 50, "tasks": 3, "seeds": 2}, "06_where": TWO_TASKS, "07_images": TWO_TASKS,
-             "08_extractor": {**TWO_TASKS, "search": False}, "11_cost": TWO_TASKS, "12_after": {**TWO_TASKS, "cold_tasks": 1}}
+             "08_extractor": {**TWO_TASKS, "search": False}, "11_cost": TWO_TASKS, "12_after": {**TWO_TASKS, "cold_tasks": 1},
+             "13_differences": TWO_TASKS}
 
 
 def second_parameters(chapter: Path) -> dict:

@@ -380,3 +380,13 @@ def test_what_is_not_run_is_named_with_its_command():
     assert "LwF, mine" in said and "python -m gfrlib grid grids/x.yaml" in said
     assert "gfrlib run" in plots.not_run(["lwf"], None, ["python -m gfrlib run"]).data
     assert "recorded" in plots.not_run([]).data
+
+
+def test_effects_show_every_seed_and_the_mean():
+    figure = plots.effects({"a": [-3.0, -1.0], "b": [0.5]}, spread=0.75).figure
+    ax = figure.axes[0]
+    assert [round(bar.get_width(), 6) for bar in ax.patches[1:]] == [-2.0, 0.5]
+    assert [line.get_xdata().tolist() for line in ax.lines[1:]] == [[-3.0, -1.0], [0.5]]
+    assert {"-2.0", "+0.5", "a", "b"} <= set(texts(figure))
+    band = ax.patches[0]
+    assert (band.get_x(), band.get_width()) == (-0.75, 1.5)
