@@ -267,7 +267,7 @@ def effects(changes: dict, ax=None, *, spread: float = 0.0):
         mean = float(np.mean(values))
         ax.barh(i, mean, 0.5, color=NEW if mean < 0 else OLD)
         ax.plot(values, [i] * len(values), "o", ms=4.5, mfc="white", mec="#333333", mew=0.9, clip_on=False)
-        ax.annotate(f"{mean:+.1f}", (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=9.5)
+        ax.annotate(f"{round(mean, 1) + 0.0:+.1f}", (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=9.5)
     _rows(ax, [{"label": label} for label in changes])
     ax.set_xlabel("points of accuracy after the last task")
     return ax
