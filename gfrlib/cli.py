@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -95,7 +96,7 @@ def parse_value(name: str, text: str, default):
 
 
 def _run(options) -> None:
-    from gfrlib import experiments
+    from gfrlib import distributed, experiments
 
     changes = {f.name: parse_value(f.name, getattr(options, f.name), f.default)
                for f in dataclasses.fields(Config) if f.name != "preset" and getattr(options, f.name) is not None}
@@ -103,6 +104,8 @@ def _run(options) -> None:
     progress = Progress()
     record = experiments.run_or_load(config, report=progress, notice=progress.notice)
     progress.close()
+    if distributed.rank() > 0:
+        return
     if options.json:
         json.dump(record.full_json(), sys.stdout)
         print()
@@ -127,7 +130,7 @@ class Progress:
         self.bar, self.key = None, None
 
     def __call__(self, t: int, phase: str, step: int, total: int, losses: dict) -> None:
-        if not sys.stderr.isatty():
+        if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
             return
         from tqdm import tqdm
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from threadpoolctl import threadpool_limits
 
-from gfrlib import analysis, datasets, records, tasks, training
+from gfrlib import analysis, datasets, distributed, records, tasks, training
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.records import Record
 
@@ -35,19 +35,21 @@ def run_or_load(config: Config, *, report: Callable | None = None, notice: Calla
     """The record of `config`: found if its settings are equal, else trained, analysed and kept. See Record.status."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no GPU here; use device = auto or cpu.")
+    distributed.start()
+    distributed.check(config)
     stream = load_tasks(config)
-    found = records.find(config, stream.sizes)
+    found = distributed.broadcast(records.find(config, stream.sizes) if distributed.rank() == 0 else None)
     if found is not None:
         return found
     before = torch.get_num_threads()
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        observer = analysis.Observer(config, stream)
+        observer = analysis.Observer(config, stream) if distributed.rank() == 0 else None
         with threadpool_limits(config.threads or None, "blas"):  # NumPy's threads, too: they would wait for each other
             outcome = training.run(config, stream, store=records.Store(notice=notice), report=report, observe=observer)
         record = _record(config, stream, outcome)
-        path = records.save(record, observer.result(), observer.sheet())
+        path = distributed.broadcast(records.save(record, observer.result(), observer.sheet()) if observer else None)
     finally:
         torch.set_num_threads(before)
     return dataclasses.replace(record, path=path)
@@ -81,7 +83,11 @@ def _record(config: Config, stream: tasks.Tasks, outcome: training.Outcome) -> R
 
 
 def device_name(config: Config) -> str:
-    """The chip's name, for the provenance."""
+    """The chip's name, for the provenance; with several processes, their number before it."""
+    return f"{distributed.size()} x " * (distributed.size() > 1) + _chip(config)
+
+
+def _chip(config: Config) -> str:
     if training.resolve_device(config).type == "cuda":
         return torch.cuda.get_device_name()
     try:

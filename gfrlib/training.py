@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gfrlib import losses
+from gfrlib import distributed, losses
 from gfrlib.config import Config, UserError, digest_of
 from gfrlib.networks import Network, build_network, feature_shape, set_mode, split
 from gfrlib.penalties import Importance, frozen_copy, old_new_ratio, penalty
@@ -97,13 +97,15 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
     per_epoch = max(1, len(index) // config.batch_size)
     total = per_epoch * (config.epochs_base if alone else config.epochs_task)
 
-    for step in phase.steps(total, every=per_epoch, network=network, optimizer=optimizer):
-        set_rate(optimizer, rate * rate_factor(config.schedule, step, total, per_epoch))
+    together = distributed.together(network.head if frozen else network)
+
+    def losses_of(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         chosen = phase.epoch_rows(step, len(index), config.batch_size)
+        batch, draws = len(chosen), None if features is not None else tasks.draw(len(chosen), phase.rng)
+        chosen = distributed.share(chosen)
         y = tasks.train_labels[index[chosen]]
         if features is None:
-            images = tasks.train_images[index[chosen]]
-            x = tasks.normalise(tasks.augment(images, tasks.draw(len(images), phase.rng)))
+            x = tasks.normalise(tasks.augment(tasks.train_images[index[chosen]], distributed.share(draws)))
         with phase.autocast():
             u = extractor(x) if features is None else features[chosen]
             logits = classifier(u)
@@ -115,9 +117,9 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
                  else losses.classification(logits, y)}
         loss = parts["new"]
         if not alone and old_memory.replays:
-            c = torch.randint(0, first, (len(y),), generator=phase.rng, device=y.device)  # old classes, uniformly
+            c = torch.randint(0, first, (batch,), generator=phase.rng, device=y.device)  # old classes, uniformly
             with torch.no_grad(), phase.autocast(spatial):
-                replayed = old_memory.sample(c, phase.rng)
+                replayed, c = distributed.share(old_memory.sample(c, phase.rng), c)
             with phase.autocast():
                 logits_replayed = classifier(replayed)
             parts["replayed"] = losses.classification(logits_replayed, c)
@@ -128,10 +130,18 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
         elif not alone and config.penalty not in ("none", "frozen"):
             parts["penalty"] = penalty(config, u=u, u_old=u_old, logits=logits, logits_old=logits_old,
                                        old_sizes=network.head.sizes[:t], f=f)
+            if config.penalty == "features" and config.distance == "batch":
+                parts["penalty"] = distributed.root_mean_square(parts["penalty"])
             loss = loss + parts["penalty"]
         if not alone and config.head == "cosine":
-            parts["margin"] = losses.margin_ranking(logits / network.head.scale, y, first)
+            parts["margin"] = (losses.margin_ranking(logits / network.head.scale, y, first)
+                               * distributed.weight_of((y < first).sum()))
             loss = loss + parts["margin"]
+        return loss, parts
+
+    for step in phase.steps(total, every=per_epoch, network=network, optimizer=optimizer):
+        set_rate(optimizer, rate * rate_factor(config.schedule, step, total, per_epoch))
+        loss, parts = together(losses_of, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -164,39 +174,47 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
     spatial = config.cut < len(network.stages)  # convolutions; a vector's small networks stay in float32
     retrain = config.alignment == "retrain" and t > 0
     total = generator_steps(config, len(tasks.sizes), t)
+    batch, whole = config.generator_batch, (config.generator_batch,)
+    together_d, together_g = distributed.together(D), distributed.together(G)
 
-    for step in phase.steps(total, every=max(1, total // 50), memory=memory, g_optimizer=g_optimizer,
-                            d_optimizer=d_optimizer):
-        for optimizer in (g_optimizer, d_optimizer):  # x 0.3 after 40 % and 80 % of the steps (code: every 200 of 501 epochs)
-            set_rate(optimizer, config.generator_learning_rate * 0.3 ** (step * 5 // (2 * total)))
-        for _ in range(config.critic_steps):
-            rows = torch.randint(0, count, (config.generator_batch,), generator=phase.rng, device=phase.device)
-            u, c = real(rows)
-            if retrain:
-                u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), phase)
-            z = memory.latent(len(rows), phase.rng)
-            mix = torch.rand(len(rows), *[1] * (u.ndim - 1), generator=phase.rng, device=u.device)
-            with phase.autocast(spatial):
-                with torch.no_grad():
-                    fake = G(c, z)
-                wasserstein = losses.critic(D(c, u), D(c, fake))
-                gp = losses.gradient_penalty(D, c, u, fake, mix)
-            d_optimizer.zero_grad(set_to_none=True)
-            (wasserstein + config.gradient_penalty_weight * gp).backward()
-            d_optimizer.step()
-        D.requires_grad_(False)
+    def losses_of_d(u: Tensor, c: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        mix = torch.rand(batch, *[1] * (u.ndim - 1), generator=phase.rng, device=u.device)
         with phase.autocast(spatial):
-            loss = losses.generator(D(c, G(c, z)))
-        parts = {"adversarial": loss}
+            with torch.no_grad():
+                fake = G(c, z)
+            wasserstein = losses.critic(D(c, u), D(c, fake))
+            return wasserstein, losses.gradient_penalty(D, c, u, fake, distributed.share(mix))
+
+    def losses_of_g(c: Tensor, z: Tensor) -> dict[str, Tensor]:
+        with phase.autocast(spatial):
+            parts = {"adversarial": losses.generator(D(c, G(c, z)))}
         if t > 0 and not retrain:
-            c_old = torch.randint(0, first, (len(rows),), generator=phase.rng, device=c.device)
+            c_old = distributed.share(torch.randint(0, first, whole, generator=phase.rng, device=c.device))
             with phase.autocast(spatial), torch.no_grad():
                 replayed_old = old_memory.replay(c_old, z)
             with phase.autocast(spatial):
                 alignment = losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment, old_classes=first)
             scale = config.alignment_weight * f if config.alignment == "code" else 1.0  # Equation 3 is printed with weight 1
             parts["alignment"] = scale * alignment
-            loss = loss + parts["alignment"]
+        return parts
+
+    for step in phase.steps(total, every=max(1, total // 50), memory=memory, g_optimizer=g_optimizer,
+                            d_optimizer=d_optimizer):
+        for optimizer in (g_optimizer, d_optimizer):  # x 0.3 after 40 % and 80 % of the steps (code: every 200 of 501 epochs)
+            set_rate(optimizer, config.generator_learning_rate * 0.3 ** (step * 5 // (2 * total)))
+        for _ in range(config.critic_steps):
+            rows = torch.randint(0, count, whole, generator=phase.rng, device=phase.device)
+            u, c = real(rows)
+            if retrain:
+                u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), phase)
+            z = distributed.share(memory.latent(batch, phase.rng))
+            wasserstein, gp = together_d(losses_of_d, u, c, z)
+            d_optimizer.zero_grad(set_to_none=True)
+            (wasserstein + config.gradient_penalty_weight * gp).backward()
+            d_optimizer.step()
+        D.requires_grad_(False)
+        parts = together_g(losses_of_g, c, z)
+        loss = sum(parts.values())
         g_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         g_optimizer.step()
@@ -227,19 +245,20 @@ def with_replays(u: Tensor, c: Tensor, old_memory: Memory, seen: tuple[int, int]
 
 
 def feature_source(network: Network, tasks: Tasks, t: int, config: Config, phase: "Phase") -> tuple[int, Callable]:
-    """(N, a function from row numbers [B] below N to u [B, ...] and labels [B]) for the real features of D_t.
+    """(N, a function from row numbers [B] below N to this process's share of u [B, ...] and labels [B]) for D_t.
 
     At the last cut some augmented views are computed once and kept; below it, where they are large, with every batch.
     """
     if config.cut == len(network.stages):
         features, labels = real_features(network, tasks, t, config, phase, views=config.feature_views)
-        return len(labels), lambda rows: (features[rows], labels[rows])
+        return len(labels), lambda rows: distributed.share(features[rows], labels[rows])
     network.eval()
     index, (extractor, _) = tasks.train_index(t), split(network, config.cut)
 
     @torch.no_grad()
     def real(rows):
-        images = tasks.augment(tasks.train_images[index[rows]], tasks.draw(len(rows), phase.rng))
+        rows, draws = distributed.share(rows, tasks.draw(len(rows), phase.rng))
+        images = tasks.augment(tasks.train_images[index[rows]], draws)
         with phase.autocast():
             return extractor(tasks.normalise(images)).float(), tasks.train_labels[index[rows]]
 
@@ -398,7 +417,7 @@ class Phase:
     def _flush(self) -> None:
         self._finite()
         if self.count:
-            means = {name: value.item() / self.count for name, value in self.sums.items()}
+            means = {name: value.item() / self.count for name, value in distributed.mean_of(self.sums).items()}
             self.history.append({"task": self.t, "phase": self.name, "step": self.step, **means})
         self.sums, self.count = {}, 0
 
@@ -428,7 +447,8 @@ class Chain:
     """The stages of one run, in order; each is keyed by everything before it, loaded where it is known, else trained."""
 
     def __init__(self, config: Config, tasks: Tasks, store, report: Callable | None):
-        self.config, self.tasks, self.store, self.report = config, tasks, store or NoStore(), report
+        store = distributed.Store(store or NoStore()) if distributed.size() > 1 else store or NoStore()
+        self.config, self.tasks, self.store, self.report = config, tasks, store, report
         self.device = resolve_device(config)
         self.outcome = Outcome()
         self.key = digest_of(["start", torch.__version__, self.store.code])
@@ -438,6 +458,7 @@ class Chain:
         network = build_network(self.config, self.tasks.shape, seed_of(self.config.seed, "network")).to(self.device)
         memory = build_memory(self.config, self.tasks.num_classes, feature_shape(network, self.config.cut, self.tasks.shape),
                               seed_of(self.config.seed, "memory"), image_bytes=self.tasks.train_images[0].numel())
+        network = distributed.synchronised(network)
         return network, memory.to(self.device), Importance(self.config, network)
 
     def task_numbers(self) -> range:

@@ -13,6 +13,7 @@ MODULES = sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_
 FIRST = {"config", "networks", "losses", "metrics", "similarity"}  # import nothing of gfrlib but config
 SECOND = {"tasks", "penalties", "replay"}  # import the first layer (and replay's networks)
 CORE = FIRST | SECOND | {"training"}
+ENGINE = {"distributed"}  # knows config only; training runs on it
 DRAWING = {"matplotlib", "seaborn", "mpl_toolkits"}
 HEAVY = {"torch", "sklearn", "torchvision", "PIL", "IPython", "papermill", "pandas", "ipywidgets", "nbformat", "nbclient",
          "tqdm", "yaml", "matplotlib", "matplotlib_inline", "seaborn"}
@@ -57,8 +58,10 @@ def test_import_rule(module):
         assert ours(module) <= {"config"}
     elif module in SECOND:
         assert ours(module) <= FIRST
+    elif module in ENGINE:
+        assert ours(module) <= {"config"}
     elif module == "training":
-        assert ours(module) <= FIRST | SECOND
+        assert ours(module) <= FIRST | SECOND | ENGINE
     if module == "config":
         assert not ours(module)
 
@@ -98,7 +101,7 @@ def test_there_are_no_cycles():
 
 def test_the_core_is_short_and_algorithm_1_fits_on_a_screen():
     lines = sum(len((FOLDER / f"{m}.py").read_text().splitlines()) for m in CORE if (FOLDER / f"{m}.py").exists())
-    assert lines <= 2060  # 1,400 were planned; 21 rows, the similarity analysis and kinds of drift took more
+    assert lines <= 2090  # 1,400 were planned; 21 rows, similarity, kinds of drift and several processes took more
     tree = ast.parse((FOLDER / "training.py").read_text())
     run = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "run")
     assert run.end_lineno - run.lineno + 1 <= 45
