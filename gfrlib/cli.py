@@ -53,6 +53,7 @@ def _parser() -> Parser:
     grid.add_argument("file", type=Path)
     grid.add_argument("--dry-run", action="store_true", help="tell runs, shared stages and minutes, and train nothing")
     grid.add_argument("--jobs", type=int, default=1, help="processes at a time (default 1)")
+    grid.add_argument("--ray", action="store_true", help="run on Ray: on the cluster of RAY_ADDRESS, or JOBS workers here")
     grid.set_defaults(action=_grid)
     commands.add_parser("methods", help="the table of methods").set_defaults(action=_methods)
     commands.add_parser("records", help="what is recorded").set_defaults(action=_records)
@@ -163,7 +164,7 @@ def _grid(options) -> None:
         print(grids.table(grids.plan(configs)))
         return
     failed = []
-    for number, (config, result) in enumerate(grids.run(configs, options.jobs), 1):
+    for number, (config, result) in enumerate(grids.run(configs, options.jobs, ray=options.ray), 1):
         name = f"[{number}/{len(configs)}] {config.method} seed {config.seed}"
         if isinstance(result, UserError):
             failed.append(config)

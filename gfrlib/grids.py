@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from gfrlib.tasks import Tasks
 
 KEYS = {"methods", "splits", "seeds", "settings", "search"}
 EXAMPLE = "runs: [{methods: [lwf, gfr], splits: [{base: 50, tasks: 5}], seeds: [0, 1]}]"
+RETRIES = 3  # of a run whose worker died
 PROBE_STEPS, PROBE_IMAGES = 5, 16  # steps that are timed, training images of each class for them
 
 
@@ -164,16 +166,47 @@ def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict
     return rows
 
 
-def run(configs: list[Config], jobs: int = 1) -> Iterator[tuple[Config, object]]:
+def run(configs: list[Config], jobs: int = 1, *, ray: bool = False) -> Iterator[tuple[Config, object]]:
     """Yield (config, its Record, or the UserError that stopped it) as runs end; `jobs` processes at a time.
 
-    Processes wait for each other's stages, so that a shared one is trained once.
+    Processes wait for each other's stages, so that a shared one is trained once. With `ray` the processes are Ray's, on
+    all machines of the cluster (see `on_ray`).
     """
-    if jobs == 1:
+    if ray:
+        yield from on_ray(configs, jobs)
+    elif jobs == 1:
         yield from map(_one, configs)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
-        yield from pool.imap_unordered(_one, configs)
+    else:
+        with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+            yield from pool.imap_unordered(_one, configs)
+
+
+def on_ray(configs: list[Config], jobs: int = 1) -> Iterator[tuple[Config, object]]:
+    """As `run`, on Ray: the cluster that RAY_ADDRESS names, or `jobs` workers of this machine.
+
+    A run claims one GPU where the cluster has any, else one processor. One whose worker dies is tried again, up to
+    RETRIES times, and resumes; the folder of GFR_HOME must be one that all machines share. Raises UserError without Ray.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError("Ray is missing here; pip install 'gfrlib[cluster]' brings it.") from None
+    here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": jobs, "include_dashboard": False}
+    passed = {name: os.environ[name] for name in ("GFR_HOME", "PYTHONPATH", "OMP_NUM_THREADS") if name in os.environ}
+    ray.init(logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": passed}, **here)
+    try:
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        task = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_one)
+        waiting = {task.remote(config): config for config in configs}
+        while waiting:
+            for reference in ray.wait(list(waiting))[0]:
+                config = waiting.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.RayError as problem:
+                    yield config, UserError(f"The run's worker failed: {str(problem).strip().splitlines()[-1]}")
+    finally:
+        ray.shutdown()
 
 
 def _one(config: Config) -> tuple[Config, object]:

@@ -134,3 +134,49 @@ runs:
 
 def records_in(home):
     return [p for p in Path(home, "data", "cache", "records").glob("*.json") if "analysis" not in p.name]
+
+
+def test_on_ray_a_killed_worker_is_tried_again_and_one_failure_is_listed(home, tmp_path, monkeypatch):
+    """12 runs, two workers; one of them is killed, one run diverges: 11 records, one error, no stage trained twice."""
+    pytest.importorskip("ray", reason="Ray is an extra: pip install 'gfrlib[cluster]'")
+    import os
+    import signal
+    import threading
+    import time
+
+    import psutil
+
+    monkeypatch.setenv("GFR_HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    methods = ("finetune", "lwf", "gfr-gaussian", "gfr", "frozen")
+    good = [tiny(m, seed=s, epochs_base=6, epochs_task=4) for s in (0, 1) for m in methods]
+    configs = [*good, tiny("fecam", seed=0, epochs_base=6), tiny("finetune", seed=2, learning_rate=1e30)]
+    killed = []
+
+    def kill_one():
+        while not killed:
+            for process in psutil.process_iter(["name", "cmdline"]):
+                busy = "ray::_one" in " ".join(process.info["cmdline"] or [])
+                if busy and list((home / "data").rglob("lock")) and len(records.every()) >= 2:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+            time.sleep(0.05)
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    results = list(grids.run(configs, 2, ray=True))
+    assert killed and len(results) == 12
+    failed = [(c, r) for c, r in results if isinstance(r, UserError)]
+    assert [c for c, _ in failed] == [configs[-1]] and "NaN or infinite" in str(failed[0][1])
+    assert {c for c, _ in results} == set(configs)
+    stages = [s.key for c in configs[:-1] for s in grids.stages(c, load_tasks(c))]
+    done = list((home / "data" / "cache" / "stages").glob("*/done.pt"))
+    assert {p.parent.name for p in done} >= set(stages) and len(set(stages)) < len(stages)
+
+
+def test_without_ray_the_flag_says_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"gfrlib\[cluster\]"):
+        list(grids.run([tiny("finetune")], 2, ray=True))

@@ -16,7 +16,7 @@ CORE = FIRST | SECOND | {"training"}
 ENGINE = {"distributed"}  # knows config only; training runs on it
 DRAWING = {"matplotlib", "seaborn", "mpl_toolkits"}
 HEAVY = {"torch", "sklearn", "torchvision", "PIL", "IPython", "papermill", "pandas", "ipywidgets", "nbformat", "nbclient",
-         "tqdm", "yaml", "matplotlib", "matplotlib_inline", "seaborn"}
+         "tqdm", "yaml", "matplotlib", "matplotlib_inline", "seaborn", "ray"}
 MAY_IMPORT_OURS_LATE = {"cli"}  # a command loads only what it needs: --help and bad input answer at once
 
 
