@@ -70,7 +70,8 @@ class Observer:
         index = index[rank < (PER_CLASS if k or not self._shown() else max(PER_CLASS, POINTS))]
         chunks = []
         with torch.no_grad(), phase.autocast():
-            for images in tasks.test_images[index].split(training.EVALUATION_BATCH):
+            for chosen in index.split(training.EVALUATION_BATCH):
+                images = tasks.test_images[chosen]
                 chunks.append(extractor(tasks.normalise(images)).float())
         return torch.cat(chunks), tasks.test_labels[index]
 
@@ -83,7 +84,8 @@ class Observer:
         tasks, index = self.tasks, self.tasks.test_index(k)
         index = index[:: -(-len(index) // IMAGES)]  # sorted by class, so every class is in
         rows: dict[str, list] = {}
-        for images in tasks.test_images[index].split(training.EVALUATION_BATCH):
+        for chosen in index.split(training.EVALUATION_BATCH):
+            images = tasks.test_images[chosen]
             with phase.autocast():
                 x = tasks.normalise(images)
                 for number, stage in enumerate(network.stages, 1):

@@ -64,6 +64,12 @@ def _parser() -> Parser:
     data = commands.add_parser("data", help="bring a data set: decode it once into checked, packed arrays")
     data.add_argument("name", help="the name it gets, such as cifar100")
     data.add_argument("path", type=Path, help="a folder of images (train/<class>/, val/<class>/) or a packed .npz file")
+    large = data.add_argument_group("large images (always for a name that begins with imagenet)",
+                                    "decoded in parallel to squares, resumably; unreadable files are named and left out")
+    large.add_argument("--size", type=int, help="side of the stored squares (256)")
+    large.add_argument("--crop", type=int, help="side of the random resized crops in training (224)")
+    large.add_argument("--classes", help="lucir | gfr: the 100 classes of ImageNet-Subset, chosen from a folder of 1,000")
+    large.add_argument("--workers", type=int, help="processes that decode (all processors)")
     data.set_defaults(action=_data)
     book = commands.add_parser("book", help="run chapters with papermill, or check that they are fresh")
     what = book.add_subparsers(dest="what", required=True, parser_class=Parser)
@@ -252,10 +258,36 @@ def _data(options) -> None:
         raise UserError(f"'{options.path}' does not exist; give a folder of images or a packed .npz file.")
     if options.name != Path(options.name).name or options.name.startswith(".") or options.name == "digits":
         raise UserError(f"'{options.name}' cannot name a data set; use letters, digits and hyphens (digits is built in).")
-    name = datasets.add(options.name, options.path)
+    given = {k: getattr(options, k) for k in ("size", "crop", "classes", "workers") if getattr(options, k) is not None}
+    if given or options.name.startswith("imagenet"):
+        _pack_large(options, given)
+    name = options.name if given or options.name.startswith("imagenet") else datasets.add(options.name, options.path)
     packed = datasets.packed(name)
     print(f"{name}: {len(packed.class_names)} classes, {len(packed.train_labels)} training and "
           f"{len(packed.test_labels)} test images of {'x'.join(map(str, packed.train_images.shape[1:]))}")
+
+
+def _pack_large(options, given: dict) -> None:
+    from tqdm import tqdm
+
+    from gfrlib import shards
+
+    if options.name == "imagenet-subset" and "classes" not in given and options.path.is_dir():
+        folders = [p for p in (options.path / "train").glob("*") if p.is_dir()]
+        if len(folders) > shards.SUBSET:
+            raise UserError(f"'{options.path}' holds {len(folders)} classes; say which {shards.SUBSET} with --classes lucir "
+                            "or --classes gfr (two lists circulate).")
+    if options.path.is_file():
+        raise UserError(f"'{options.path}' is a file; --size, --crop and --classes are for a folder with train/ and val/.")
+    with tqdm(unit="image", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        packing = shards.pack(options.name, options.path, report=report, **given)
+    for file, reason in packing.faults.items():
+        print(f"left out: {file} ({reason})", file=sys.stderr)
+    print(f"{sum(packing.images.values()) - len(packing.faults)} images decoded, {len(packing.faults)} files left out")
 
 
 def _book_run(options) -> None:

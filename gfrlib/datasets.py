@@ -34,6 +34,7 @@ class Packed:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: list[str]
+    crop: int = 0  # side of the random resized crops that training sees; 0: pad and crop. Then a label of -1 marks a fault
 
 
 def folder() -> Path:
@@ -150,7 +151,7 @@ def _open(path: Path) -> Packed:
     if not whole:
         raise UserError(f"The packed data set '{path.name}' is truncated or damaged; delete {path} and pack it again.")
     arrays["train_labels"], arrays["test_labels"] = np.array(arrays["train_labels"]), np.array(arrays["test_labels"])
-    return Packed(path.name, **arrays, class_names=meta["class_names"])
+    return Packed(path.name, **arrays, class_names=meta["class_names"], crop=meta.get("crop", 0))
 
 
 def _read_npz(path: Path) -> tuple[dict, list[str]]:

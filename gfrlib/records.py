@@ -28,7 +28,8 @@ import numpy as np
 from gfrlib import metrics
 from gfrlib.config import RESULT_VERSION, Config, UserError
 
-CORE = ("networks", "losses", "tasks", "penalties", "replay", "distributed", "training")  # whose code can move a number
+CORE = ("networks", "losses", "tasks", "augment", "streams", "penalties", "replay", "distributed",
+        "training")  # whose code can move a number
 STALE = 60.0  # seconds without a heartbeat after which a lock is taken over
 CHECKPOINT_EVERY = 15.0  # seconds of training between checkpoints
 RULES = ("softmax", "max-prob", "concat-logits", "over-chance", "nearest-mean", "task-aware")

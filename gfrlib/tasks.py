@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from gfrlib import augment
 from gfrlib.config import Config, UserError
+from gfrlib.streams import resident_or_streamed
 
 # Pad-and-crop in pixels, and whether a mirrored image keeps its meaning. CIFAR: Section 5 of the paper.
 AUGMENTATION = {"digits": (1, False)}
 PADDING_SHARE = 1 / 8  # 4 of 32 pixels
+MOMENT_IMAGES = 5000  # of a large data set, that mean and standard deviation are computed from
 
 
 def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
@@ -74,12 +76,13 @@ class Tasks:
     std: Tensor
     padding: int
     mirror: bool
+    crop: int = 0  # side of random resized crops in training, of the centre in testing; 0: pad and crop
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+        """(channels, height, width) of what the network sees."""
         h, w, c = self.train_images.shape[1:]
-        return c, h, w
+        return c, self.crop or h, self.crop or w
 
     def classes(self, t: int) -> range:
         """Positions of task t's classes."""
@@ -101,26 +104,23 @@ class Tasks:
         return torch.arange(first, last, device=labels.device)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] -> float32 [B, C, H, W], zero mean and unit variance per channel (channels-last in memory)."""
+        """uint8 [B, H, W, C] -> float32 [B, C, H, W], zero mean and unit variance per channel (channels-last in memory).
+
+        With `crop` set, larger images are cut to their centre: what testing sees.
+        """
+        images = augment.centre(images, self.crop) if self.crop else images
         return ((images.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Augmentations for `count` images: int64 [count, 3] = vertical shift, horizontal shift, mirrored or not."""
+        """Augmentations for `count` images: augment.draw_shifts [count, 3], with `crop` set augment.draw_boxes [count, 5]."""
         device = self.train_images.device
-        shift = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator, device=device)
-        mirrored = torch.randint(0, 2, (count, 1), generator=generator, device=device) * self.mirror
-        return torch.cat([shift, mirrored], dim=1)
+        if self.crop:
+            return augment.draw_boxes(count, self.train_images.shape[1:3], self.mirror, generator, device)
+        return augment.draw_shifts(count, self.padding, self.mirror, generator, device)
 
     def augment(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Zero-pad, crop back to size at the drawn shift and mirror where drawn, all images at once; uint8 to uint8."""
-        b, h, w, _ = images.shape
-        p = self.padding
-        padded = functional.pad(images, (0, 0, p, p, p, p))  # [B, H + 2p, W + 2p, C]
-        rows = draws[:, 0, None] + torch.arange(h, device=images.device)  # [B, H]
-        columns = torch.arange(w, device=images.device).expand(b, w)
-        columns = draws[:, 1, None] + torch.where(draws[:, 2, None] == 1, w - 1 - columns, columns)  # [B, W]
-        batch = torch.arange(b, device=images.device)[:, None, None]
-        return padded[batch, rows[:, :, None], columns[:, None, :]]
+        """What was drawn, applied to uint8 [B, H, W, C], all images at once; uint8 again."""
+        return augment.cut(images, draws, self.crop) if self.crop else augment.shift(images, draws, self.padding)
 
 
 def build(config: Config, packed, device: torch.device) -> Tasks:
@@ -128,23 +128,24 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
     order = class_order(config.class_order, len(packed.class_names), config.seed)
     sizes = task_sizes(len(order), config.base, config.tasks, config.split)
     position = np.argsort(order)  # original label -> position
-    train, test = position[packed.train_labels], position[packed.test_labels]
-    train_rows, test_rows = np.argsort(train, kind="stable"), np.argsort(test, kind="stable")
+    train, test = (np.where(labels < 0, -1, position[labels]) for labels in (packed.train_labels, packed.test_labels))
+    train_rows, test_rows = (np.argsort(v, kind="stable")[(v < 0).sum():] for v in (train, test))  # without faulty images
     train_source, test_source, test = packed.train_images, packed.test_images, test[test_rows]
     if config.validation:  # the last share of each class's training images stands in for the test images
         held = np.concatenate([rows[len(rows) - max(1, round(len(rows) * config.validation)):]
                                for rows in np.split(train_rows, np.flatnonzero(np.diff(train[train_rows])) + 1)])
         test_source, test_rows, test = packed.train_images, held, train[held]
         train_rows = train_rows[~np.isin(train_rows, held)]
-    images = torch.from_numpy(np.ascontiguousarray(train_source[train_rows])).to(device)
-    mean, std = _moments(images)
+    images = resident_or_streamed(train_source, train_rows, device)
+    few = np.linspace(0, len(train_rows) - 1, MOMENT_IMAGES).astype(int) if packed.crop else None  # resident or not, the same
+    mean, std = _moments(images if few is None else images[torch.from_numpy(few)])
     padding, mirror = AUGMENTATION.get(packed.name, (round(images.shape[1] * PADDING_SHARE), True))
     return Tasks(
         name=packed.name, sizes=sizes, num_classes=len(order), class_names=[packed.class_names[i] for i in order],
         train_images=images, train_labels=torch.from_numpy(train[train_rows]).to(device),
-        test_images=torch.from_numpy(np.ascontiguousarray(test_source[test_rows])).to(device),
+        test_images=resident_or_streamed(test_source, test_rows, device),
         test_labels=torch.from_numpy(test).to(device),
-        mean=mean, std=std, padding=padding, mirror=mirror)
+        mean=mean, std=std, padding=padding, mirror=mirror, crop=packed.crop)
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:

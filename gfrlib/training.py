@@ -103,6 +103,8 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
         chosen = phase.epoch_rows(step, len(index), config.batch_size)
         batch, draws = len(chosen), None if features is not None else tasks.draw(len(chosen), phase.rng)
         chosen = distributed.share(chosen)
+        if hasattr(tasks.train_images, "ahead") and features is None:
+            tasks.train_images.ahead(index[distributed.share(phase.epoch_rows(step + 1, len(index), config.batch_size))])
         y = tasks.train_labels[index[chosen]]
         if features is None:
             x = tasks.normalise(tasks.augment(tasks.train_images[index[chosen]], distributed.share(draws)))
@@ -309,8 +311,8 @@ def predict(network: Network, memory: Memory, tasks: Tasks, t: int, config: Conf
     exemplar_means = None if memory.rows is None else nearest_exemplar_means(network, memory, tasks, seen, phase)
     task_of = torch.repeat_interleave(torch.arange(len(tasks.sizes)), torch.tensor(tasks.sizes)).to(tasks.test_labels.device)
     chosen: dict[str, list[Tensor]] = {}
-    for images, labels in zip(tasks.test_images[:count].split(EVALUATION_BATCH),
-                              tasks.test_labels[:count].split(EVALUATION_BATCH)):
+    for rows in torch.arange(count, device=tasks.test_labels.device).split(EVALUATION_BATCH):
+        images, labels = tasks.test_images[rows], tasks.test_labels[rows]
         with phase.autocast():
             u = extractor(tasks.normalise(images)).float()
         logits = classifier(u)
