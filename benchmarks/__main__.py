@@ -84,16 +84,6 @@ def images_on_disk(found: dict) -> list[str]:
                     f"{got['second start']:.2f} s; {got['faults']} files named and left out"]
 
 
-def images_on_disk(found: dict) -> list[str]:
-    """ImageNet's way in, on a generated folder."""
-    got = child("images")
-    found["images"] = got
-    lines = [line(f"224 x 224 crops, packed, {kind}", 1000 / got[kind], 1000 / got["torchvision"], "s / 1,000 images")
-             for kind in ("resident", "streamed")]
-    return [*lines, f"{'':<4}packing {got['images']} files took {got['first start']:.1f} s, the second start "
-                    f"{got['second start']:.2f} s; {got['faults']} files named and left out"]
-
-
 def cost(found: dict) -> list[str]:
     """(d): seconds and bytes against classes, tasks and images."""
     got = child("cost")
