@@ -64,7 +64,7 @@ CHOICES = {
     "importance": ("per-sample", "batched"),
     "schedule": ("last-epoch", "cosine"),
     "network": ("cnn", "resnet18"),
-    "precision": ("float32", "bf16"),
+    "precision": ("float32", "bf16", "fp16", "auto"),
     "device": ("auto", "cpu", "cuda"),
 }
 
@@ -113,7 +113,7 @@ class Config:
     learning_rate_task: float = 1e-3  # from task 1 on; the paper has one rate for all
     schedule: str = "last-epoch"  # code: x 0.1 in the last epoch of 201
     weight_decay: float = 2e-4  # code
-    precision: str = "float32"
+    precision: str = "float32"  # of convolutions; weights stay in float32. "auto": what the chip computes fast, see the record
     # generator and discriminator
     generator_hidden: int = 512  # paper, Appendix D
     generator_parameters: int = 1_000_000  # ours: size of a convolutional generator (cut below features), equal at every cut
@@ -200,7 +200,7 @@ PRESETS = {
     ),
     "paper": dict(  # Section 5: CIFAR-100, ResNet-18, 201 epochs a task, 501 for the GAN
         dataset="cifar100", base=50, tasks=5, network="resnet18", width=64, epochs_base=201, epochs_task=201,
-        feature_views=32,
+        feature_views=32, precision="auto",
     ),
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from threadpoolctl import threadpool_limits
 
-from gfrlib import analysis, datasets, distributed, records, tasks, training
+from gfrlib import analysis, datasets, distributed, machine, records, tasks, training
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.records import Record
 
@@ -21,7 +21,7 @@ def _load(identity: tuple, device: str) -> tasks.Tasks:
 def load_tasks(config: Config) -> tasks.Tasks:
     """The config's task stream, on its device; kept in memory for the next call. Raises UserError as `datasets.packed`."""
     names = ("dataset", "base", "tasks", "split", "class_order", "seed", "validation")
-    return _load(tuple((n, getattr(config, n)) for n in names), str(training.resolve_device(config)))
+    return _load(tuple((n, getattr(config, n)) for n in names), str(machine.resolve_device(config)))
 
 
 def settings(preset: str = "quick", method: str = "gfr", **changes) -> Config:
@@ -68,7 +68,7 @@ def _record(config: Config, stream: tasks.Tasks, outcome: training.Outcome) -> R
     bare = Record(config=config, class_names=stream.class_names[:used], task_sizes=list(stream.sizes), test_counts=counts,
                   predictions=main, rules={}, losses=outcome.losses, seconds=outcome.seconds,
                   bytes_kept=outcome.bytes_kept, weights=outcome.weights,
-                  provenance=records.provenance(device_name(config), torch.get_num_threads()))
+                  provenance=records.provenance(_machine(config), torch.get_num_threads(), machine.resolve_precision(config)))
     edges = [0, *torch.tensor(stream.sizes).cumsum(0).tolist()]
     rules: dict[str, list] = {}
     for t, row in enumerate(outcome.predictions):
@@ -82,17 +82,6 @@ def _record(config: Config, stream: tasks.Tasks, outcome: training.Outcome) -> R
     return dataclasses.replace(bare, rules=rules, losses=losses)
 
 
-def device_name(config: Config) -> str:
+def _machine(config: Config) -> str:
     """The chip's name, for the provenance; with several processes, their number before it."""
-    return f"{distributed.size()} x " * (distributed.size() > 1) + _chip(config)
-
-
-def _chip(config: Config) -> str:
-    if training.resolve_device(config).type == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        import platform
-        return platform.processor() or platform.machine()
+    return f"{distributed.size()} x " * (distributed.size() > 1) + machine.chip(config)

@@ -831,7 +831,9 @@ def provenance(records=None, data=None, *, name: str = "figure", note: str = "")
                 ", ".join(dict.fromkeys(look(r.config.method)["label"] for r in runs)),
                 f"preset {', '.join(sorted({r.config.preset for r in runs}))}",
                 f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}",
-                ", ".join(sorted({f"{p['device']}, {p['threads']} thread{'s' * (p['threads'] != 1)}" for p in made})),
+                ", ".join(sorted({f"{p['device']}, {p['threads']} thread{'s' * (p['threads'] != 1)}"
+                                  + (f", {p['precision']}" if p.get("precision", "float32") != "float32" else "")
+                                  for p in made})),
                 f"code {', '.join(sorted(commits))}"]
     summary = html.escape(" · ".join([*line, note] if note else line))
     commands = html.escape("\n".join(dict.fromkeys(command(r.config) for r in runs)))

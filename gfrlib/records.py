@@ -234,7 +234,7 @@ def every() -> list[Path]:
     return [p for place in places for p in sorted(place.glob("*.json")) if not p.name.endswith(".analysis.json")]
 
 
-def provenance(device: str, threads: int) -> dict:
+def provenance(device: str, threads: int, precision: str) -> dict:
     """Where, when and with what a result is made; no path and no host name."""
     import platform
     import subprocess
@@ -248,7 +248,7 @@ def provenance(device: str, threads: int) -> dict:
         commit += "+changes" if changed.strip() else ""
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
-    return {"device": device, "threads": threads, "commit": commit, "digest": code_digest(),
+    return {"device": device, "threads": threads, "precision": precision, "commit": commit, "digest": code_digest(),
             "result_version": RESULT_VERSION, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gfrlib import distributed, losses
 from gfrlib.config import Config, UserError, digest_of
+from gfrlib.machine import resolve_device, resolve_precision
 from gfrlib.networks import Network, build_network, feature_shape, set_mode, split
 from gfrlib.penalties import Importance, frozen_copy, old_new_ratio, penalty
 from gfrlib.replay import DRIFTS, Memory, build_memory, state_bytes
@@ -144,9 +145,7 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
     for step in phase.steps(total, every=per_epoch, network=network, optimizer=optimizer):
         set_rate(optimizer, rate * rate_factor(config.schedule, step, total, per_epoch))
         loss, parts = together(losses_of, step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        phase.descend(optimizer, loss)
         phase.log(loss=loss, **parts)
 
 
@@ -211,15 +210,11 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
                 u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), phase)
             z = distributed.share(memory.latent(batch, phase.rng))
             wasserstein, gp = together_d(losses_of_d, u, c, z)
-            d_optimizer.zero_grad(set_to_none=True)
-            (wasserstein + config.gradient_penalty_weight * gp).backward()
-            d_optimizer.step()
+            phase.descend(d_optimizer, wasserstein + config.gradient_penalty_weight * gp)
         D.requires_grad_(False)
         parts = together_g(losses_of_g, c, z)
         loss = sum(parts.values())
-        g_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        g_optimizer.step()
+        phase.descend(g_optimizer, loss)
         D.requires_grad_(True)
         phase.log(loss=loss, wasserstein=-wasserstein, gradient_penalty=gp, **parts)
 
@@ -365,14 +360,16 @@ class Phase:
         self.seed = seed_of(config.seed, t, name)
         self.device = resolve_device(config)
         self.rng = torch.Generator(self.device)
+        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(config))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half == torch.float16)
         self.history: list[dict] = []
         self.sums: dict[str, Tensor] = {}
         self.count, self.step, self.seconds, self.began = 0, 0, 0.0, time.monotonic()
 
     def autocast(self, wanted: bool = True):
-        """bf16 arithmetic with float32 weights where the config asks for it."""
-        if wanted and self.config.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
+        """Half-precision arithmetic with float32 weights where the config asks for it."""
+        if wanted and self.half is not None:
+            return torch.autocast(self.device.type, self.half)
         return contextlib.nullcontext()
 
     def seeded(self, what: str) -> torch.Generator:
@@ -390,6 +387,7 @@ class Phase:
 
     def steps(self, total: int, *, every: int, **parts) -> Iterator[int]:
         """Yield the steps still to do; average the logged losses over `every` steps; save `parts` as the stage asks."""
+        parts |= {"scaler": self.scaler} if self.scaler.is_enabled() else {}
         self._restore(parts)
         for step in range(self.step, total):
             self.rng.manual_seed((self.seed + step) % 2**63)
@@ -402,6 +400,13 @@ class Phase:
             if self.stage.due() and self.step < total:
                 self._finite()
                 self.stage.save(self._state(parts))
+
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One step down the loss's gradient; with fp16 the loss is scaled so that small gradients do not vanish."""
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
 
     def log(self, **values: Tensor) -> None:
         """Add to the running means; no value leaves the device here."""
@@ -598,12 +603,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def resolve_device(config: Config) -> torch.device:
-    """cuda where there is one, if the config says auto."""
-    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    return torch.device(wanted)
 
 
 def seed_of(*what) -> int:

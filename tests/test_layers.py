@@ -13,7 +13,7 @@ MODULES = sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_
 FIRST = {"config", "networks", "losses", "metrics", "similarity"}  # import nothing of gfrlib but config
 SECOND = {"tasks", "penalties", "replay"}  # import the first layer (and replay's networks)
 CORE = FIRST | SECOND | {"training"}
-ENGINE = {"augment", "distributed", "streams"}  # know config only; the core runs on them
+ENGINE = {"augment", "distributed", "machine", "streams"}  # know config only; the core runs on them
 DRAWING = {"matplotlib", "seaborn", "mpl_toolkits"}
 HEAVY = {"torch", "sklearn", "torchvision", "PIL", "IPython", "papermill", "pandas", "ipywidgets", "nbformat", "nbclient",
          "tqdm", "yaml", "matplotlib", "matplotlib_inline", "seaborn", "ray"}

@@ -390,3 +390,10 @@ def test_effects_show_every_seed_and_the_mean():
     assert {"-2.0", "+0.5", "a", "b"} <= set(texts(figure))
     band = ax.patches[0]
     assert (band.get_x(), band.get_width()) == (-0.75, 1.5)
+
+
+def test_provenance_names_half_precision():
+    record = fake()
+    assert "bf16" not in plots.provenance(record).data
+    record.provenance["precision"] = "bf16"
+    assert "A &lt;chip&gt;, 2 threads, bf16" in plots.provenance(record).data

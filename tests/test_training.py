@@ -541,3 +541,39 @@ if __name__ == "__main__":
     EXPECTED.write_text(json.dumps(slim_stage(), indent=None, separators=(",", ":")) + "\n")
     print(f"wrote {EXPECTED.relative_to(Path.cwd()) if EXPECTED.is_relative_to(Path.cwd()) else EXPECTED.name}")
     sys.exit(0)
+
+
+@pytest.mark.parametrize("method", ["gfr", "block-3"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_what_float32_trains(method, precision):
+    """Same batches, same schedule: the losses of the first task stay close, and the weights are other ones."""
+    few = dict(SMALL, epochs_base=3)
+    whole, half = train(tiny(method, **few)), train(tiny(method, **few, precision=precision))
+    assert half.weights != whole.weights
+    for a, b in zip(whole.losses[:3], half.losses[:3]):
+        assert b["loss"] == pytest.approx(a["loss"], rel=0.05)
+    assert all(np.isfinite(row["loss"]) for row in half.losses)
+
+
+def test_auto_is_what_the_chip_has(monkeypatch):
+    from gfrlib import machine
+
+    config = tiny("gfr", precision="auto")
+    for flags, expected in (("fpu avx2", "float32"), ("fpu avx512_bf16", "bf16"), ("amx_bf16 amx_tile", "bf16"),
+                            ("", "float32")):
+        monkeypatch.setattr(machine, "_cpuinfo", lambda field, flags=flags: flags)
+        assert machine.resolve_precision(config) == expected
+    monkeypatch.setattr(machine, "resolve_device", lambda config: torch.device("cuda"))
+    for has, expected in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert machine.resolve_precision(config) == expected
+    assert machine.resolve_precision(tiny("gfr", precision="float32")) == "float32"
+
+
+def test_a_run_in_fp16_resumes_with_its_scale():
+    """The loss scaler's state is kept with the checkpoint: killed after every step, it ends as the whole run."""
+    config = tiny("lwf", **SMALL, precision="fp16")
+    whole = train(config)
+    resumed, kills = until_done(config, MemoryStore(kills=lambda step: True))
+    assert kills >= 8
+    assert resumed.weights == whole.weights
