@@ -43,6 +43,14 @@ def root() -> Path:
     return above if (above / "_toc.yml").exists() or (above / "pyproject.toml").exists() else Path.cwd()
 
 
+def cache() -> Path:
+    """Where stages and this machine's own records lie: data/cache, or the folder that GFR_CACHE names.
+
+    Name one that survives the machine, such as Google Drive's: all new records go there, too.
+    """
+    return Path(os.environ["GFR_CACHE"]).expanduser() if os.environ.get("GFR_CACHE") else root() / "data" / "cache"
+
+
 @functools.cache
 def code_digest() -> str:
     """Twelve hexadecimal digits over the core's code, comments and docstrings left out."""
@@ -145,7 +153,9 @@ def name_of(config: Config, task_sizes) -> str:
 
 def folder(config: Config) -> Path:
     """Where records of this preset lie: quick ones in the cache, the others among the committed."""
-    return root() / "data" / ("cache/records" if config.preset == "quick" else "records")
+    if config.preset == "quick" or os.environ.get("GFR_CACHE"):
+        return cache() / "records"
+    return root() / "data" / "records"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -214,7 +224,7 @@ def load(path: Path) -> Record:
 
 def find(config: Config, task_sizes) -> Record | None:
     """The record whose settings equal `config`'s, or None. A quick one must have been made by this very code."""
-    for place in (root() / "data" / "records", root() / "data" / "cache" / "records"):
+    for place in (root() / "data" / "records", cache() / "records"):
         path = place / f"{name_of(config, task_sizes)}.json"
         if path.exists():
             try:
@@ -230,7 +240,7 @@ def find(config: Config, task_sizes) -> Record | None:
 
 def every() -> list[Path]:
     """Paths of all records, committed ones first."""
-    places = (root() / "data" / "records", root() / "data" / "cache" / "records")
+    places = (root() / "data" / "records", cache() / "records")
     return [p for place in places for p in sorted(place.glob("*.json")) if not p.name.endswith(".analysis.json")]
 
 
@@ -272,7 +282,7 @@ class Store:
     """Stages on disk, named by what they depend on; shared by all runs and processes that use the same folder."""
 
     def __init__(self, place: Path | None = None, notice=None):
-        self.place = place or root() / "data" / "cache" / "stages"
+        self.place = place or cache() / "stages"
         self.code = code_digest()
         self.notice = notice or (lambda text: None)
 

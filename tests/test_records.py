@@ -533,3 +533,17 @@ def test_make_config_of_a_record_gives_its_digest(made):
     again = make_config("quick", "finetune", **{f.name: getattr(config, f.name) for f in dataclasses.fields(Config)
                                                 if f.name != "preset"})
     assert again.digest() == config.digest() and made[1].name.endswith(config.digest())
+
+
+def test_a_cache_of_ones_own_keeps_stages_and_all_new_records(tmp_path, monkeypatch):
+    """GFR_CACHE, for a machine that forgets: what was trained there is found again by another one."""
+    home, drive = tmp_path / "home", tmp_path / "drive"
+    monkeypatch.setenv("GFR_HOME", str(home))
+    monkeypatch.setenv("GFR_CACHE", str(drive))
+    config = tiny("finetune")
+    first = experiments.run_or_load(config)
+    assert first.status == "computed now" and first.path.parent == drive / "records"
+    assert list((drive / "stages").glob("*/done.pt")) and not (home / "data" / "cache").exists()
+    assert records.folder(tiny("finetune", dataset="digits")) == drive / "records"
+    monkeypatch.setenv("GFR_HOME", str(tmp_path / "another"))
+    assert experiments.run_or_load(config).status == "loaded"
