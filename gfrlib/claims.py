@@ -16,6 +16,9 @@ KINDS = {
     "level": f"the two lie within {NEAR:g} points",
     "near": f"the two lie within {FAR:g} points",
 }
+RULE = (f"How to read it: *holds* means that the means differ by at least {NEAR:g} points in the direction of the claim, for "
+        f"*far above* by at least {FAR:g}; *level* asks for less than {NEAR:g}, *near* for less than {FAR:g}. The spread over "
+        "seeds (±, one standard deviation) does not enter. With one seed a verdict is a hint.")
 
 
 def verdict(gap: float, kind: str) -> str:
@@ -44,11 +47,11 @@ def mean_and_spread(values) -> str:
     return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def table(claims) -> pd.DataFrame:
-    """One row a claim: (text, kind, values of the first, values of the second), in percent; either may be empty."""
-    rows = []
+def table(claims, unit: str = "%") -> pd.DataFrame:
+    """One row a claim: (text, kind, values of the first, values of the second), in points of `unit`; either may be empty."""
+    rows, names = [], ("claim", f"first ({unit})", f"second ({unit})", "difference", "verdict")
     for text, kind, first, second in claims:
         gap = float(np.mean(first) - np.mean(second)) if len(first) and len(second) else math.nan
-        rows.append({"claim": text, "first": mean_and_spread(first), "second": mean_and_spread(second),
-                     "difference": "–" if math.isnan(gap) else f"{gap:+.1f}", "here": verdict(gap, kind)})
-    return pd.DataFrame(rows, columns=["claim", "first", "second", "difference", "here"])
+        rows.append((text, mean_and_spread(first), mean_and_spread(second), "–" if math.isnan(gap) else f"{gap:+.1f}",
+                     verdict(gap, kind)))
+    return pd.DataFrame(rows, columns=names)

@@ -254,22 +254,23 @@ def old_new_bars(records, ax=None, *, t: int | None = None):
 
 
 @_styled
-def effects(changes: dict, ax=None, *, spread: float = 0.0):
-    """What changes of a setting do: {label: differences in points, one per seed}; a line at 0 is "nothing changes".
+def effects(changes: dict, ax=None, *, spread: dict | None = None):
+    """What changes of a setting do: {label: differences in points, one per seed}; the line at 0 is "nothing changes".
 
-    Every row has a bar of the mean and a dot per seed. `spread` (points) draws a grey band of that half-width: what the
-    unchanged runs differ by among themselves.
+    Every row has a bar of the mean, a dot per seed, and the mean in figures. `spread` {label: points} draws a grey band of
+    that half-width around 0: what unchanged runs differ by among themselves.
     """
     ax = _axes(ax, height=1.1 + 0.36 * len(changes), width=5.6)
-    ax.axvspan(-spread, spread, color=INK, alpha=0.18, lw=0)
-    ax.axvline(0, color=INK, lw=1)
-    for i, values in enumerate(changes.values()):
-        mean = float(np.mean(values))
-        ax.barh(i, mean, 0.5, color=NEW if mean < 0 else OLD)
+    for i, (label, values) in enumerate(changes.items()):
+        band = (spread or {}).get(label, 0.0)
+        ax.barh(i, 2 * band, 0.86, left=-band, color=INK, alpha=0.22)
+        ax.barh(i, np.mean(values), 0.46, color=BLUE)
         ax.plot(values, [i] * len(values), "o", ms=4.5, mfc="white", mec="#333333", mew=0.9, clip_on=False)
-        ax.annotate(f"{round(mean, 1) + 0.0:+.1f}", (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=9.5)
+        ax.annotate(f"{round(float(np.mean(values)), 1) + 0.0:+.1f}", (1.02, i), xycoords=("axes fraction", "data"),
+                    va="center", fontsize=9.5)
+    ax.axvline(0, color=INK, lw=1)
     _rows(ax, [{"label": label} for label in changes])
-    ax.set_xlabel("points of accuracy after the last task")
+    ax.set_xlabel("change of the accuracy after the last task (points)")
     return ax
 
 

@@ -29,4 +29,4 @@ def test_a_table_by_hand():
 
 
 def test_an_empty_table_has_its_columns():
-    assert list(claims.table([])) == ["claim", "first", "second", "difference", "here"]
+    assert list(claims.table([], "points")) == ["claim", "first (points)", "second (points)", "difference", "verdict"]

@@ -383,13 +383,12 @@ def test_what_is_not_run_is_named_with_its_command():
 
 
 def test_effects_show_every_seed_and_the_mean():
-    figure = plots.effects({"a": [-3.0, -1.0], "b": [0.5]}, spread=0.75).figure
+    figure = plots.effects({"a": [-3.0, -1.0], "b": [0.5]}, spread={"a": 0.75}).figure
     ax = figure.axes[0]
-    assert [round(bar.get_width(), 6) for bar in ax.patches[1:]] == [-2.0, 0.5]
-    assert [line.get_xdata().tolist() for line in ax.lines[1:]] == [[-3.0, -1.0], [0.5]]
+    bars = [(bar.get_x(), bar.get_width()) for bar in ax.patches]
+    assert bars == [(-0.75, 1.5), (0, -2.0), (0.0, 0.0), (0, 0.5)]  # band and bar of each row
+    assert [line.get_xdata().tolist() for line in ax.lines[:2]] == [[-3.0, -1.0], [0.5]]
     assert {"-2.0", "+0.5", "a", "b"} <= set(texts(figure))
-    band = ax.patches[0]
-    assert (band.get_x(), band.get_width()) == (-0.75, 1.5)
 
 
 def test_provenance_names_half_precision():
