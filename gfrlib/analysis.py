@@ -6,7 +6,7 @@ import io
 import numpy as np
 import torch
 
-from gfrlib import similarity, training
+from gfrlib import augment, similarity, training
 from gfrlib.config import Config
 from gfrlib.networks import Network, split
 from gfrlib.replay import Memory
@@ -154,7 +154,8 @@ class Observer:
         tasks, shown = self.tasks, self._shown()
         labels = tasks.test_labels[tasks.test_index(0)]
         rows = torch.cat([torch.nonzero(labels == c)[:SAMPLES, 0] for c in range(shown)])
-        kinds = [tasks.test_images[tasks.test_index(0)[rows]].cpu().numpy(), *self.samples.values()]
+        real = tasks.test_images[tasks.test_index(0)[rows]]
+        kinds = [(augment.centre(real, tasks.crop) if tasks.crop else real).cpu().numpy(), *self.samples.values()]
         h, w, channels = kinds[0].shape[1:]
         grid = np.concatenate([k.reshape(shown, SAMPLES, h, w, channels).transpose(0, 2, 1, 3, 4)
                                .reshape(shown * h, SAMPLES * w, channels) for k in kinds], axis=1)
@@ -223,7 +224,7 @@ class Observer:
 
 def stage_width(stage: torch.nn.Module) -> int:
     """Channels of a stage's last batch norm: those of its output, flattened or not."""
-    return [m.num_features for m in stage.modules() if isinstance(m, torch.nn.BatchNorm2d)][-1]
+    return [m.num_features for m in stage.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)][-1]
 
 
 def _within(u: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

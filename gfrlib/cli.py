@@ -165,6 +165,8 @@ def _grid(options) -> None:
 
     if options.jobs < 1:
         raise UserError(f"'--jobs' is the number of processes, at least 1, not {options.jobs}.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("A grid runs one process a run; torchrun is for a single run (python -m gfrlib run).")
     configs = grids.read(options.file)
     if options.dry_run:
         print(grids.table(grids.plan(configs)))

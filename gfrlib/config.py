@@ -302,6 +302,8 @@ def _check(c: Config) -> None:
         raise UserError(f"Replay trains one softmax over all seen classes: it needs head = single, not {c.head}.")
     if c.penalty == "logits" and c.head == "cosine" or (c.penalty == "less-forget") != (c.head == "cosine"):
         raise UserError("The cosine head and the penalty 'less-forget' (Rebalance) belong together: take both or neither.")
+    if c.full_head and c.head != "single":
+        raise UserError(f"'full_head' gives all classes their outputs from task 0 on: it needs head = single, not {c.head}.")
     if c.drift != "none" and (c.memory not in ("gaussian", "gan") or c.cut != FEATURES):
         raise UserError("Drift compensation moves replayed feature vectors: it needs memory = gaussian or gan, cut = features.")
     if c.prediction in NEEDS and c.memory not in NEEDS[c.prediction]:

@@ -4,6 +4,8 @@
 `add(name, path)` has brought in from a folder of images or a packed .npz file.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -34,6 +36,7 @@ class Packed:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: list[str]
+    content: str = ""  # names the content of a data set that a name alone does not (all but digits and cifar100)
     crop: int = 0  # side of the random resized crops that training sees; 0: pad and crop. Then a label of -1 marks a fault
 
 
@@ -49,7 +52,9 @@ def packed(name: str) -> Packed:
     if (folder() / name / "meta.json").exists():
         return _open(folder() / name)
     if name == "cifar100":
-        return _download_cifar100()
+        with packing():
+            have = (folder() / name / "meta.json").exists()  # another process has brought it meanwhile
+            return _open(folder() / name) if have else _download_cifar100()
     have = ["digits", "cifar100", *sorted(p.parent.name for p in folder().glob("*/meta.json"))]
     raise UserError(f"There is no data set '{name}'; choose one of {', '.join(dict.fromkeys(have))}, or bring your own: "
                     "python -m gfrlib data NAME PATH (a folder of images or a packed .npz file).")
@@ -72,8 +77,9 @@ def resolve(dataset: str) -> str:
 
 def add(name: str | None, path: Path) -> str:
     """Pack a folder of images or an .npz file under `name` (default: stem and content hash); returns the name."""
-    data, sources = _read_npz(path) if path.is_file() else _read_folder(path)
-    return _store(name or path.resolve().stem, data, sources, with_hash=name is None)
+    with packing():
+        data, sources = _read_npz(path) if path.is_file() else _read_folder(path)
+        return _store(name or path.resolve().stem, data, sources, with_hash=name is None)
 
 
 def _digits() -> Packed:
@@ -110,6 +116,22 @@ def checksum(arrays: dict, class_names: list[str]) -> str:
         sha.update(str(arrays[key].shape).encode())
         sha.update(np.ascontiguousarray(arrays[key]))
     return sha.hexdigest()
+
+
+@contextlib.contextmanager
+def packing():
+    """One process at a time downloads or packs; the others wait here and then find what it made."""
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        mutex = os.open(folder(), os.O_RDONLY)
+    except OSError as problem:
+        raise UserError(f"The folder {folder()} cannot be written ({problem.strerror}); free some space and try again."
+                        ) from problem
+    try:
+        fcntl.flock(mutex, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(mutex)  # and the lock with it
 
 
 def _store(name: str, data: dict, class_names: list[str], *, with_hash: bool) -> str:
@@ -151,7 +173,8 @@ def _open(path: Path) -> Packed:
     if not whole:
         raise UserError(f"The packed data set '{path.name}' is truncated or damaged; delete {path} and pack it again.")
     arrays["train_labels"], arrays["test_labels"] = np.array(arrays["train_labels"]), np.array(arrays["test_labels"])
-    return Packed(path.name, **arrays, class_names=meta["class_names"], crop=meta.get("crop", 0))
+    content = "" if path.name in KNOWN else meta["sha256"][:12]
+    return Packed(path.name, **arrays, class_names=meta["class_names"], content=content, crop=meta.get("crop", 0))
 
 
 def _read_npz(path: Path) -> tuple[dict, list[str]]:

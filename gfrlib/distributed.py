@@ -17,13 +17,20 @@ from torch.nn.parallel import DistributedDataParallel
 from gfrlib.config import Config, UserError
 
 
-def start() -> None:
-    """Join the processes that torchrun has started, if it has; each takes the GPU of its local rank where there are GPUs."""
+def start(device: torch.device) -> None:
+    """Join the processes that torchrun has started, if it has; on GPUs each takes that of its local rank.
+
+    Raises UserError where there are more processes than GPUs.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(days=1))
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UserError(f"There are {torch.cuda.device_count()} GPUs here; start as many processes, or take --device cpu.")
+        torch.cuda.set_device(local)
+    # objects travel by gloo; a day, because process 0 may wait for another run's stage
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(days=1))
 
 
 def size() -> int:
@@ -110,12 +117,12 @@ def weight_of(count: Tensor) -> Tensor | float:
 
 
 def mean_of(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The processes' means of logged scalars."""
-    if size() > 1:
-        for value in values.values():
-            dist.all_reduce(value)
-            value /= size()
-    return values
+    """The processes' means of scalars, by one exchange."""
+    if size() == 1:
+        return values
+    packed = torch.stack([value.detach().double() for value in values.values()])
+    dist.all_reduce(packed)
+    return dict(zip(values, packed / size()))
 
 
 def broadcast(value: object = None) -> object:
@@ -133,6 +140,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or size() == 1:
             return super().forward(x)
+        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         count = x.numel() // x.shape[1] * size()
         mean = _Sum.apply(x.sum(dim=(0, 2, 3))) / count
         centred = x - mean[:, None, None]
@@ -142,7 +150,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
 def synchronised(network: nn.Module) -> nn.Module:

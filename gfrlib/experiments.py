@@ -12,7 +12,7 @@ from gfrlib.config import Config, UserError, make_config
 from gfrlib.records import Record
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _load(identity: tuple, device: str) -> tasks.Tasks:
     config = Config(**dict(identity))
     return tasks.build(config, datasets.packed(config.dataset), torch.device(device))
@@ -20,7 +20,8 @@ def _load(identity: tuple, device: str) -> tasks.Tasks:
 
 def load_tasks(config: Config) -> tasks.Tasks:
     """The config's task stream, on its device; kept in memory for the next call. Raises UserError as `datasets.packed`."""
-    names = ("dataset", "base", "tasks", "split", "class_order", "seed", "validation")
+    names = ("dataset", "base", "tasks", "split", "class_order", "validation")
+    names += ("seed",) * (config.class_order == "random")  # all seeds share one copy of the images, else
     return _load(tuple((n, getattr(config, n)) for n in names), str(machine.resolve_device(config)))
 
 
@@ -35,10 +36,10 @@ def run_or_load(config: Config, *, report: Callable | None = None, notice: Calla
     """The record of `config`: found if its settings are equal, else trained, analysed and kept. See Record.status."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no GPU here; use device = auto or cpu.")
-    distributed.start()
+    distributed.start(machine.resolve_device(config))
     distributed.check(config)
     stream = load_tasks(config)
-    found = distributed.broadcast(records.find(config, stream.sizes) if distributed.rank() == 0 else None)
+    found = distributed.broadcast(records.find(config, stream.sizes, stream.content) if distributed.rank() == 0 else None)
     if found is not None:
         return found
     before = torch.get_num_threads()
@@ -68,7 +69,8 @@ def _record(config: Config, stream: tasks.Tasks, outcome: training.Outcome) -> R
     bare = Record(config=config, class_names=stream.class_names[:used], task_sizes=list(stream.sizes), test_counts=counts,
                   predictions=main, rules={}, losses=outcome.losses, seconds=outcome.seconds,
                   bytes_kept=outcome.bytes_kept, weights=outcome.weights,
-                  provenance=records.provenance(_machine(config), torch.get_num_threads(), machine.resolve_precision(config)))
+                  provenance=records.provenance(_machine(config), torch.get_num_threads(), machine.resolve_precision(config),
+                                                stream.content))
     edges = [0, *torch.tensor(stream.sizes).cumsum(0).tolist()]
     rules: dict[str, list] = {}
     for t, row in enumerate(outcome.predictions):

@@ -1,6 +1,7 @@
 """Grids: many runs from one YAML file. Stages are shared, what is recorded is skipped, an interrupted grid goes on."""
 
 import collections
+import concurrent.futures
 import dataclasses
 import itertools
 import multiprocessing
@@ -149,7 +150,8 @@ def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict
         stream = experiments.load_tasks(config)
         row = {"method": config.method, "split": "+".join(map(str, stream.sizes)) if len(stream.sizes) < 5 else
                f"{stream.sizes[0]} + {len(stream.sizes) - 1} x {stream.sizes[1]}", "seed": config.seed,
-               "recorded": records.find(config, stream.sizes) is not None, "stages": 0, "new": 0, "seconds": 0.0}
+               "recorded": records.find(config, stream.sizes, stream.content) is not None, "stages": 0, "new": 0,
+               "seconds": 0.0}
         if not row["recorded"]:
             chain = stages(config, stream)
             place = records.Store().place
@@ -177,8 +179,26 @@ def run(configs: list[Config], jobs: int = 1, *, ray: bool = False) -> Iterator[
     elif jobs == 1:
         yield from map(_one, configs)
     else:
-        with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
-            yield from pool.imap_unordered(_one, configs)
+        yield from _processes(configs, jobs)
+
+
+def _processes(configs: list[Config], jobs: int) -> Iterator[tuple[Config, object]]:
+    """On this machine. Where a process is killed, all that were under way are begun again, up to RETRIES times."""
+    waiting, tries = dict.fromkeys(configs), 0
+    while waiting:
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
+            for future in concurrent.futures.as_completed([pool.submit(_one, config) for config in waiting]):
+                if isinstance(future.exception(), concurrent.futures.process.BrokenProcessPool):
+                    break
+                config, result = future.result()
+                del waiting[config]
+                yield config, result
+        tries += 1
+        if waiting and tries > RETRIES:
+            yield from ((config, UserError("A process of the grid was killed again and again; is there enough memory?"))
+                        for config in waiting)
+            return
 
 
 def on_ray(configs: list[Config], jobs: int = 1) -> Iterator[tuple[Config, object]]:
@@ -192,7 +212,9 @@ def on_ray(configs: list[Config], jobs: int = 1) -> Iterator[tuple[Config, objec
     except ImportError:
         raise UserError("Ray is missing here; pip install 'gfrlib[cluster]' brings it.") from None
     here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": jobs, "include_dashboard": False}
-    passed = {name: os.environ[name] for name in ("GFR_HOME", "PYTHONPATH", "OMP_NUM_THREADS") if name in os.environ}
+    names = ("PYTHONPATH", "OMP_NUM_THREADS", "GFR_RESIDENT_BYTES")
+    passed = {name: os.environ[name] for name in names if name in os.environ}
+    passed |= {"GFR_HOME": str(records.root().resolve()), "GFR_CACHE": str(records.cache().resolve())}
     ray.init(logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": passed}, **here)
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -214,6 +236,8 @@ def _one(config: Config) -> tuple[Config, object]:
         return config, experiments.run_or_load(config)
     except UserError as problem:
         return config, problem
+    except Exception as problem:  # whatever it is, it stops this run alone
+        return config, UserError(f"The run stopped with {type(problem).__name__}: {problem}")
 
 
 def table(rows: list[dict]) -> str:

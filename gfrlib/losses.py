@@ -11,7 +11,7 @@ REFERENCE_BATCH = 128  # the paper's batch size, to which batch-wide sums are re
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
     """L_CE of Section 3.1: mean over the batch of -log softmax(logits)[label]. logits [B, C], labels [B]."""
-    return functional.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, labels)
+    return functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
 
 
 def balanced_classification(new: Tensor, replayed: Tensor, f: float) -> Tensor:

@@ -222,8 +222,11 @@ def load(path: Path) -> Record:
     return Record(**kept, status=status, path=path)
 
 
-def find(config: Config, task_sizes) -> Record | None:
-    """The record whose settings equal `config`'s, or None. A quick one must have been made by this very code."""
+def find(config: Config, task_sizes, content: str | None = None) -> Record | None:
+    """The record whose settings equal `config`'s, or None. A quick one must have been made by this very code.
+
+    `content` names the data set's content (Packed.content), which must be the record's; None: it is not looked at.
+    """
     for place in (root() / "data" / "records", cache() / "records"):
         path = place / f"{name_of(config, task_sizes)}.json"
         if path.exists():
@@ -233,7 +236,9 @@ def find(config: Config, task_sizes) -> Record | None:
                 if place.name == "records" and place.parent.name == "data":
                     raise
                 continue  # a cached one is only made again
-            if record.config.identity() == config.identity() and (config.preset != "quick" or record.status == "loaded"):
+            same = content is None or record.provenance.get("content", "") == content
+            fresh = config.preset != "quick" or record.status == "loaded"
+            if same and fresh and record.config.identity() == config.identity():
                 return record
     return None
 
@@ -244,7 +249,7 @@ def every() -> list[Path]:
     return [p for place in places for p in sorted(place.glob("*.json")) if not p.name.endswith(".analysis.json")]
 
 
-def provenance(device: str, threads: int, precision: str) -> dict:
+def provenance(device: str, threads: int, precision: str, content: str = "") -> dict:
     """Where, when and with what a result is made; no path and no host name."""
     import platform
     import subprocess
@@ -258,7 +263,8 @@ def provenance(device: str, threads: int, precision: str) -> dict:
         commit += "+changes" if changed.strip() else ""
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
-    return {"device": device, "threads": threads, "precision": precision, "commit": commit, "digest": code_digest(),
+    return {"device": device, "threads": threads, "precision": precision, **({"content": content} if content else {}),
+            "commit": commit, "digest": code_digest(),
             "result_version": RESULT_VERSION, "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
 

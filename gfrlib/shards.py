@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
-from gfrlib.datasets import folder
+from gfrlib.datasets import folder, packing
 from gfrlib.tasks import class_order
 
 CHUNK = 64  # images that a process decodes before it reports
@@ -71,9 +71,15 @@ def pack(name: str, path: Path, *, size: int = 256, crop: int = 224, classes: st
         meta = json.loads((target / "meta.json").read_text())
         if meta.get("sha256") == digest:
             return Packing(name, {part: meta["shapes"][f"{part}_images"][0] for part in files}, meta["faults"])
+    with packing():
+        return _pack(target, work, path, files, names, digest, size, crop, workers or os.cpu_count() or 1, report)
+
+
+def _pack(target: Path, work: Path, path: Path, files: dict, names: list[str], digest: str, size: int, crop: int, workers: int,
+          report: Callable | None) -> Packing:
     try:
         _prepare(work, files, size)
-        faults = _decode(work, path, files, size, workers or os.cpu_count() or 1, report)
+        faults = _decode(work, path, files, size, workers, report)
         shapes = _finish(work, files, names, faults)
         meta = {"class_names": names, "sha256": digest, "shapes": shapes, "crop": crop, "faults": faults}
         (work / "meta.json").write_text(json.dumps(meta))
@@ -82,7 +88,7 @@ def pack(name: str, path: Path, *, size: int = 256, crop: int = 224, classes: st
     except OSError as problem:
         raise UserError(f"The packed data set could not be written to {folder()} ({problem.strerror}); free some space and "
                         "run the same command again: it goes on.") from problem
-    return Packing(name, {part: len(listed) for part, listed in files.items()}, faults)
+    return Packing(target.name, {part: len(listed) for part, listed in files.items()}, faults)
 
 
 def _images(top: Path) -> list[Path]:

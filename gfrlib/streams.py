@@ -2,21 +2,32 @@
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 SHARE = 0.5  # of the free memory that resident images may take
+CHUNK = 4096  # images that are copied at a time
 
 
 def budget(device: torch.device) -> int:
-    """Bytes of images that may be resident on the device; GFR_RESIDENT_BYTES overrides it."""
+    """Bytes of images that this process may keep on the device; GFR_RESIDENT_BYTES overrides it."""
     if os.environ.get("GFR_RESIDENT_BYTES"):
         return int(os.environ["GFR_RESIDENT_BYTES"])
     if device.type == "cuda":
         return int(SHARE * torch.cuda.mem_get_info(device)[0])
-    return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
+    return int(SHARE * _free() / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _free() -> int:
+    """Bytes of main memory that can be had, caches of files included."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 class Streamed:
@@ -62,4 +73,7 @@ def resident_or_streamed(source: np.ndarray, rows: np.ndarray, device: torch.dev
     """The rows of a packed array as a tensor on the device, or, above the budget, streamed."""
     if len(rows) * int(np.prod(source.shape[1:])) > budget(device):
         return Streamed(source, rows, device)
-    return torch.from_numpy(np.ascontiguousarray(source[rows])).to(device)
+    images = torch.empty((len(rows), *source.shape[1:]), dtype=torch.uint8, device=device)
+    for at in range(0, len(rows), CHUNK):  # never twice in main memory
+        images[at : at + CHUNK] = torch.from_numpy(np.ascontiguousarray(source[rows[at : at + CHUNK]]))
+    return images

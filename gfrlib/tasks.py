@@ -77,6 +77,7 @@ class Tasks:
     padding: int
     mirror: bool
     crop: int = 0  # side of random resized crops in training, of the centre in testing; 0: pad and crop
+    content: str = ""  # of the data set, where its name does not tell
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -137,22 +138,22 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
         test_source, test_rows, test = packed.train_images, held, train[held]
         train_rows = train_rows[~np.isin(train_rows, held)]
     images = resident_or_streamed(train_source, train_rows, device)
-    few = np.linspace(0, len(train_rows) - 1, MOMENT_IMAGES).astype(int) if packed.crop else None  # resident or not, the same
-    mean, std = _moments(images if few is None else images[torch.from_numpy(few)])
+    few = np.linspace(0, len(train_rows) - 1, MOMENT_IMAGES if packed.crop else len(train_rows)).astype(int)
+    mean, std = _moments(images, torch.from_numpy(few).to(device))
     padding, mirror = AUGMENTATION.get(packed.name, (round(images.shape[1] * PADDING_SHARE), True))
     return Tasks(
         name=packed.name, sizes=sizes, num_classes=len(order), class_names=[packed.class_names[i] for i in order],
         train_images=images, train_labels=torch.from_numpy(train[train_rows]).to(device),
         test_images=resident_or_streamed(test_source, test_rows, device),
         test_labels=torch.from_numpy(test).to(device),
-        mean=mean, std=std, padding=padding, mirror=mirror, crop=packed.crop)
+        mean=mean, std=std, padding=padding, mirror=mirror, crop=packed.crop, content=packed.content)
 
 
-def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, in 0-1, exactly: from how often each of the 256 values occurs."""
     values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
-    counts = torch.stack([torch.bincount(images[..., c].reshape(-1), minlength=256)
-                          for c in range(images.shape[-1])]).double()
+    counts = sum(torch.stack([torch.bincount(some[..., c].reshape(-1), minlength=256) for c in range(some.shape[-1])])
+                 for some in (images[chunk] for chunk in rows.split(1000))).double()
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ values
     std = ((values - mean[:, None]).square() * share).sum(1).sqrt()

@@ -104,11 +104,11 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
         chosen = phase.epoch_rows(step, len(index), config.batch_size)
         batch, draws = len(chosen), None if features is not None else tasks.draw(len(chosen), phase.rng)
         chosen = distributed.share(chosen)
-        if hasattr(tasks.train_images, "ahead") and features is None:
-            tasks.train_images.ahead(index[distributed.share(phase.epoch_rows(step + 1, len(index), config.batch_size))])
         y = tasks.train_labels[index[chosen]]
         if features is None:
             x = tasks.normalise(tasks.augment(tasks.train_images[index[chosen]], distributed.share(draws)))
+            if hasattr(tasks.train_images, "ahead"):
+                tasks.train_images.ahead(index[distributed.share(phase.epoch_rows(step + 1, len(index), config.batch_size))])
         with phase.autocast():
             u = extractor(x) if features is None else features[chosen]
             logits = classifier(u)
@@ -184,6 +184,7 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
             with torch.no_grad():
                 fake = G(c, z)
             wasserstein = losses.critic(D(c, u), D(c, fake))
+        with phase.autocast(spatial and phase.half != torch.float16):  # its inner gradient would be too small for fp16
             return wasserstein, losses.gradient_penalty(D, c, u, fake, distributed.share(mix))
 
     def losses_of_g(c: Tensor, z: Tensor) -> dict[str, Tensor]:
@@ -207,7 +208,7 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
             rows = torch.randint(0, count, whole, generator=phase.rng, device=phase.device)
             u, c = real(rows)
             if retrain:
-                u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), phase)
+                u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), batch, phase)
             z = distributed.share(memory.latent(batch, phase.rng))
             wasserstein, gp = together_d(losses_of_d, u, c, z)
             phase.descend(d_optimizer, wasserstein + config.gradient_penalty_weight * gp)
@@ -232,12 +233,13 @@ def measure_importance(importance: Importance, network: Network, tasks: Tasks, t
 
 
 @torch.no_grad()
-def with_replays(u: Tensor, c: Tensor, old_memory: Memory, seen: tuple[int, int], phase: "Phase") -> tuple[Tensor, Tensor]:
+def with_replays(u: Tensor, c: Tensor, old_memory: Memory, seen: tuple[int, int], batch: int,
+                 phase: "Phase") -> tuple[Tensor, Tensor]:
     """MeRGAN's joint retraining: a share of the real batch, as large as that of the old classes, is what G_{t-1} replays."""
     first, stop = seen
-    old = torch.rand(len(c), generator=phase.rng, device=c.device) < first / stop
-    c_old = torch.randint(0, first, (len(c),), generator=phase.rng, device=c.device)
-    replayed = old_memory.sample(c_old, phase.rng)
+    old = torch.rand(batch, generator=phase.rng, device=c.device) < first / stop
+    c_old = torch.randint(0, first, (batch,), generator=phase.rng, device=c.device)
+    old, replayed, c_old = distributed.share(old, old_memory.sample(c_old, phase.rng), c_old)
     return torch.where(old.view(-1, *[1] * (u.ndim - 1)), replayed, u), torch.where(old, c_old, c)
 
 
@@ -410,7 +412,7 @@ class Phase:
 
     def log(self, **values: Tensor) -> None:
         """Add to the running means; no value leaves the device here."""
-        for name, value in values.items():
+        for name, value in distributed.mean_of(values).items():
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
@@ -424,7 +426,7 @@ class Phase:
     def _flush(self) -> None:
         self._finite()
         if self.count:
-            means = {name: value.item() / self.count for name, value in distributed.mean_of(self.sums).items()}
+            means = {name: value.item() / self.count for name, value in self.sums.items()}
             self.history.append({"task": self.t, "phase": self.name, "step": self.step, **means})
         self.sums, self.count = {}, 0
 
@@ -458,13 +460,15 @@ class Chain:
         self.config, self.tasks, self.store, self.report = config, tasks, store, report
         self.device = resolve_device(config)
         self.outcome = Outcome()
-        self.key = digest_of(["start", torch.__version__, self.store.code])
+        precision = [resolve_precision(config)] if config.precision == "auto" else []  # else it is in the settings
+        content = [tasks.content] if tasks.content else []
+        self.key = digest_of(["start", torch.__version__, self.store.code, *content, *precision])
 
     def build(self) -> tuple[Network, Memory, Importance]:
         """F_0 and H_0 without outputs yet, G_0 with D_0 (or another memory), Omega = 0; values depend on the seed alone."""
         network = build_network(self.config, self.tasks.shape, seed_of(self.config.seed, "network")).to(self.device)
         memory = build_memory(self.config, self.tasks.num_classes, feature_shape(network, self.config.cut, self.tasks.shape),
-                              seed_of(self.config.seed, "memory"), image_bytes=self.tasks.train_images[0].numel())
+                              seed_of(self.config.seed, "memory"), image_bytes=self.tasks.train_images.shape[1:].numel())
         network = distributed.synchronised(network)
         return network, memory.to(self.device), Importance(self.config, network)
 

@@ -180,3 +180,37 @@ def test_without_ray_the_flag_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"gfrlib\[cluster\]"):
         list(grids.run([tiny("finetune")], 2, ray=True))
+
+
+def _runs_that_end_badly(config):
+    """Stands for grids._one in a child process: seed 1 kills its process, once."""
+    import os
+    import signal
+
+    flag = records.root() / "killed"
+    if config.seed == 1 and not flag.exists():
+        flag.write_text("once")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _REAL_ONE(config)
+
+
+_REAL_ONE = grids._one
+
+
+def test_a_killed_process_is_begun_again_and_an_odd_error_stops_one_run(home, monkeypatch):
+    monkeypatch.setattr(grids, "_one", _runs_that_end_badly)
+    configs = [tiny("finetune", seed=0), tiny("finetune", seed=1), tiny("finetune", seed=2, threads=2)]
+    results = dict(grids.run(configs, 2))
+    assert (home / "killed").exists() and set(results) == set(configs)
+    assert all(isinstance(r, records.Record) for r in results.values())
+    monkeypatch.setattr(grids.experiments, "run_or_load", lambda config: 1 / 0)
+    _, problem = _REAL_ONE(configs[0])
+    assert isinstance(problem, UserError) and "ZeroDivisionError" in str(problem)
+
+
+def test_a_grid_under_torchrun_is_refused(tmp_path, monkeypatch, capsys):
+    from gfrlib import cli
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["grid", str(write(tmp_path, "runs: [{methods: [lwf]}]"))]) == 2
+    assert "torchrun is for a single run" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from helpers_core import gfrlib, train
 from PIL import Image
 
-from gfrlib import augment, datasets, shards, streams, tasks
+from gfrlib import augment, datasets, shards, streams, tasks, training
 from gfrlib.config import UserError, make_config
 
 CLASSES, SIDE = 4, 72
@@ -201,3 +202,50 @@ def test_the_command_names_what_it_leaves_out(folder, home):
     assert json.loads((home / "data/packed/imagenet-four/meta.json").read_text())["crop"] == 64
     bad = gfrlib("data", "imagenet-four", folder, "--crop", 300, home=home)
     assert bad.returncode == 2 and "'crop' must lie" in bad.stderr
+
+
+def test_a_data_set_packed_anew_is_another_one(folder, monkeypatch):
+    """A name does not tell the content: runs and records of the old images are not taken for the new ones'."""
+    from gfrlib import experiments
+
+    pack(folder)
+    config = make_config("quick", "finetune", dataset="imagenet-four", base=2, tasks=1, width=8, epochs_base=1, epochs_task=1,
+                         batch_size=8, device="cpu")
+    first = experiments.run_or_load(config)
+    assert first.status == "computed now" and experiments.run_or_load(config).status == "loaded"
+    pack(folder, size=80)
+    experiments._load.cache_clear()
+    again = experiments.run_or_load(config)
+    assert again.status == "computed now" and again.weights != first.weights
+    assert again.provenance["content"] != first.provenance["content"]
+
+
+def test_large_images_without_crops_are_streamed_too(monkeypatch):
+    """Mean and deviation are the same, and so is the run."""
+    packed = datasets.Packed("big", *[np.random.default_rng(k).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8) if k % 2 == 0
+                                      else np.repeat(np.arange(4), 3) for k in range(4)], class_names=list("abcd"))
+    config = make_config("quick", "finetune", base=2, tasks=1, epochs_base=1, epochs_task=1, batch_size=4, device="cpu")
+    found = []
+    for limit in ("1000000000", "10"):
+        monkeypatch.setenv("GFR_RESIDENT_BYTES", limit)
+        stream = tasks.build(config, packed, torch.device("cpu"))
+        monkeypatch.setattr("helpers_core.load_tasks", lambda config, stream=stream: stream)
+        found.append((stream.mean.tolist(), stream.std.tolist(), train(config).weights))
+    assert found[0] == found[1]
+
+
+def test_what_is_read_ahead_is_used(monkeypatch):
+    """Every batch of training after the first was read by the thread that reads ahead."""
+    source = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
+    packed = datasets.Packed("big", source, np.repeat(np.arange(4), 6), source, np.repeat(np.arange(4), 6), list("abcd"))
+    config = make_config("quick", "finetune", base=2, tasks=1, epochs_base=2, epochs_task=1, batch_size=4, device="cpu")
+    monkeypatch.setenv("GFR_RESIDENT_BYTES", "10")
+    stream = tasks.build(config, packed, torch.device("cpu"))
+    reads = []
+    read = streams.Streamed._read
+    monkeypatch.setattr(streams.Streamed, "_read",
+                        lambda self, index: (reads.append(threading.current_thread().name), read(self, index))[1])
+    monkeypatch.setattr("helpers_core.load_tasks", lambda config: stream)
+    monkeypatch.setattr(training, "predict", lambda *_: {})
+    train(config)
+    assert sum(name == "MainThread" for name in reads) == 2, "the first batch of each task"

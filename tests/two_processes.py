@@ -100,7 +100,7 @@ def train(method: str, **changes) -> dict:
 
 
 if __name__ == "__main__":
-    distributed.start()
+    distributed.start(torch.device("cpu"))
     result = {"size": distributed.size(), "checks": checks(),
               "runs": {m: train(m) for m in ("gfr", "gfr-gaussian", "lucir", "ewc", "block-3")}}
     try:
