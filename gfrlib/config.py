@@ -133,9 +133,10 @@ class Config:
 
     @property
     def method(self) -> str:
-        """Name of the row of METHODS whose columns these are, else the columns themselves."""
+        """Name of the row of METHODS whose columns these are (as they are, or as searched), else the columns themselves."""
         for name, row in METHODS.items():
-            if all(getattr(self, column) == value for column, value in row.items()):
+            searched = {**row, **SEARCHED.get(self.preset, {}).get(name, {})}
+            if all(getattr(self, column) in (value, searched[column]) for column, value in row.items()):
                 return name
         return f"{self.penalty}+{self.memory}" + (f"@{self.cut}" if self.cut != FEATURES else "")
 
@@ -209,7 +210,7 @@ PRESETS = {
 # best), the learning rate of lwf, gfr and gfr-gaussian, and G's (in the preset); the records of the search are committed.
 SEARCHED = {
     "quick": {"lwf": dict(penalty_weight=10.0)},
-    "slim": {"lwf": dict(penalty_weight=10.0),
+    "slim": {"lwf": dict(penalty_weight=10.0), "ewc": dict(penalty_weight=5e5, batch_norm="frozen"),
              **dict.fromkeys(("gfr-gaussian", "gfr-gaussian-drift"), dict(learning_rate_task=2e-3)),
              **dict.fromkeys(("gfr", "gfr-drift", "ewc-gan", "mas-gan"), dict(learning_rate_task=1e-3))},
     "paper": {"lwf": dict(penalty_weight=2.0)},
