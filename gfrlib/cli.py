@@ -54,6 +54,7 @@ def _parser() -> Parser:
     grid.add_argument("--dry-run", action="store_true", help="tell runs, shared stages and minutes, and train nothing")
     grid.add_argument("--jobs", type=int, default=1, help="processes at a time (default 1)")
     grid.add_argument("--ray", action="store_true", help="run on Ray: on the cluster of RAY_ADDRESS, or JOBS workers here")
+    grid.add_argument("--commit", action="store_true", help="commit every record to git as it is done")
     grid.set_defaults(action=_grid)
     commands.add_parser("methods", help="the table of methods").set_defaults(action=_methods)
     commands.add_parser("records", help="what is recorded").set_defaults(action=_records)
@@ -180,8 +181,22 @@ def _grid(options) -> None:
         else:
             print(f"{name}: {result.status}, last {100 * result.curve[-1]:.1f} %, average incremental "
                   f"{100 * metrics.average_incremental(result.curve):.1f} %, {result.name}", flush=True)
+            if options.commit and result.status == "computed now":
+                _commit(result.path)
     if failed:
         raise UserError(f"{len(failed)} of {len(configs)} runs stopped with the errors above; all others are recorded.")
+
+
+def _commit(path: Path) -> None:
+    """Commit a record with its analysis, and nothing else that is staged. What git refuses is said, and stops nothing."""
+    import subprocess
+
+    files = [str(p) for p in sorted(path.parent.glob(f"{path.stem}.*"))]
+    for words in (["add", "--", *files], ["commit", "--quiet", "-m", f"Record: {path.stem}", "--", *files]):
+        done = subprocess.run(["git", "-C", str(path.parent), *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"not committed: {(done.stderr or done.stdout).strip()}", file=sys.stderr, flush=True)
+            return
 
 
 def _cell(value) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -263,3 +264,25 @@ def test_progress_names_task_phase_epoch_and_loss_on_a_terminal(capsys, monkeypa
     text = capsys.readouterr().err
     progress.close()
     assert "task 2 classifier" in text and "loss 0.25" in text and "epoch" in text
+
+
+def test_a_grid_commits_every_record_and_nothing_else(tmp_path, monkeypatch, capsys):
+    """With slim's preset name on a tiny run, so that its record lies among the committed ones."""
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+
+    def git(*words):
+        return subprocess.run(["git", "-C", str(tmp_path), *words], capture_output=True, text=True, check=True).stdout
+
+    git("init", "--quiet")
+    git("config", "user.email", "a@b.c")
+    git("config", "user.name", "a")
+    (tmp_path / "staged.txt").write_text("mine")
+    git("add", "staged.txt")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("preset: slim\nruns: [{methods: [finetune, fecam], settings: {dataset: digits, split: [4, 2], "
+                    "network: cnn, width: 8, epochs_base: 1, epochs_task: 1, device: cpu}}]\n")
+    assert cli.main(["grid", str(grid), "--commit"]) == 0
+    assert len(git("log", "--oneline").splitlines()) == 2 and "Record: digits-4+2-" in git("log", "-1", "--format=%s")
+    committed = git("ls-files", "data").split()
+    assert len(committed) == 4 and git("diff", "--cached", "--name-only").split() == ["staged.txt"]
+    assert cli.main(["grid", str(grid), "--commit"]) == 0 and len(git("log", "--oneline").splitlines()) == 2
