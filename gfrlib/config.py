@@ -201,7 +201,7 @@ PRESETS = {
     ),
     "paper": dict(  # Section 5: CIFAR-100, ResNet-18, 201 epochs a task, 501 for the GAN
         dataset="cifar100", base=50, tasks=5, network="resnet18", width=64, epochs_base=201, epochs_task=201,
-        feature_views=32, precision="auto",
+        feature_views=8, precision="auto",
     ),
 }
 
@@ -211,6 +211,7 @@ PRESETS = {
 SEARCHED = {
     "quick": {"lwf": dict(penalty_weight=10.0)},
     "slim": {"lwf": dict(penalty_weight=10.0), "ewc": dict(penalty_weight=5e5, batch_norm="frozen"),
+             "mas": dict(penalty_weight=1000.0, batch_norm="frozen"),
              **dict.fromkeys(("gfr-gaussian", "gfr-gaussian-drift"), dict(learning_rate_task=2e-3)),
              **dict.fromkeys(("gfr", "gfr-drift", "ewc-gan", "mas-gan"), dict(learning_rate_task=1e-3))},
     "paper": {"lwf": dict(penalty_weight=2.0)},
