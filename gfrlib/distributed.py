@@ -73,10 +73,10 @@ class _Step(nn.Module):
 
 
 def together(module: nn.Module) -> Callable:
-    """call(compute, *arguments): compute(*arguments), after which backward() leaves the processes' mean gradient in `module`.
+    """A function that calls what it is given; after it, backward() leaves the processes' mean gradient in `module`.
 
-    compute returns the loss of this process's share, a mean over its rows. Made anew for each phase of training, and kept
-    until its last backward() is through.
+    What is called returns the loss of this process's share, a mean over its rows. Made anew for each phase of training, and
+    kept until its last backward() is through.
     """
     if size() == 1:
         return lambda compute, *arguments: compute(*arguments)
