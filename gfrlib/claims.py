@@ -40,11 +40,11 @@ def verdict(gap: float, kind: str) -> str:
 
 
 def mean_and_spread(values) -> str:
-    """'41.2 ± 0.8': mean and standard deviation over seeds (one value: no spread; none: a dash)."""
+    """'41.2 ± 0.8', never broken into lines: mean and standard deviation over seeds (one value: no spread; none: a dash)."""
     values = np.asarray(values, dtype=float)
     if not len(values):
         return "–"
-    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+    return f"{values.mean():.1f}" + (f"\u00a0±\u00a0{values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def table(claims, unit: str = "%") -> pd.DataFrame:

@@ -24,7 +24,7 @@ def test_an_unknown_kind_is_refused():
 
 def test_a_table_by_hand():
     found = claims.table([("a over b", "above", [40, 42], [30.0]), ("a over nothing", "above", [40], [])])
-    assert found.loc[0].tolist() == ["a over b", "41.0 ± 1.4", "30.0", "+11.0", "holds"]
+    assert found.loc[0].tolist() == ["a over b", "41.0\u00a0±\u00a01.4", "30.0", "+11.0", "holds"]
     assert found.loc[1].tolist() == ["a over nothing", "40.0", "–", "–", "not recorded"]
 
 

@@ -165,3 +165,13 @@ def test_nothing_of_this_machine_shows(site):
             text = path.read_text(encoding="utf-8", errors="replace")
             found = [place for place in paths if len(place) > 5 and place in text]
             assert not found, f"{path.relative_to(site)} shows {found}"
+
+
+def test_markdown_of_cells_is_rendered(site, pages):
+    """Tables and formulas that a cell displays are tables and formulas: no bars, no dollars in the text of a page."""
+    seen = 0
+    for path in pages:
+        bare = re.sub(r"<(pre|script|style)\b.*?</\1>|<code\b.*?</code>|<[^>]*>", " ", path.read_text(), flags=re.S)
+        assert not re.search(r"\|\s*(---|–|—)+\s*\||\$\\\\", bare), path.name
+        seen += len(bare)
+    assert seen > 100_000
