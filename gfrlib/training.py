@@ -208,7 +208,7 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
             rows = torch.randint(0, count, whole, generator=phase.rng, device=phase.device)
             u, c = real(rows)
             if retrain:
-                u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), batch, phase)
+                u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), phase)
             z = distributed.share(memory.latent(batch, phase.rng))
             wasserstein, gp = together_d(losses_of_d, u, c, z)
             phase.descend(d_optimizer, wasserstein + config.gradient_penalty_weight * gp)
@@ -233,10 +233,9 @@ def measure_importance(importance: Importance, network: Network, tasks: Tasks, t
 
 
 @torch.no_grad()
-def with_replays(u: Tensor, c: Tensor, old_memory: Memory, seen: tuple[int, int], batch: int,
-                 phase: "Phase") -> tuple[Tensor, Tensor]:
+def with_replays(u: Tensor, c: Tensor, old_memory: Memory, seen: tuple[int, int], phase: "Phase") -> tuple[Tensor, Tensor]:
     """MeRGAN's joint retraining: a share of the real batch, as large as that of the old classes, is what G_{t-1} replays."""
-    first, stop = seen
+    (first, stop), batch = seen, phase.config.generator_batch
     old = torch.rand(batch, generator=phase.rng, device=c.device) < first / stop
     c_old = torch.randint(0, first, (batch,), generator=phase.rng, device=c.device)
     old, replayed, c_old = distributed.share(old, old_memory.sample(c_old, phase.rng), c_old)
@@ -460,9 +459,8 @@ class Chain:
         self.config, self.tasks, self.store, self.report = config, tasks, store, report
         self.device = resolve_device(config)
         self.outcome = Outcome()
-        precision = [resolve_precision(config)] if config.precision == "auto" else []  # else it is in the settings
-        content = [tasks.content] if tasks.content else []
-        self.key = digest_of(["start", torch.__version__, self.store.code, *content, *precision])
+        beyond = [tasks.content] * bool(tasks.content) + [resolve_precision(config)] * (config.precision == "auto")
+        self.key = digest_of(["start", torch.__version__, self.store.code, *beyond])  # what no setting tells
 
     def build(self) -> tuple[Network, Memory, Importance]:
         """F_0 and H_0 without outputs yet, G_0 with D_0 (or another memory), Omega = 0; values depend on the seed alone."""

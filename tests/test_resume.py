@@ -47,7 +47,8 @@ def test_killed_in_the_middle_of_a_phase(home, finished):
     killed = kill_when(process, home, reached)
     assert killed is not None, "the run ended before it could be killed"
     assert killed.finished >= finished and killed.lost < 60
-    assert list((home / "data").rglob("lock"))  # it had no chance to tidy up
+    # it had no chance to tidy up; only between two stages there is no lock to be left
+    assert list((home / "data").rglob("lock")) or killed.finished > finished
 
 
 def test_the_run_killed_twice_equals_an_undisturbed_one(home, tmp_path, capsys):

@@ -317,7 +317,7 @@ def test_what_enters_at_a_cut_has_the_shape_that_leaves_the_extractor(method):
 def test_joint_retraining_shows_old_replays_as_real():
     outcome = train(tiny("mergan", **SMALL, alignment="retrain"))
     assert not any("alignment" in row for row in outcome.losses)
-    config = tiny("gfr", **SMALL)
+    config = tiny("gfr", **SMALL, generator_batch=4000)
     memory = replay.GAN(10, 6, 4, 8)
     phase = training.Phase(config, 1, "generator", training.NoStore(), None)
     u, c = torch.full((4000, 6), -1.0), torch.full((4000,), 4)
