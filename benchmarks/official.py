@@ -1,8 +1,9 @@
 """The official implementation (xialeiliu/GFR-IL), run unchanged from a checkout, with a clock at its optimisers' steps.
 
-A process of its own: `python -m benchmarks.official DIR IMAGES`, IMAGES a class. Without a GPU `.cuda()` becomes the identity.
-What it needs that a new PyTorch no longer offers is given to it from outside: TensorBoard is replaced by nothing, and its own
-pickles are trusted when loaded. The clock sees three optimisers a task: classifier, generator, discriminator.
+A process of its own: `python -m benchmarks.official DIR IMAGES`, IMAGES a class, 64 or more (a later task needs some batches).
+Without a GPU `.cuda()` becomes the identity. What new versions of PyTorch and NumPy no longer offer is given to it from outside:
+TensorBoard is replaced by nothing, its own pickles are trusted when loaded, and its loader picks classes in another way. The
+clock sees three optimisers a task: classifier, generator, discriminator.
 """
 
 import json
@@ -71,6 +72,12 @@ def _prepare(clock: list) -> None:
     torch.optim.Adam = Timed
 
 
+def _of_classes(self, data: np.ndarray, targets: np.ndarray, index: list) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of the classes in `index`, class after class, as the official method of this name gives them."""
+    rows = np.concatenate([np.flatnonzero(targets == c) for c in index])
+    return data[rows], targets[rows]
+
+
 def per_step(clock: list, task: int, phase: str) -> float:
     """Mean seconds from one step of this optimiser to the next, the first two left out (they warm up)."""
     times = [when for at, name, when in clock if (at, name) == (task, phase)][2:]
@@ -84,6 +91,9 @@ def main(folder: str, images: int) -> None:
         write_cifar100(Path(place), images)
         _prepare(clock)
         sys.path.insert(0, folder)
+        import CIFAR100
+
+        CIFAR100.CIFAR10.RandomPercentage = _of_classes
         sys.argv = ["train.py", "-data", "cifar100", "-dir", place, "-ckpt_dir", place, "-log_dir", "log", "-nb_cl_fg", "50",
                     "-num_task", "5", "-epochs", "1", "-epochs_gan", "1", "-j", "2"]
         out = sys.stdout
