@@ -1,7 +1,7 @@
 """The official implementation (xialeiliu/GFR-IL), run unchanged from a checkout, with a clock at its optimisers' steps.
 
 A process of its own: `python -m benchmarks.official DIR IMAGES`, IMAGES a class, 64 or more (a later task needs some batches).
-Without a GPU `.cuda()` becomes the identity. What new versions of PyTorch and NumPy no longer offer is given to it from outside:
+Without a GPU `.cuda()` becomes the identity. What new PyTorch and NumPy no longer offer is given to it from outside:
 TensorBoard is replaced by nothing, its own pickles are trusted when loaded, and its loader picks classes in another way. The
 clock sees three optimisers a task: classifier, generator, discriminator.
 """
