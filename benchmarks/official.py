@@ -7,6 +7,7 @@ clock sees three optimisers a task: classifier, generator, discriminator.
 """
 
 import json
+import os
 import pickle
 import resource
 import runpy
@@ -96,7 +97,7 @@ def main(folder: str, images: int) -> None:
         CIFAR100.CIFAR10.RandomPercentage = _of_classes
         sys.argv = ["train.py", "-data", "cifar100", "-dir", place, "-ckpt_dir", place, "-log_dir", "log", "-nb_cl_fg", "50",
                     "-num_task", "5", "-epochs", "1", "-epochs_gan", "1", "-j", "2"]
-        out = sys.stdout
+        out = os.fdopen(os.dup(sys.stdout.fileno()), "w")  # its logger closes the first one
         try:
             runpy.run_path(str(Path(folder) / "train.py"), run_name="__main__")
         except _Done:
@@ -105,7 +106,7 @@ def main(folder: str, images: int) -> None:
             sys.stdout = out
     found = {f"{name}_{task}": per_step(clock, task, phase) for task in (0, 1)
              for name, phase in (("classifier", "classifier"), ("critic", "discriminator"))}
-    print(json.dumps({**found, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({**found, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), file=out, flush=True)
 
 
 if __name__ == "__main__":
