@@ -246,7 +246,7 @@ def _resolve(text: str):
 
 
 def _compare(options) -> None:
-    from gfrlib import metrics
+    from gfrlib import claims, metrics
 
     a, b = _resolve(options.a), _resolve(options.b)
     difference = {k: v for k, v in a[0].config.difference(b[0].config).items() if k != "seed"}
@@ -259,13 +259,9 @@ def _compare(options) -> None:
                         ("last, mean over tasks", lambda r: metrics.mean_over_tasks(r.accuracy)[-1]),
                         ("forgetting", lambda r: metrics.forgetting(r.accuracy, r.task_sizes)[-1])):
         x, y = (100 * np.array([value(r) for r in group]) for group in (a, b))
-        print(f"{name:<26} {_spread(x):>16} {_spread(y):>16} {y.mean() - x.mean():+8.1f}")
+        print(f"{name:<26} {claims.mean_and_spread(x):>16} {claims.mean_and_spread(y):>16} {y.mean() - x.mean():+8.1f}")
     print(f"mean ± standard deviation over {len(a)} and {len(b)} seeds" if max(len(a), len(b)) > 1
           else "one seed each: a difference of a point or two is within the usual spread of seeds")
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def _data(options) -> None:

@@ -207,7 +207,7 @@ PRESETS = {
 
 # lwf's weight, searched on held-out training images. Quick (20 % held out, three seeds, after the last task): weights
 # 2, 5, 10, 20, 50 gave 69.0, 70.2, 70.2, 69.3, 68.3 %. Slim (a tenth held out): lwf's weight among 0.5 to 10 (the largest is
-# best), the learning rate of lwf, gfr and gfr-gaussian, and G's (in the preset); the records of the search are committed.
+# best), batch norm and weight of ewc and mas, the rate of lwf, icarl, gfr and gfr-gaussian, and G's (in the preset).
 SEARCHED = {
     "quick": {"lwf": dict(penalty_weight=10.0)},
     "slim": {"lwf": dict(penalty_weight=10.0), "ewc": dict(penalty_weight=5e5, batch_norm="frozen"),

@@ -21,7 +21,7 @@ from IPython import get_ipython
 from IPython.display import HTML, Markdown
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
-from gfrlib import metrics
+from gfrlib import claims, metrics
 from gfrlib.config import METHODS, UserError, make_config
 
 INK = "#767676"  # text and axes: contrast 4.5 on white, 3.9 on the dark theme's #14181e
@@ -855,8 +855,6 @@ def say(template: str, **numbers) -> Markdown:
         of_records = hasattr(several[0], "task_sizes")
         if several[0] is x and not of_records:
             return x
-        values = np.array([100 * final(r) if of_records else r for r in several], dtype=float)
-        spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-        return f"{values.mean():.1f}{spread}{' %' if of_records else ''}"
+        return claims.mean_and_spread([100 * final(r) if of_records else r for r in several]) + " %" * of_records
 
     return Markdown(template.format(**{k: word(x) for k, x in numbers.items()}))

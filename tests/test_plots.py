@@ -303,7 +303,7 @@ def test_provenance_tells_recorded_from_computed():
 def test_numbers_in_prose_come_from_results():
     said = plots.say("{gfr}, {one}, {steps:,} steps, {many}, {word}", gfr=[fake("gfr", 0), fake("gfr", 1, shift=0.1)],
                      one=fake(), steps=12000, many=[1.0, 3.0], word="done")
-    assert said.data == "47.0 ± 7.1 %, 52.0 %, 12,000 steps, 2.0 ± 1.4, done"
+    assert said.data == "47.0\u00a0±\u00a07.1 %, 52.0 %, 12,000 steps, 2.0\u00a0±\u00a01.4, done"
 
 
 def test_style_can_be_set_without_a_notebook():
