@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Rng = int | np.random.Generator  # a seed gives the same choice at every call, a generator another one
+GRAM_RANGE = 1e3  # of the kept directions' singular values: up to here the Gram matrix may be decomposed for them
 
 
 def _centred(x: ArrayLike, y: ArrayLike) -> list[tuple[str, np.ndarray, float]]:
@@ -38,13 +39,20 @@ def _directions(name: str, a: np.ndarray, noise: float, keep: float) -> np.ndarr
     """U [N, kept]: orthonormal directions in example space that hold the share keep of the centred a's variance."""
     if not 0 < keep <= 1:
         raise ValueError(f"keep is a share of the variance, above 0 and at most 1, not {keep}")
-    u, s, _ = np.linalg.svd(a, full_matrices=False)  # of a tall array LAPACK takes QR first and decomposes the small R
+    def count(squares: np.ndarray) -> int:
+        return len(squares) if keep == 1 else min(len(squares), 1 + int((np.cumsum(squares) / np.sum(squares) < keep).sum()))
+
+    if len(a) > 2 * a.shape[1]:  # the small Gram matrix: far faster, and off by about GRAM_RANGE^2 * 1e-16 at most
+        squares, v = (part[..., ::-1] for part in np.linalg.eigh(a.T @ a))
+        kept = count(squares)
+        if squares[kept - 1] > max(squares[0] / GRAM_RANGE**2, noise**2):
+            return a @ (v[:, :kept] / np.sqrt(squares[:kept]))
+    u, s, _ = np.linalg.svd(a, full_matrices=False)
     rank = int((s > noise).sum())
     if len(a) < rank + 2:
         raise ValueError(f"{name} has {len(a)} rows that span {rank} dimensions, and CCA needs 2 rows more than dimensions: "
                          f"take more images or pixels ({a.shape[1] + 2} rows are enough), or linear_cka")
-    crossing = int(np.searchsorted(np.cumsum(s**2) / np.sum(s**2), keep))  # itself kept
-    return u[:, : rank if keep == 1 else min(rank, crossing + 1)]
+    return u[:, : min(rank, count(s**2))]
 
 
 def canonical_correlations(x: ArrayLike, y: ArrayLike, *, keep: float = 0.99) -> np.ndarray:
@@ -56,7 +64,8 @@ def svcca(x: ArrayLike, y: ArrayLike, *, keep: float = 0.99, details: bool = Fal
     """Mean canonical correlation of the directions that hold the share keep of each side's variance (Raghu et al. 2017).
 
     Centre; SVD; keep directions until the cumulative squared singular values reach keep; the correlations are the
-    singular values of U_x^T U_y: no inverse, no epsilon. keep=1 is plain CCA; constant and dependent columns do no harm.
+    singular values of U_x^T U_y: no epsilon. Tall arrays whose kept directions are well conditioned take the Gram matrix's
+    eigenvectors for the SVD's. keep=1 is plain CCA; constant and dependent columns do no harm.
     details=True returns a dict of similarity, correlations [min of kept] and kept (dimensions of x, of y).
     Raises ValueError as the module says, if keep is not in (0, 1], and if there are fewer rows than rank + 2.
     """

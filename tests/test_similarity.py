@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.cross_decomposition import CCA
 
+from gfrlib import similarity
 from gfrlib.similarity import canonical_correlations, linear_cka, null, pixels_as_rows, pwcca, svcca
 
 RNG = np.random.default_rng(11)
@@ -136,6 +137,25 @@ def test_truncated_correlations_against_the_gram_matrix(keep):
     np.testing.assert_allclose(found["correlations"], expected, atol=1e-8)
     np.testing.assert_array_equal(canonical_correlations(x, y, keep=keep), found["correlations"])
     assert found["similarity"] == svcca(x, y, keep=keep) == pytest.approx(expected.mean(), abs=1e-8)
+
+
+@pytest.mark.parametrize("keep", [1, 0.99])
+@pytest.mark.parametrize("weakest, by_gram", [(1e-1, True), (2e-3, True), (1e-5, False), (0.0, False)])
+def test_the_gram_matrix_is_taken_where_it_is_safe_and_says_what_the_svd_says(monkeypatch, keep, weakest, by_gram):
+    x, y = (rng.normal(size=(600, 40)) for rng in map(np.random.default_rng, (1, 2)))
+    x[:, :20] += y[:, :20]
+    x, y = (np.linalg.qr(a)[0] * np.geomspace(1, max(weakest, 1e-9), 40) for a in (x, y))
+    if weakest == 0:
+        x[:, -1] = y[:, -1] = 0
+    svds = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda a, **k: svds.append(a.shape) or svd(a, **k))
+    fast = similarity.canonical_correlations(x, y, keep=keep)
+    assert ((600, 40) not in svds) == (by_gram or keep < 1)  # the directions that 0.99 keeps are never weak
+    monkeypatch.setattr(similarity, "GRAM_RANGE", 0.5)  # no array is as well conditioned as that
+    slow = similarity.canonical_correlations(x, y, keep=keep)
+    assert (600, 40) in svds
+    np.testing.assert_allclose(fast, slow, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(400, 5, 5), (200, 4, 10)])
