@@ -114,6 +114,7 @@ class Config:
     schedule: str = "last-epoch"  # code: x 0.1 in the last epoch of 201
     weight_decay: float = 2e-4  # code
     precision: str = "float32"  # of convolutions; weights stay in float32. "auto": what the chip computes fast, see the record
+    compiled: bool = False  # torch.compile: the network, and a feature GAN's whole update; a minute first, then faster
     # generator and discriminator
     generator_hidden: int = 512  # paper, Appendix D
     generator_parameters: int = 1_000_000  # ours: size of a convolutional generator (cut below features), equal at every cut
@@ -155,6 +156,8 @@ class Config:
             unread |= {"gaussian", "gaussian_clamp"}
         if self.drift == "none":
             unread |= {"drift"}
+        if not self.compiled:
+            unread |= {"compiled"}
         if self.memory != "exemplars":
             unread |= {"exemplars"}
         if self.penalty not in ("fisher", "sensitivity"):

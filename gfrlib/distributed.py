@@ -44,7 +44,9 @@ def rank() -> int:
 
 
 def check(config: Config) -> None:
-    """Raises UserError where a batch cannot be shared out evenly."""
+    """Raises UserError where a batch cannot be shared out evenly, or something is asked for that one process alone can do."""
+    if size() > 1 and config.compiled:
+        raise UserError("'compiled' is for one process: set it to false, or start one.")
     for name in ("batch_size", "generator_batch") if config.memory == "gan" else ("batch_size",):
         if getattr(config, name) % size():
             raise UserError(f"'{name}' is the global batch and must be divisible by the {size()} processes, "

@@ -1,11 +1,14 @@
-"""What this machine computes with: device, precision, and the chip's name."""
+"""What this machine computes with: device, precision, compiler, and the chip's name."""
 
 import platform
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from gfrlib.config import Config
+from gfrlib.config import Config, UserError
 
 
 def resolve_device(config: Config) -> torch.device:
@@ -21,6 +24,32 @@ def resolve_precision(config: Config) -> str:
     if resolve_device(config).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()) else "float32"
+
+
+def compiled(function: Callable, device: torch.device, *, small: bool = False) -> Callable:
+    """torch.compile of a function or module; with `small` the whole is one graph, which a GPU replays without launches.
+
+    Raises UserError where PyTorch is too old to trace gradients of gradients, or a CPU has no C++ compiler.
+    """
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        raise UserError(f"'compiled' needs a newer PyTorch (2.15 does), and this is {torch.__version__}: set compiled to false.")
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
+        raise UserError("'compiled' needs a C++ compiler on a CPU, and there is none: install g++, or set compiled to false.")
+    torch._dynamo.config.trace_autograd_ops = True
+    graphs = {"mode": "reduce-overhead"} if small and device.type == "cuda" else {}
+    return torch.compile(function, fullgraph=small, dynamic=False, **graphs)
+
+
+def compiled_gradients(losses_of: Callable, weights: list[Tensor], device: torch.device) -> Callable:
+    """A function that returns what `losses_of` returns, (loss, parts), without history, and the loss's gradients of `weights`.
+
+    Forward and backward are one graph: a loss that holds a gradient itself cannot be compiled otherwise.
+    """
+    def both(*inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
+        loss, parts = losses_of(*inputs)
+        return loss.detach(), {k: v.detach() for k, v in parts.items()}, torch.autograd.grad(loss, weights)
+
+    return compiled(both, device, small=True)
 
 
 def chip(config: Config) -> str:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib import distributed, losses
-from gfrlib.config import Config, UserError, digest_of
-from gfrlib.machine import resolve_device, resolve_precision
+from gfrlib.config import FEATURES, Config, UserError, digest_of
+from gfrlib.machine import compiled, compiled_gradients, resolve_device, resolve_precision
 from gfrlib.networks import Network, build_network, feature_shape, set_mode, split
 from gfrlib.penalties import Importance, frozen_copy, old_new_ratio, penalty
 from gfrlib.replay import DRIFTS, Memory, build_memory, state_bytes
@@ -77,6 +77,8 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
     set_mode(network, training=True, batch_norm="train" if alone else config.batch_norm)
     extractor, classifier = split(network, config.cut)
     old_extractor, old_classifier = (None, None) if alone else split(old_network, config.cut)
+    if config.compiled:
+        extractor, old_extractor = (f and compiled(f, phase.device) for f in (extractor, old_extractor))
     index = torch.cat([tasks.train_index(k) for k in range(t + 1)]) if config.memory == "real" else tasks.train_index(t)
     first = tasks.classes(t).start
     features = None
@@ -176,30 +178,29 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
     retrain = config.alignment == "retrain" and t > 0
     total = generator_steps(config, len(tasks.sizes), t)
     batch, whole = config.generator_batch, (config.generator_batch,)
-    together_d, together_g = distributed.together(D), distributed.together(G)
 
-    def losses_of_d(u: Tensor, c: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        mix = torch.rand(batch, *[1] * (u.ndim - 1), generator=phase.rng, device=u.device)
+    def losses_of_d(u: Tensor, c: Tensor, z: Tensor, mix: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with phase.autocast(spatial):
             with torch.no_grad():
                 fake = G(c, z)
             wasserstein = losses.critic(D(c, u), D(c, fake))
         with phase.autocast(spatial and phase.half != torch.float16):  # its inner gradient would be too small for fp16
-            return wasserstein, losses.gradient_penalty(D, c, u, fake, distributed.share(mix))
+            gp = losses.gradient_penalty(D, c, u, fake, mix)
+        return wasserstein + config.gradient_penalty_weight * gp, {"wasserstein": -wasserstein, "gradient_penalty": gp}
 
-    def losses_of_g(c: Tensor, z: Tensor) -> dict[str, Tensor]:
+    def losses_of_g(c: Tensor, z: Tensor, c_old: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         with phase.autocast(spatial):
             parts = {"adversarial": losses.generator(D(c, G(c, z)))}
-        if t > 0 and not retrain:
-            c_old = distributed.share(torch.randint(0, first, whole, generator=phase.rng, device=c.device))
+        if c_old is not None:
             with phase.autocast(spatial), torch.no_grad():
                 replayed_old = old_memory.replay(c_old, z)
             with phase.autocast(spatial):
                 alignment = losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment, old_classes=first)
             scale = config.alignment_weight * f if config.alignment == "code" else 1.0  # Equation 3 is printed with weight 1
             parts["alignment"] = scale * alignment
-        return parts
+        return sum(parts.values()), parts
 
+    descend_d, descend_g = phase.descent(D, d_optimizer, losses_of_d), phase.descent(G, g_optimizer, losses_of_g)
     for step in phase.steps(total, every=max(1, total // 50), memory=memory, g_optimizer=g_optimizer,
                             d_optimizer=d_optimizer):
         for optimizer in (g_optimizer, d_optimizer):  # x 0.3 after 40 % and 80 % of the steps (code: every 200 of 501 epochs)
@@ -210,14 +211,15 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
             if retrain:
                 u, c = with_replays(u, c, old_memory, (first, tasks.classes(t).stop), phase)
             z = distributed.share(memory.latent(batch, phase.rng))
-            wasserstein, gp = together_d(losses_of_d, u, c, z)
-            phase.descend(d_optimizer, wasserstein + config.gradient_penalty_weight * gp)
+            mix = torch.rand(batch, *[1] * (u.ndim - 1), generator=phase.rng, device=u.device)
+            _, parts_d = descend_d(u, c, z, distributed.share(mix))
+        c_old = ()
+        if t > 0 and not retrain:
+            c_old = (distributed.share(torch.randint(0, first, whole, generator=phase.rng, device=c.device)),)
         D.requires_grad_(False)
-        parts = together_g(losses_of_g, c, z)
-        loss = sum(parts.values())
-        phase.descend(g_optimizer, loss)
+        loss, parts = descend_g(c, z, *c_old)
         D.requires_grad_(True)
-        phase.log(loss=loss, wasserstein=-wasserstein, gradient_penalty=gp, **parts)
+        phase.log(loss=loss, **parts_d, **parts)
 
 
 def measure_importance(importance: Importance, network: Network, tasks: Tasks, t: int, config: Config,
@@ -409,6 +411,30 @@ class Phase:
         self.scaler.step(optimizer)
         self.scaler.update()
 
+    def descent(self, module: nn.Module, optimizer: torch.optim.Optimizer, losses_of: Callable) -> Callable:
+        """A function that passes its inputs to `losses_of`, takes one step down its loss, and returns its (loss, parts)."""
+        together = distributed.together(module)
+
+        def eager(*inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, parts = together(losses_of, *inputs)
+            self.descend(optimizer, loss)
+            return loss, parts
+
+        if not self.config.compiled or self.config.cut != FEATURES:
+            return eager
+        weights = list(module.parameters())
+        gradients_of = compiled_gradients(losses_of, weights, self.device)
+
+        def fast(*inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            optimizer.zero_grad(set_to_none=True)
+            loss, parts, gradients = gradients_of(*inputs)
+            for weight, gradient in zip(weights, gradients):
+                weight.grad = gradient
+            optimizer.step()
+            return loss, parts
+
+        return fast
+
     def log(self, **values: Tensor) -> None:
         """Add to the running means; no value leaves the device here."""
         for name, value in distributed.mean_of(values).items():
@@ -533,16 +559,16 @@ class Chain:
         """What can change this stage: task 0's classifier is one function for all rows and all splits of one base."""
         everything = self.config.identity()
         shared = ("dataset", "class_order", "seed", "validation", "network", "width", "batch_size", "learning_rate",
-                  "schedule", "weight_decay", "precision", "epochs_base", "full_head")
+                  "schedule", "weight_decay", "precision", "epochs_base", "full_head", "compiled")
         generator = ("memory", "cut", "gaussian", "gaussian_clamp", "generator_hidden", "latent_dim", "critic_steps",
                      "gradient_penalty_weight", "generator_learning_rate", "generator_batch", "feature_views", "exemplars",
-                     "generator_parameters")
+                     "generator_parameters", "compiled")
         sizes = {"sizes": self.tasks.sizes if self.config.full_head else self.tasks.sizes[: t + 1],
                  "classes": self.tasks.num_classes}
         alone = t == self.task_numbers()[0]
         if alone and name == "classifier":
             cosine = {"head": "cosine"} if self.config.head == "cosine" else {}
-            return {**{k: everything[k] for k in shared}, **sizes, **cosine, "task": t,
+            return {**{k: everything[k] for k in shared if k in everything}, **sizes, **cosine, "task": t,
                     "all_data": self.config.memory == "real"}
         if name == "generator":
             last = t == len(self.tasks.sizes) - 1

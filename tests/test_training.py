@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 import torch
 from helpers_core import generated, same_predictions, tiny, train
 
-from gfrlib import losses, tasks, training
+from gfrlib import distributed, losses, tasks, training
 from gfrlib.config import METHODS, RESULT_VERSION, UserError, make_config
 from gfrlib.experiments import load_tasks
 from gfrlib.networks import build_network
@@ -581,3 +582,46 @@ def test_a_run_in_fp16_resumes_with_its_scale():
     resumed, kills = until_done(config, MemoryStore(kills=lambda step: True))
     assert kills >= 8
     assert resumed.weights == whole.weights
+
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+
+
+@needs_compiler
+def test_compiled_takes_the_eager_steps():
+    """Few steps of every kind of compiled update, the aligned generator's included: the same losses but for rounding."""
+    few = dict(SMALL, generator_steps_base=3, generator_steps_later=3, split=(4, 3, 3))
+    eager, fast = train(tiny("gfr", **few)), train(tiny("gfr", **few, compiled=True))
+    assert [(row["task"], row["phase"], row["step"]) for row in eager.losses] == [
+        (row["task"], row["phase"], row["step"]) for row in fast.losses]
+    for a, b in zip(eager.losses, fast.losses):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"phase"}:
+            assert b[name] == pytest.approx(a[name], rel=2e-3, abs=2e-4), (a["task"], a["phase"], name)
+
+
+@needs_compiler
+def test_the_fast_path_reaches_what_float32_reaches():
+    """Compiled and in bf16, the last accuracy lies within the spread of the reference's seeds."""
+    def last(seed, **changes):
+        config = make_config("quick", "gfr", split=(4, 3, 3), seed=seed, generator_steps_later=225, **changes)
+        return 100 * float((train(config).predictions[-1]["softmax"] == load_tasks(config).test_labels.numpy()).mean())
+
+    reference = np.array([last(seed) for seed in range(3)])
+    fast = last(0, compiled=True, precision="bf16")
+    assert reference.min() > 60
+    assert abs(fast - reference.mean()) < max(3, 2 * reference.std(ddof=1)), (fast, reference)
+
+
+def test_compiled_where_it_cannot_be_is_refused(monkeypatch):
+    from gfrlib import machine
+
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="needs a C.. compiler on a CPU.*set compiled to false"):
+        train(tiny("gfr", **SMALL, compiled=True))
+    monkeypatch.setattr(torch._dynamo, "config", object())
+    with pytest.raises(UserError, match="needs a newer PyTorch"):
+        train(tiny("gfr", **SMALL, compiled=True))
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    with pytest.raises(UserError, match="is for one process"):
+        distributed.check(tiny("gfr", compiled=True))
