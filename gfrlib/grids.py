@@ -99,12 +99,13 @@ def stages(config: Config, stream: Tasks) -> list[Stage]:
 
 def seconds_per_step(config: Config, stream: Tasks, stage: Stage, *, steps: int = PROBE_STEPS,
                      images: int = PROBE_IMAGES) -> float:
-    """Measured here and now: a few steps of the stage's kind, on a few images of each class and untrained networks."""
+    """Measured here and now: a few steps of the stage's kind, uncompiled, on a few images of each class, networks untrained."""
     t = min(stage.task, 1) if config.memory != "real" else stage.task
     rows = torch.cat([torch.nonzero(stream.train_labels == c)[:images, 0] for c in range(stream.classes(t).stop)])
     few = dataclasses.replace(stream, train_images=stream.train_images[rows], train_labels=stream.train_labels[rows])
     few_config = dataclasses.replace(config, batch_size=min(config.batch_size, images * min(few.sizes)), feature_views=1,
-                                     epochs_base=999, epochs_task=999, generator_steps_base=999, generator_steps_later=9999)
+                                     compiled=False, epochs_base=999, epochs_task=999, generator_steps_base=999,
+                                     generator_steps_later=9999)
     chain = training.Chain(few_config, few, None, None)
     network, memory, importance = chain.build()
     chain.grow_head(network, t)

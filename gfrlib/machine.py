@@ -32,7 +32,7 @@ def compiled(function: Callable, device: torch.device, *, small: bool = False) -
     Raises UserError where PyTorch is too old to trace gradients of gradients, or a CPU has no C++ compiler.
     """
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        raise UserError(f"'compiled' needs a newer PyTorch (2.15 does), and this is {torch.__version__}: set compiled to false.")
+        raise UserError(f"'compiled' needs a newer PyTorch than {torch.__version__} (2.15 will do): set compiled to false.")
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
         raise UserError("'compiled' needs a C++ compiler on a CPU, and there is none: install g++, or set compiled to false.")
     torch._dynamo.config.trace_autograd_ops = True
