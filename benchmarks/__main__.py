@@ -41,8 +41,8 @@ def official(folder: str | None, images: int, found: dict) -> list[str]:
     theirs = child("official", Path(folder).resolve(), images) if folder else {}
     found["official"] = {"theirs": theirs}
     lines = []
-    for precision in ("float32", "bf16"):
-        ours = child("ours", images, precision)
+    for precision in ("float32", "bf16", "bf16 compiled"):
+        ours = child("ours", images, *precision.split())
         found["official"][precision] = ours
         for task in (0, 1):
             for name, key in (("classifier phase", "classifier"), ("generator phase, per critic update", "critic")):

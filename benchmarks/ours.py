@@ -40,13 +40,13 @@ def feature_seconds(config, stream) -> float:
     return (time.perf_counter() - began) / len(features)
 
 
-def measure(images: int, precision: str, views: int = 0) -> dict:
+def measure(images: int, precision: str, compiled: bool = False) -> dict:
     """Seconds per classifier step and per critic update of tasks 0 and 1 at paper scale, the feature cache counted in.
 
     The cache is computed once a task: its seconds, for the paper's number of images, views and updates, are shared among all
-    critic updates of the task. The last `views` 0 means the preset's.
+    critic updates of the task.
     """
-    config = experiments.settings("paper", "gfr", precision=precision, **({"feature_views": views} if views else {}))
+    config = experiments.settings("paper", "gfr", precision=precision, compiled=compiled)
     stream = limited(config, images)
     each = feature_seconds(config, stream)
     found = {"feature": each}
@@ -60,5 +60,5 @@ def measure(images: int, precision: str, views: int = 0) -> dict:
 
 
 if __name__ == "__main__":
-    result = measure(int(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
+    result = measure(int(sys.argv[1]), sys.argv[2], "compiled" in sys.argv)
     print(json.dumps({**result, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

@@ -99,13 +99,12 @@ def stages(config: Config, stream: Tasks) -> list[Stage]:
 
 def seconds_per_step(config: Config, stream: Tasks, stage: Stage, *, steps: int = PROBE_STEPS,
                      images: int = PROBE_IMAGES) -> float:
-    """Measured here and now: a few steps of the stage's kind, uncompiled, on a few images of each class, networks untrained."""
+    """Measured here and now: a few steps of the stage's kind, on a few images of each class and untrained networks."""
     t = min(stage.task, 1) if config.memory != "real" else stage.task
     rows = torch.cat([torch.nonzero(stream.train_labels == c)[:images, 0] for c in range(stream.classes(t).stop)])
     few = dataclasses.replace(stream, train_images=stream.train_images[rows], train_labels=stream.train_labels[rows])
     few_config = dataclasses.replace(config, batch_size=min(config.batch_size, images * min(few.sizes)), feature_views=1,
-                                     compiled=False, epochs_base=999, epochs_task=999, generator_steps_base=999,
-                                     generator_steps_later=9999)
+                                     epochs_base=999, epochs_task=999, generator_steps_base=999, generator_steps_later=9999)
     chain = training.Chain(few_config, few, None, None)
     network, memory, importance = chain.build()
     chain.grow_head(network, t)
@@ -144,7 +143,8 @@ class _Enough(Exception):
 def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict]:
     """One row a run: method, split, seed, whether recorded, stages, how many of them are new to the grid, seconds for these.
 
-    A stage that an earlier run of the grid trains, or that lies in the cache, costs nothing.
+    A stage that an earlier run of the grid trains, or that lies in the cache, costs nothing. The speed of compiled runs is
+    that of uncompiled ones.
     """
     rows, seen, known = [], set(), {}
     for config in configs:
@@ -158,11 +158,12 @@ def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict
             place = records.Store().place
             new = [s for s in chain if s.key not in seen and not (place / s.key / "done.pt").exists()]
             seen |= {s.key for s in chain}
-            kind = dataclasses.replace(config, seed=0, penalty_weight=1.0, temperature=2.0, alignment_weight=1.0)
+            kind = dataclasses.replace(config, seed=0, penalty_weight=1.0, temperature=2.0, alignment_weight=1.0,
+                                       compiled=False)
             for stage in new:
                 what = (kind, stage.phase, stage.task == 0)
                 if stage.steps and what not in known:
-                    known[what] = speed(config, stream, stage)
+                    known[what] = speed(dataclasses.replace(config, compiled=False), stream, stage)
                 row["seconds"] += stage.steps * known.get(what, 0.0)
             row |= {"stages": len(chain), "new": len(new)}
         rows.append(row)
