@@ -216,6 +216,7 @@ SEARCHED = {
     "slim": {"lwf": dict(penalty_weight=10.0), "ewc": dict(penalty_weight=5e5, batch_norm="frozen"),
              "mas": dict(penalty_weight=1000.0, batch_norm="frozen"),
              **dict.fromkeys(("icarl-cnn", "icarl-nme"), dict(learning_rate_task=2e-3)),
+             "lucir": dict(learning_rate_task=2e-3, penalty_weight=5.0),
              **dict.fromkeys(("gfr-gaussian", "gfr-gaussian-drift"), dict(learning_rate_task=2e-3)),
              **dict.fromkeys(("gfr", "gfr-drift", "ewc-gan", "mas-gan"), dict(learning_rate_task=1e-3))},
     "paper": {"lwf": dict(penalty_weight=2.0)},
