@@ -431,7 +431,7 @@ class Phase:
             for weight, gradient in zip(weights, gradients):
                 weight.grad = gradient
             optimizer.step()
-            return loss, parts
+            return loss.clone(), {name: value.clone() for name, value in parts.items()}  # the next replay overwrites them
 
         return fast
 
