@@ -114,7 +114,7 @@ class Config:
     schedule: str = "last-epoch"  # code: x 0.1 in the last epoch of 201
     weight_decay: float = 2e-4  # code
     precision: str = "float32"  # of convolutions; weights stay in float32. "auto": what the chip computes fast, see the record
-    compiled: bool = False  # torch.compile: the network, and a feature GAN's whole update; a minute first, then faster
+    compiled: bool = False  # torch.compile: the network, and a feature GAN's whole update; starts later, then faster
     # generator and discriminator
     generator_hidden: int = 512  # paper, Appendix D
     generator_parameters: int = 1_000_000  # ours: size of a convolutional generator (cut below features), equal at every cut

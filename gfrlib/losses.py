@@ -78,7 +78,7 @@ def gradient_penalty(discriminator: Callable, labels: Tensor, real: Tensor, fake
     return ((torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1) ** 2).mean()
 
 
-def replay_alignment(replayed: Tensor, replayed_old: Tensor, *, form: str = "code", old_classes: int = 1) -> Tensor:
+def replay_alignment(replayed: Tensor, replayed_old: Tensor, *, form: str = "code", old_classes: int | Tensor = 1) -> Tensor:
     """L_RA, Equation 3: G_t must replay what G_{t-1} replays for the same old class c and latent z. Both [B, d].
 
     paper  sum over old classes of E_z ||G_t - G_{t-1}||^2, estimated from uniformly drawn classes: old_classes x mean

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from gfrlib.config import Config, UserError
 
+COMPILERS = ("g++", "clang++", "cl")  # one of them must be there to compile for a CPU
+GRAPHS = 64  # that one function may be compiled to in a process: a GAN's updates, for every shape of network
+
 
 def resolve_device(config: Config) -> torch.device:
     """cuda where there is one, if the config says auto."""
@@ -33,9 +36,10 @@ def compiled(function: Callable, device: torch.device, *, small: bool = False) -
     """
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         raise UserError(f"'compiled' needs a newer PyTorch than {torch.__version__} (2.15 will do): set compiled to false.")
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
+    if device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
         raise UserError("'compiled' needs a C++ compiler on a CPU, and there is none: install g++, or set compiled to false.")
     torch._dynamo.config.trace_autograd_ops = True
+    torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
     graphs = {"mode": "reduce-overhead"} if small and device.type == "cuda" else {}
     return torch.compile(function, fullgraph=small, dynamic=False, **graphs)
 

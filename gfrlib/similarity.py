@@ -39,6 +39,7 @@ def _directions(name: str, a: np.ndarray, noise: float, keep: float) -> np.ndarr
     """U [N, kept]: orthonormal directions in example space that hold the share keep of the centred a's variance."""
     if not 0 < keep <= 1:
         raise ValueError(f"keep is a share of the variance, above 0 and at most 1, not {keep}")
+
     def count(squares: np.ndarray) -> int:
         return len(squares) if keep == 1 else min(len(squares), 1 + int((np.cumsum(squares) / np.sum(squares) < keep).sum()))
 

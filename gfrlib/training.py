@@ -178,6 +178,9 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
     retrain = config.alignment == "retrain" and t > 0
     total = generator_steps(config, len(tasks.sizes), t)
     batch, whole = config.generator_batch, (config.generator_batch,)
+    # Equation 3 is printed with weight 1. Tensors: the compiler takes a number for a constant and starts anew with each task
+    scale = torch.tensor(config.alignment_weight * f if config.alignment == "code" else 1.0, device=phase.device)
+    old_classes = torch.tensor(first, device=phase.device)
 
     def losses_of_d(u: Tensor, c: Tensor, z: Tensor, mix: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with phase.autocast(spatial):
@@ -195,8 +198,8 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
             with phase.autocast(spatial), torch.no_grad():
                 replayed_old = old_memory.replay(c_old, z)
             with phase.autocast(spatial):
-                alignment = losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment, old_classes=first)
-            scale = config.alignment_weight * f if config.alignment == "code" else 1.0  # Equation 3 is printed with weight 1
+                alignment = losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment,
+                                                    old_classes=old_classes)
             parts["alignment"] = scale * alignment
         return sum(parts.values()), parts
 
@@ -426,11 +429,11 @@ class Phase:
         gradients_of = compiled_gradients(losses_of, weights, self.device)
 
         def fast(*inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            optimizer.zero_grad(set_to_none=True)
             loss, parts, gradients = gradients_of(*inputs)
             for weight, gradient in zip(weights, gradients):
                 weight.grad = gradient
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)  # they lie in the graph's own memory
             return loss.clone(), {name: value.clone() for name, value in parts.items()}  # the next replay overwrites them
 
         return fast
