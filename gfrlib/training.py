@@ -175,12 +175,13 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
     first = tasks.classes(t).start
     f = 1.0 if t == 0 else old_new_ratio(config, tasks.sizes, t)
     spatial = config.cut < len(network.stages)  # convolutions; a vector's small networks stay in float32
-    retrain = config.alignment == "retrain" and t > 0
+    retrain = t > 0 and config.alignment == "retrain"
+    align = t > 0 and not retrain
     total = generator_steps(config, len(tasks.sizes), t)
     batch, whole = config.generator_batch, (config.generator_batch,)
     # Equation 3 is printed with weight 1. Tensors: the compiler takes a number for a constant and starts anew with each task
     scale = torch.tensor(config.alignment_weight * f if config.alignment == "code" else 1.0, device=phase.device)
-    old_classes = torch.tensor(first, device=phase.device)
+    seen = torch.tensor(first, device=phase.device)
 
     def losses_of_d(u: Tensor, c: Tensor, z: Tensor, mix: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with phase.autocast(spatial):
@@ -198,9 +199,8 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
             with phase.autocast(spatial), torch.no_grad():
                 replayed_old = old_memory.replay(c_old, z)
             with phase.autocast(spatial):
-                alignment = losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment,
-                                                    old_classes=old_classes)
-            parts["alignment"] = scale * alignment
+                parts["alignment"] = scale * losses.replay_alignment(G(c_old, z), replayed_old, form=config.alignment,
+                                                                     old_classes=seen)
         return sum(parts.values()), parts
 
     descend_d, descend_g = phase.descent(D, d_optimizer, losses_of_d), phase.descent(G, g_optimizer, losses_of_g)
@@ -216,9 +216,7 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
             z = distributed.share(memory.latent(batch, phase.rng))
             mix = torch.rand(batch, *[1] * (u.ndim - 1), generator=phase.rng, device=u.device)
             _, parts_d = descend_d(u, c, z, distributed.share(mix))
-        c_old = ()
-        if t > 0 and not retrain:
-            c_old = (distributed.share(torch.randint(0, first, whole, generator=phase.rng, device=c.device)),)
+        c_old = [distributed.share(torch.randint(0, first, whole, generator=phase.rng, device=c.device))] if align else []
         D.requires_grad_(False)
         loss, parts = descend_g(c, z, *c_old)
         D.requires_grad_(True)
