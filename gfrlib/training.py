@@ -170,8 +170,7 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
         return
     G, D = memory.generator, memory.discriminator
     count, real = feature_source(network, tasks, t, config, phase)
-    g_optimizer = adam(G, config.generator_learning_rate, config, betas=(0.5, 0.999))
-    d_optimizer = adam(D, config.generator_learning_rate, config, betas=(0.5, 0.999))
+    g_optimizer, d_optimizer = (adam(m, config.generator_learning_rate, config, betas=(0.5, 0.999)) for m in (G, D))
     first = tasks.classes(t).start
     f = 1.0 if t == 0 else old_new_ratio(config, tasks.sizes, t)
     spatial = config.cut < len(network.stages)  # convolutions; a vector's small networks stay in float32
