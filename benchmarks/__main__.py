@@ -1,8 +1,8 @@
 """All benchmarks in one run, each in a process of its own, as a short table of ratios; what is skipped is named.
 
-    python -m benchmarks [--official DIR] [--svcca DIR] [--only NAME ...] [--images N] [--out FILE]
+    python -m benchmarks [--official DIR] [--svcca DIR] [--record FILE] [--only NAME ...] [--images N] [--out FILE]
 
-DIR are checkouts of xialeiliu/GFR-IL and google/svcca. Nothing else should run beside it.
+DIR are checkouts of xialeiliu/GFR-IL and google/svcca, FILE is a record made on this machine. Nothing should run beside it.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("official", "loops", "cca", "images", "cost")
+NAMES = ("official", "loops", "cca", "images", "cost", "floor")
 
 
 def child(module: str, *arguments) -> dict:
@@ -97,10 +97,27 @@ def cost(found: dict) -> list[str]:
     return lines
 
 
+def floor(path: str | None, found: dict) -> list[str]:
+    """How far each phase of a record was from the time that its operations take at the speed of a large matrix product."""
+    if not path:
+        return []
+    got = child("floor", Path(path).resolve())
+    found["floor"] = got
+    lines = [f"{'floor of a record, phase by phase':<46}{'PFLOP':>10}{'floor s':>10}{'took s':>10}{'ratio':>9}"]
+    for row in got["rows"]:
+        tasks = "task 0" if row["tasks"] == "0" else "later tasks"
+        ratio = f"{row['seconds'] / row['floor']:>8.1f}x" if row["floor"] else f"{'-':>9}"
+        lines.append(f"    {row['phase']}, {tasks}".ljust(46) + f"{row['operations'] / 1e15:>10.4g}{row['floor']:>10.4g}"
+                     f"{row['seconds']:>10.4g}{ratio}")
+    return [*lines, f"{'':<4}at {got['speed'] / 1e12:.4g} TFLOP/s, measured just now in {got['precision']} on {got['here']}; "
+                    f"recorded on {got['recorded on']}"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n\n")[0])
     parser.add_argument("--official", metavar="DIR", help="checkout of xialeiliu/GFR-IL")
     parser.add_argument("--svcca", metavar="DIR", help="checkout of google/svcca")
+    parser.add_argument("--record", metavar="FILE", help="a record (.json) made on this machine, to be held against its floor")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--images", type=int, default=64, help="training images of each class (64)")
     parser.add_argument("--out", metavar="FILE", help="write the numbers as JSON, too")
@@ -109,17 +126,23 @@ def main() -> int:
         if folder and not (Path(folder) / file).is_file():
             print(f"There is no {file} in '{folder}'; name the folder of a checkout.", file=sys.stderr)
             return 2
+    if options.record and not Path(options.record).is_file():
+        print(f"There is no record '{options.record}'; name a .json file of data/records.", file=sys.stderr)
+        return 2
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     found: dict = {"date": time.strftime("%Y-%m-%d"), "device": where, "threads": torch.get_num_threads(),
                    "torch": torch.__version__}
     print(f"{where}, {found['threads']} threads, PyTorch {torch.__version__}")
     print(f"{'':<58}{'ours':>10}{'theirs':>10}{'ratio':>9}")
     run = {"official": lambda: official(options.official, options.images, found), "loops": lambda: loops(options.images, found),
-           "cca": lambda: cca(options.svcca, found), "images": lambda: images_on_disk(found), "cost": lambda: cost(found)}
+           "cca": lambda: cca(options.svcca, found), "images": lambda: images_on_disk(found), "cost": lambda: cost(found),
+           "floor": lambda: floor(options.record, found)}
     for name in options.only:
-        print("\n".join(run[name]()), flush=True)
+        if lines := run[name]():
+            print("\n".join(lines), flush=True)
     possible = {"the official code (--official)": "official" in options.only and not options.official,
                 "google/svcca (--svcca)": "cca" in options.only and not options.svcca,
+                "a record's floor (--record)": "floor" in options.only and not options.record,
                 "the GPU (none here)": not torch.cuda.is_available()}
     skipped = [what for what, missing in possible.items() if missing]
     if skipped:

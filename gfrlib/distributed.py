@@ -82,7 +82,7 @@ def together(module: nn.Module) -> Callable:
     """
     if size() == 1:
         return lambda compute, *arguments: compute(*arguments)
-    return DistributedDataParallel(_Step(module))
+    return DistributedDataParallel(_Step(module), broadcast_buffers=False)  # batch norm's are equal: it is synchronised
 
 
 class _Sum(torch.autograd.Function):

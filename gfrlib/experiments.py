@@ -8,7 +8,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from gfrlib import analysis, datasets, distributed, machine, records, tasks, training
-from gfrlib.config import Config, UserError, make_config
+from gfrlib.config import Config, make_config
 from gfrlib.records import Record
 
 
@@ -34,8 +34,7 @@ def settings(preset: str = "quick", method: str = "gfr", **changes) -> Config:
 
 def run_or_load(config: Config, *, report: Callable | None = None, notice: Callable | None = None) -> Record:
     """The record of `config`: found if its settings are equal, else trained, analysed and kept. See Record.status."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("There is no GPU here; use device = auto or cpu.")
+    machine.prepare(config)
     distributed.start(machine.resolve_device(config))
     distributed.check(config)
     stream = load_tasks(config)

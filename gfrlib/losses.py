@@ -49,12 +49,10 @@ def lwf_distillation(logits: Tensor, logits_old: Tensor, sizes: list[int], *, te
     scaled by its square so that its choice does not change the gradients' size (Hinton et al.; the paper names none).
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
-    old_heads = logits_old[:, : sum(sizes)].to(wide).split(sizes, dim=1)
-    heads = logits[:, : sum(sizes)].to(wide).split(sizes, dim=1)
+    heads, old_heads = (rows[:, : sum(sizes)].to(wide).split(sizes, dim=1) for rows in (logits, logits_old))
     total = logits.new_zeros((), dtype=wide)
     for head, old in zip(heads, old_heads):
-        targets = (old / temperature).softmax(dim=1)
-        total = total - (targets * (head / temperature).log_softmax(dim=1)).sum(dim=1).mean()
+        total = total - ((old / temperature).softmax(dim=1) * (head / temperature).log_softmax(dim=1)).sum(dim=1).mean()
     return total * temperature**2
 
 
@@ -99,12 +97,14 @@ def margin_ranking(scores: Tensor, labels: Tensor, old: int, *, margin: float = 
     scores [B, C] are cosines, not scaled; rows with labels < `old` are exemplars of old classes, the others do not count;
     the mean over exemplars and their `rivals` highest new classes, 0 where there are none (LUCIR, Equation 8).
     """
-    rows = labels < old
-    own = scores[rows].gather(1, labels[rows, None])
-    hardest = scores[rows][:, old:].topk(min(rivals, scores.shape[1] - old), dim=1).values
-    return functional.relu(margin - (own - hardest)).sum() / max(1, hardest.numel())
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    counts = labels < old  # a mask and no selection, whose size the host would have to wait for
+    own = scores.gather(1, labels[:, None])
+    hardest = scores[:, old:].topk(min(rivals, scores.shape[1] - old), dim=1).values
+    return (functional.relu(margin - own + hardest) * counts[:, None]).sum() / (hardest.shape[1] * counts.sum()).clamp_min(1)
 
 
 def parameter_penalty(parameters: list[Tensor], old: list[Tensor], importances: list[Tensor]) -> Tensor:
     """Sum over parameters of Omega_i (theta_i - theta_i*)^2: EWC takes half of it, MAS the whole (Section 3.2)."""
-    return sum((omega * (p - p_old).square()).sum() for p, p_old, omega in zip(parameters, old, importances, strict=True))
+    theta, theta_old, omega = (torch.cat([p.flatten() for p in group]) for group in (parameters, old, importances))
+    return (omega * (theta - theta_old).square()).sum()

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -572,6 +573,25 @@ def test_auto_is_what_the_chip_has(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
         assert machine.resolve_precision(config) == expected
     assert machine.resolve_precision(tiny("gfr", precision="float32")) == "float32"
+
+
+def test_a_gpu_computes_what_the_record_says(monkeypatch):
+    """float32 is not TF32, and bf16 that a chip would emulate is refused in one sentence; without a GPU, asking for one is."""
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=True, benchmark=False))
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=True))
+    machine.prepare(tiny("gfr", device="cpu"))
+    assert torch.backends.cudnn.allow_tf32  # a run on the CPU leaves the GPU as it is
+    with pytest.raises(UserError, match="There is no GPU here"):
+        machine.prepare(tiny("gfr", device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    with pytest.raises(UserError, match="Tesla T4 has no bfloat16 arithmetic"):
+        machine.prepare(tiny("gfr", device="cuda", precision="bf16"))
+    machine.prepare(tiny("gfr", device="cuda", precision="float32"))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.benchmark
 
 
 def test_a_run_in_fp16_resumes_with_its_scale():

@@ -1,0 +1,109 @@
+"""How far a recorded run was from its floor: the operations of each phase, at the speed of a large matrix product here.
+
+    python -m benchmarks.floor RECORD.json
+
+Operations are counted, not estimated: on steps of the real training functions, by PyTorch's own formulas for matrix products
+and convolutions (2 for each multiplication with its addition). The speed is that of this machine, in the
+record's precision and threads.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.ours import limited
+from gfrlib import experiments, grids, machine, records, training
+from gfrlib.config import FEATURES
+
+SIDE = {"cuda": 8192, "cpu": 2048}
+TRIALS = 7
+IMAGES = 16  # training images of each class in the counted steps
+
+
+class Operations(TorchDispatchMode):
+    """Counts them. (PyTorch's FlopCounterMode hooks modules, too, and that forbids the gradient penalty's inner gradient.)"""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        found = function(*arguments, **(keywords or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        self.total += formula(*arguments, **(keywords or {}), out_val=found) if formula else 0
+        return found
+
+
+def peak(precision: str, device: torch.device) -> float:
+    """Operations a second of the fastest of some products of two square matrices."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    a = torch.randn(SIDE[device.type], SIDE[device.type], device=device, dtype=dtype)
+    seconds = []
+    for _ in range(TRIALS):
+        began = time.perf_counter()
+        a @ a
+        if a.is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return 2 * SIDE[device.type] ** 3 / min(seconds)
+
+
+def operations_per_step(config, stream, stage: grids.Stage) -> float:
+    """Of one step of the stage's kind, forward and backward; teacher, replay and gradient penalty included."""
+    with Operations() as counter:
+        return grids.seconds_per_step(config, stream, stage, steps=2, images=IMAGES, clock=lambda: counter.total)
+
+
+def operations_of_features(config, stream, task: int) -> float:
+    """Of one image's features in eval mode, as the generator's cache takes them."""
+    chain = training.Chain(config, stream, None, None)
+    network, *_ = chain.build()
+    phase = training.Phase(config, task, "generator", training.NoStore(), None)
+    with Operations() as counter:
+        features, _ = training.real_features(network, stream, task, config, phase)
+    return counter.total / len(features)
+
+
+def phases(record: records.Record) -> list[dict]:
+    """One row per phase, task 0 and the later tasks apart: seconds, steps and operations; phases without steps have none."""
+    config = dataclasses.replace(record.config, compiled=False, device="auto")
+    stream = experiments.load_tasks(config)
+    few = limited(config, IMAGES)
+    rows: dict[tuple, dict] = {}
+    for part in record.seconds:
+        later = part["task"] > 0
+        row = rows.setdefault((part["phase"], later), {"phase": part["phase"], "tasks": "later" if later else "0",
+                                                       "seconds": 0.0, "steps": 0, "operations": 0.0})
+        row["seconds"] += part["seconds"]
+        row["steps"] += part["steps"]
+        if not part["steps"]:
+            continue
+        each = row.setdefault("each", operations_per_step(config, stream, grids.Stage("", part["task"], part["phase"], 1)))
+        row["operations"] += each * part["steps"]
+        if part["phase"] == "generator" and config.cut == FEATURES:
+            images = config.feature_views * len(stream.train_index(part["task"]))
+            row["operations"] += images * row.setdefault("image", operations_of_features(config, few, part["task"]))
+    return list(rows.values())
+
+
+def main(path: str) -> dict:
+    """Rows of `phases` with the floor in seconds, and the speed it stands on."""
+    record = records.load(Path(path))
+    config = dataclasses.replace(record.config, device="auto")
+    precision = record.provenance.get("precision", "float32")
+    machine.prepare(dataclasses.replace(config, precision=precision))
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    rows, speed = phases(record), peak(precision, machine.resolve_device(config))
+    for row in rows:
+        row["floor"] = row["operations"] / speed
+    return {"rows": rows, "speed": speed, "precision": precision, "recorded on": record.provenance.get("device", "?"),
+            "here": machine.chip(config)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))

@@ -1,0 +1,41 @@
+"""The counting of operations in benchmarks/; speed itself is no test."""
+
+import pytest
+import torch
+from helpers_core import tiny
+
+from benchmarks import floor
+from gfrlib import experiments, grids
+
+
+def test_operations_of_products_forward_and_backward():
+    x, w = torch.randn(3, 5), torch.randn(5, 7, requires_grad=True)
+    with floor.Operations() as counter:
+        loss = (x @ w).sum()
+        assert counter.total == 2 * 3 * 5 * 7
+        loss.backward()  # of w alone: one product more
+    assert counter.total == 2 * (2 * 3 * 5 * 7)
+    image, kernel = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+    with floor.Operations() as counter:
+        torch.nn.functional.conv2d(image, kernel, padding=1)
+    assert counter.total == 2 * 2 * 4 * 8 * 8 * 3 * 3 * 3
+
+
+def test_a_distilled_step_costs_a_forward_pass_more():
+    """The teacher's pass over the batch, and the small head's on replayed features: F + 2F becomes F + 2F + F."""
+    config = tiny("gfr", batch_size=64)
+    stream = experiments.load_tasks(config)
+    alone, later = (floor.operations_per_step(config, stream, grids.Stage("", t, "classifier", 1)) for t in (0, 1))
+    image = floor.operations_of_features(config, stream, 0)
+    assert alone / (64 * image) == pytest.approx(3, abs=0.3)
+    assert (later - alone) / (64 * image) == pytest.approx(1, abs=0.3)
+
+
+def test_a_record_is_told_phase_by_phase(tmp_path, monkeypatch):
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    record = experiments.run_or_load(tiny("gfr"))
+    found = floor.main(str(record.path))
+    assert sum(row["seconds"] for row in found["rows"]) == pytest.approx(sum(part["seconds"] for part in record.seconds))
+    assert {(row["phase"], row["tasks"]) for row in found["rows"]} >= {("classifier", "0"), ("classifier", "later"),
+                                                                      ("generator", "0"), ("generator", "later")}
+    assert all(row["floor"] > 0 for row in found["rows"] if row["steps"])
