@@ -110,7 +110,7 @@ class Tasks:
         With `crop` set, larger images are cut to their centre: what testing sees.
         """
         images = augment.centre(images, self.crop) if self.crop else images
-        return ((images.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+        return images.to(torch.float32, copy=True).div_(255).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Augmentations for `count` images: augment.draw_shifts [count, 3], with `crop` set augment.draw_boxes [count, 5]."""
