@@ -13,7 +13,7 @@ from gfrlib.records import Record
 
 
 @functools.lru_cache(maxsize=2)
-def _load(identity: tuple, device: str) -> tasks.Tasks:
+def _load(identity: tuple, content: str, device: str) -> tasks.Tasks:
     config = Config(**dict(identity))
     return tasks.build(config, datasets.packed(config.dataset), torch.device(device))
 
@@ -22,7 +22,8 @@ def load_tasks(config: Config) -> tasks.Tasks:
     """The config's task stream, on its device; kept in memory for the next call. Raises UserError as `datasets.packed`."""
     names = ("dataset", "base", "tasks", "split", "class_order", "validation")
     names += ("seed",) * (config.class_order == "random")  # all seeds share one copy of the images, else
-    return _load(tuple((n, getattr(config, n)) for n in names), str(machine.resolve_device(config)))
+    content = "" if config.dataset in ("digits", *datasets.KNOWN) else datasets.packed(config.dataset).content  # it may be packed anew
+    return _load(tuple((n, getattr(config, n)) for n in names), content, str(machine.resolve_device(config)))
 
 
 def settings(preset: str = "quick", method: str = "gfr", **changes) -> Config:

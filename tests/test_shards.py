@@ -225,7 +225,6 @@ def test_a_data_set_packed_anew_is_another_one(folder, monkeypatch):
     first = experiments.run_or_load(config)
     assert first.status == "computed now" and experiments.run_or_load(config).status == "loaded"
     pack(folder, size=80)
-    experiments._load.cache_clear()
     again = experiments.run_or_load(config)
     assert again.status == "computed now" and again.weights != first.weights
     assert again.provenance["content"] != first.provenance["content"]
