@@ -22,7 +22,8 @@ def load_tasks(config: Config) -> tasks.Tasks:
     """The config's task stream, on its device; kept in memory for the next call. Raises UserError as `datasets.packed`."""
     names = ("dataset", "base", "tasks", "split", "class_order", "validation")
     names += ("seed",) * (config.class_order == "random")  # all seeds share one copy of the images, else
-    content = "" if config.dataset in ("digits", *datasets.KNOWN) else datasets.packed(config.dataset).content  # anew?
+    # not remembered: it may be packed anew
+    content = "" if config.dataset in ("digits", *datasets.KNOWN) else datasets.packed(config.dataset).content
     return _load(tuple((n, getattr(config, n)) for n in names), content, str(machine.resolve_device(config)))
 
 
