@@ -232,8 +232,7 @@ def _within(u: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.stack([u[labels == c].std(0).mean() for c in labels.unique()])
 
 
-def _r(value: torch.Tensor):
+def _r(value: torch.Tensor | list | float):
     """Four significant digits, as plain numbers."""
-    if value.ndim == 0:
-        return float(f"{value.item():.4g}")
-    return [_r(v) for v in value]
+    value = value.tolist() if isinstance(value, torch.Tensor) else value
+    return [_r(v) for v in value] if isinstance(value, list) else float(f"{value:.4g}")

@@ -49,21 +49,21 @@ def cut(images: Tensor, boxes: Tensor, side: int) -> Tensor:
     Boxes are rounded to whole pixels. On a CPU one box after the other, as torchvision's resized_crop with antialiasing, which
     is fastest there. On a GPU all at once and without antialiasing, which tells only where a box is larger than `side`.
     """
-    size = boxes.new_tensor(images.shape[1:3] * 2)
-    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]], dim=1).mul(size).round()  # top, left, bottom, right
-    if images.is_cuda:
-        return _cut_at_once(images, corners / size, boxes[:, 4], side)
+    (_, high, wide, _), (top, left, height, width, mirrored) = images.shape, boxes.T
+    edges = torch.stack([top * high, left * wide, (top + height) * high, (left + width) * wide], dim=1).round()
+    if images.device.type != "cpu":
+        return _cut_at_once(images, edges, mirrored, side)
     found = images.new_empty(len(images), side, side, images.shape[3])
-    for place, image, (top, left, bottom, right), mirrored in zip(found, images, corners.int().tolist(), boxes[:, 4].tolist()):
-        box = image[top:bottom, left:right].permute(2, 0, 1)[None]
+    for k, (top, left, bottom, right) in enumerate(edges.int().tolist()):
+        box = images[k, top:bottom, left:right].permute(2, 0, 1)[None]
         box = functional.interpolate(box, size=(side, side), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-        place.copy_(box.flip(1) if mirrored else box)
+        found[k] = box.flip(1) if mirrored[k] else box
     return found
 
 
-def _cut_at_once(images: Tensor, corners: Tensor, mirrored: Tensor, side: int) -> Tensor:
-    """The same for all images in one step; corners [B, 4] in shares of the image."""
-    top, left, bottom, right = corners.T
+def _cut_at_once(images: Tensor, edges: Tensor, mirrored: Tensor, side: int) -> Tensor:
+    """The same for all images in one step; edges [B, 4] are top, left, bottom and right in pixels."""
+    top, left, bottom, right = (edge / length for edge, length in zip(edges.T, images.shape[1:3] * 2))  # shares
     theta = torch.zeros(len(images), 2, 3, device=images.device)  # output coordinates -1..1 -> input coordinates -1..1
     theta[:, 0, 0], theta[:, 0, 2] = (1 - 2 * mirrored) * (right - left), left + right - 1
     theta[:, 1, 1], theta[:, 1, 2] = bottom - top, top + bottom - 1

@@ -179,8 +179,8 @@ def train_generator(memory: Memory, old_memory: Memory | None, network: Network,
     total = generator_steps(config, len(tasks.sizes), t)
     batch, whole = config.generator_batch, (config.generator_batch,)
     # Equation 3 is printed with weight 1. Tensors: the compiler takes a number for a constant and starts anew with each task
-    scale = torch.tensor(config.alignment_weight * f if config.alignment == "code" else 1.0, device=phase.device)
-    seen = torch.tensor(first, device=phase.device)
+    scale = torch.full((), config.alignment_weight * f if config.alignment == "code" else 1.0, device=phase.device)
+    seen = torch.full((), first, device=phase.device)
 
     def losses_of_d(u: Tensor, c: Tensor, z: Tensor, mix: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with phase.autocast(spatial):
