@@ -147,7 +147,7 @@ def count(method: str) -> dict[str, dict[str, int]]:
     packed = datasets.packed("digits")
     for name, batch, updates in (("n", 64, 50), ("2 n", 32, 100)):  # losses are logged 50 times in both
         config = tiny(method, base=6, tasks=2, importance_images=20, batch_size=batch, generator_steps_base=updates,
-                      generator_steps_later=updates, generator_batch=8, epochs_base=1)
+                      generator_steps_later=updates, generator_batch=8, critic_steps=1, epochs_base=1)
         with pretended():
             stream = tasks.build(config, packed, DEVICE)
             waits.clear()
