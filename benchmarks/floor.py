@@ -82,11 +82,13 @@ def phases(record: records.Record) -> list[dict]:
         row["steps"] += part["steps"]
         if not part["steps"]:
             continue
-        each = row.setdefault("each", operations_per_step(config, stream, grids.Stage("", part["task"], part["phase"], 1)))
-        row["operations"] += each * part["steps"]
+        if "each" not in row:
+            row["each"] = operations_per_step(config, stream, grids.Stage("", part["task"], part["phase"], 1))
+        row["operations"] += row["each"] * part["steps"]
         if part["phase"] == "generator" and config.cut == FEATURES:
-            images = config.feature_views * len(stream.train_index(part["task"]))
-            row["operations"] += images * row.setdefault("image", operations_of_features(config, few, part["task"]))
+            if "image" not in row:
+                row["image"] = operations_of_features(config, few, part["task"])
+            row["operations"] += row["image"] * config.feature_views * len(stream.train_index(part["task"]))
     return list(rows.values())
 
 

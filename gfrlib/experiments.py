@@ -22,7 +22,7 @@ def load_tasks(config: Config) -> tasks.Tasks:
     """The config's task stream, on its device; kept in memory for the next call. Raises UserError as `datasets.packed`."""
     names = ("dataset", "base", "tasks", "split", "class_order", "validation")
     names += ("seed",) * (config.class_order == "random")  # all seeds share one copy of the images, else
-    # not remembered: it may be packed anew
+    # looked up with every call: what a name stands for may be packed anew
     content = "" if config.dataset in ("digits", *datasets.KNOWN) else datasets.packed(config.dataset).content
     return _load(tuple((n, getattr(config, n)) for n in names), content, str(machine.resolve_device(config)))
 

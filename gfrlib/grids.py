@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from gfrlib import experiments, penalties, records, training
+from gfrlib import experiments, machine, penalties, records, training
 from gfrlib.config import Config, UserError
 from gfrlib.tasks import Tasks
 
@@ -100,6 +100,7 @@ def stages(config: Config, stream: Tasks) -> list[Stage]:
 def seconds_per_step(config: Config, stream: Tasks, stage: Stage, *, steps: int = PROBE_STEPS,
                      images: int = PROBE_IMAGES, clock: Callable = time.perf_counter) -> float:
     """Measured here and now: a few steps of the stage's kind, on a few images of each class and untrained networks."""
+    machine.prepare(config)  # as the run will be
     t = min(stage.task, 1) if config.memory != "real" else stage.task
     rows = torch.cat([torch.nonzero(stream.train_labels == c)[:images, 0] for c in range(stream.classes(t).stop)])
     few = dataclasses.replace(stream, train_images=stream.train_images[rows], train_labels=stream.train_labels[rows])

@@ -137,7 +137,8 @@ def compare(method: str) -> dict:
              for a, b in zip(here[3], there[3], strict=True) for k in a]
     same = [float((a[rule] == b[rule]).mean()) for a, b in zip(here[0].predictions, there[0].predictions, strict=True)
             for rule in a or ()]
-    return {"weights": max(apart), "same": min(same), "analysis": sorted(here[1]) == sorted(there[1]),
+    shapes = [pytree.tree_flatten(part)[1] for part in (here[1], there[1])]  # every list as long, every entry there
+    return {"weights": max(apart), "same": min(same), "analysis": shapes[0] == shapes[1],
             "sheet": (here[2] is None) == (there[2] is None)}
 
 
