@@ -204,7 +204,8 @@ def _read_npz(path: Path) -> tuple[dict, list[str]]:
 def _read_folder(path: Path, size: int | None = None) -> tuple[dict, list[str]]:
     """train/<class>/* with val/<class>/* or test/<class>/*; or <class>/* alone, of which every fifth image is for testing.
 
-    Images are brought to the size of the first one (shorter side scaled, centre cropped); grey ones become RGB.
+    Images are brought to the size of the first one (shorter side scaled, centre cropped); grey ones become RGB. Tiny-ImageNet
+    as Stanford packs it is read, too: its <class>_boxes.txt are no images, its validation classes are in val_annotations.txt.
     """
     from PIL import Image
 
@@ -218,16 +219,20 @@ def _read_folder(path: Path, size: int | None = None) -> tuple[dict, list[str]]:
         raise UserError(f"'{path}' holds only one class, '{names[0]}'; class-incremental learning needs at least two.")
 
     def listing(top: Path) -> list[tuple[Path, int]]:
+        if (top / "val_annotations.txt").is_file() and (top / "images").is_dir():
+            return _annotated(top, names)
         found = []
         for label, name in enumerate(names):
-            inside = sorted(f for f in (top / name).rglob("*") if f.is_file() and not f.name.startswith("."))
+            inside = sorted(f for f in (top / name).rglob("*")
+                            if f.is_file() and not f.name.startswith(".") and f.name != f"{name}_boxes.txt")
             if not inside:
                 raise UserError(f"The class folder '{top / name}' is empty or missing; put images in it or remove it.")
             found += [(f, label) for f in inside]
         return found
 
     if held:
-        strange = sorted(p.name for p in held.iterdir() if p.is_dir() and p.name not in names and p.name[0] != ".")
+        known = {*names, "images"} if (held / "val_annotations.txt").is_file() else names
+        strange = sorted(p.name for p in held.iterdir() if p.is_dir() and p.name not in known and p.name[0] != ".")
         if strange:
             raise UserError(f"'{held}' holds the class '{strange[0]}', which '{train}' lacks; give both the same classes.")
     everything = listing(train)
@@ -270,6 +275,21 @@ def _read_folder(path: Path, size: int | None = None) -> tuple[dict, list[str]]:
             arrays[f"{part}_images"] = np.stack(list(pool.map(decode, parts[part])))
             arrays[f"{part}_labels"] = np.array([label for _, label in parts[part]], dtype=np.int64)
     return arrays, names
+
+
+def _annotated(top: Path, names: list[str]) -> list[tuple[Path, int]]:
+    """Tiny-ImageNet's own validation folder: images/* and val_annotations.txt, lines of file, class and box, by tabs."""
+    rows = [line.split("\t") for line in (top / "val_annotations.txt").read_text().splitlines() if line.strip()]
+    label = {name: i for i, name in enumerate(names)}
+    for row in rows:
+        if len(row) < 2 or row[1] not in label or not (top / "images" / row[0]).is_file():
+            raise UserError(f"'{top / 'val_annotations.txt'}' names a file or a class that is not here ("
+                            f"'{' '.join(row[:2])}'); unpack Tiny-ImageNet anew.")
+    lacking = set(names) - {row[1] for row in rows}
+    if lacking:
+        raise UserError(f"'{top / 'val_annotations.txt'}' has no image of the class '{min(lacking)}'; "
+                        "unpack Tiny-ImageNet anew.")
+    return sorted((top / "images" / row[0], label[row[1]]) for row in rows)
 
 
 def _download_cifar100() -> Packed:

@@ -1,5 +1,7 @@
 """Class orders, splits, augmentation against a slow reference, packing, and reading of folders and packed files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -227,6 +229,48 @@ def test_a_folder_and_a_packed_file_of_the_same_images_are_the_same_data(home, h
     assert data.class_names == source.class_names
     stream = load_tasks(settings("quick", dataset=str(folder), base=1, tasks=2, device="cpu"))
     assert stream.name == a and stream.sizes == (1, 1, 1)
+
+
+def stanford(top: Path, source) -> Path:
+    """The images laid out as in Tiny-ImageNet's own archive."""
+    write_folder(top, source)
+    for name in source.class_names:
+        within = top / "train" / name / "images"
+        within.mkdir()
+        for file in sorted((top / "train" / name).glob("*.png")):
+            file.rename(within / file.name)
+        (within.parent / f"{name}_boxes.txt").write_text("0000.png\t0\t0\t7\t7\n")
+    lines = []
+    (top / "val" / "images").mkdir()
+    for file in sorted(top.glob("val/class */*.png")):
+        file.rename(top / "val" / "images" / file.name)
+        lines.append(f"{file.name}\t{file.parent.name}\t0\t0\t7\t7\n")
+    for name in source.class_names:
+        (top / "val" / name).rmdir()
+    (top / "val" / "val_annotations.txt").write_text("".join(lines))
+    return top
+
+
+def test_tiny_imagenet_as_its_archive_lays_it_out(home):
+    source = generated(3, per_class=6)
+    data = datasets.packed(datasets.resolve(str(stanford(home / "tiny", source))))
+    expected = datasets.canonical(arrays(source))
+    assert all(np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS)
+    assert data.class_names == source.class_names
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (lambda text: text.replace("class 1", "class 9", 1), "names a file or a class that is not here"),
+    (lambda text: text + "lost.png\tclass 0\n", "names a file or a class that is not here"),
+    (lambda text: "".join(line for line in text.splitlines(True) if "class 2" not in line), "no image of the class 'class 2'"),
+    (lambda text: text + "lonely\n", "names a file or a class that is not here"),
+])
+def test_tiny_imagenet_with_wrong_annotations_is_refused(home, spoil, says):
+    file = stanford(home / "tiny", generated(3, per_class=6)) / "val" / "val_annotations.txt"
+    file.write_text(spoil(file.read_text()))
+    with pytest.raises(UserError, match=says):
+        datasets.resolve(str(file.parents[1]))
+    assert not list((home / "home").rglob("meta.json"))
 
 
 def test_a_folder_without_a_held_out_part_gives_every_fifth_image_to_testing(home):
