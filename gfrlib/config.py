@@ -103,6 +103,7 @@ class Config:
     importance_images: int = 500  # ours: training images of a task that EWC's and MAS's importances are measured on
     exemplars: int = 20  # images kept per class (paper, Section 5: 20 a class, chosen by herding)
     full_head: bool = False  # code: all outputs from task 0 on (True); paper: the head grows
+    head_scale: float = 1.0  # cosine head: its factor eta before training (LUCIR: 1, under SGD)
     # network and its training
     network: str = "cnn"
     width: int = 16  # channels of the first block
@@ -158,6 +159,8 @@ class Config:
             unread |= {"drift"}
         if not self.compiled:
             unread |= {"compiled"}
+        if self.head != "cosine" or self.head_scale == 1:
+            unread |= {"head_scale"}
         if self.memory != "exemplars":
             unread |= {"exemplars"}
         if self.penalty not in ("fisher", "sensitivity"):
@@ -226,7 +229,9 @@ OWN = {
     "ewc": dict(penalty_weight=5000.0),  # FACIL's default; not portable between codes: search it
     "mas": dict(penalty_weight=1.0),  # FACIL's default, whose importance is another one: search it
     "icarl-cnn": dict(penalty_weight=0.25), "icarl-nme": dict(penalty_weight=0.25),  # LUCIR's baseline: beta, times T^2
-    "lucir": dict(penalty_weight=5.0),  # LUCIR, CIFAR-100; times sqrt(old / new classes)
+    # LUCIR, CIFAR-100; times sqrt(old / new classes). eta begins at 10 (Gidaris and Komodakis 2018), since Adam moves one
+    # number by no more than the learning rate a step: from 1 it would take most of task 0, in a short schedule all of it
+    "lucir": dict(penalty_weight=5.0, head_scale=10.0),
     "ewc-gan": dict(penalty_weight=5000.0), "mas-gan": dict(penalty_weight=1.0),
 }
 # Convolutional generators take far longer a step: fewer of them, where seconds count (ours).
@@ -293,7 +298,7 @@ def _check(c: Config) -> None:
                  "importance_images", "generator_parameters"):
         if getattr(c, name) < 1:
             raise UserError(f"'{name}' must be at least 1, not {getattr(c, name)}.")
-    for name in ("learning_rate", "learning_rate_task", "generator_learning_rate", "temperature"):
+    for name in ("learning_rate", "learning_rate_task", "generator_learning_rate", "temperature", "head_scale"):
         if not 0 < getattr(c, name) < float("inf"):
             raise UserError(f"'{name}' must be a number above 0, not {getattr(c, name)}.")
     for name in ("penalty_weight", "alignment_weight", "weight_decay", "gradient_penalty_weight", "threads", "seed"):

@@ -38,7 +38,7 @@ class Head(nn.Module):
 
 
 class CosineHead(Head):
-    """Rebalance's head: eta cos(u, w_c), without bias; eta is learned and begins at 1 (LUCIR; its code's `sigma`)."""
+    """Rebalance's head: eta cos(u, w_c), without bias; eta is learned and begins at `head_scale` (LUCIR: `sigma`, 1)."""
 
     def __init__(self, features: int):
         super().__init__(features)
@@ -156,6 +156,8 @@ def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Net
         torch.manual_seed(seed)
         build = {"resnet18": resnet18, "cnn": small_cnn}[config.network]
         network = build(shape[0], config.width, max(shape[1:]), cosine=config.head == "cosine")
+    if config.head == "cosine":
+        nn.init.constant_(network.head.scale, config.head_scale)
     return network.to(memory_format=torch.channels_last)
 
 

@@ -567,7 +567,7 @@ class Chain:
                  "classes": self.tasks.num_classes}
         alone = t == self.task_numbers()[0]
         if alone and name == "classifier":
-            cosine = {"head": "cosine"} if self.config.head == "cosine" else {}
+            cosine = {k: everything[k] for k in ("head", "head_scale") if k in everything and self.config.head == "cosine"}
             return {**{k: everything[k] for k in shared if k in everything}, **sizes, **cosine, "task": t,
                     "all_data": self.config.memory == "real"}
         if name == "generator":

@@ -243,6 +243,17 @@ def test_rebalance_has_signed_features_and_the_others_none():
                 assert bool((u(torch.randn(4, 3, 32, 32)) < 0).any()) is signed
 
 
+def test_the_cosine_heads_scale_begins_where_it_is_told_and_splits_no_other_run():
+    config = make_config("quick", "lucir")
+    assert config.head_scale == 10 and build_network(config, (1, 8, 8), 0).head.scale.item() == 10
+    one = make_config("quick", "lucir", head_scale=1.0)
+    assert build_network(one, (1, 8, 8), 0).head.scale.item() == 1 and "head_scale" not in one.identity()
+    assert one.difference(config) == {"head_scale": ("-", 10.0)}
+    assert make_config("quick", "gfr").digest() == make_config("quick", "gfr", head_scale=3.0).digest()
+    with pytest.raises(UserError, match="'head_scale' must be a number above 0"):
+        make_config("quick", "lucir", head_scale=0.0)
+
+
 def test_less_forget_weight_adapts_to_the_classes():
     config = make_config("quick", "lucir")
     u, u_old = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
