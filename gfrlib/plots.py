@@ -635,8 +635,9 @@ def accuracy_against_bytes(points: dict, ax=None, *, title: str = "Accuracy afte
         shift = next(d for d in (0, 11, -11, 22, -22, 33, -33, 44, -44, 99)
                      if all(abs(left - a) > 95 or abs(height + d - b) > 10.5 for a, b in placed))
         placed.append((left, height + shift))
-        ax.annotate(looks[i]["label"], (known[i], means[i]), (7, shift), textcoords="offset points", va="center",
-                    fontsize=9, color=looks[i]["color"], fontweight="bold")
+        leader = {"arrowstyle": "-", "color": looks[i]["color"], "lw": 0.7, "shrinkA": 0, "shrinkB": 3} if shift else None
+        ax.annotate(looks[i]["label"], (known[i], means[i]), (14 if shift else 7, shift), textcoords="offset points",
+                    va="center", fontsize=9, color=looks[i]["color"], fontweight="bold", arrowprops=leader)
     return ax
 
 
