@@ -167,8 +167,8 @@ def _bar(ax, y: float, values, color: str, *, text: str, height: float = 0.66, l
 def accuracy_curves(records, quantity: str = "accuracy", ax=None):
     """Class-weighted accuracy, or forgetting, in percent over the number of classes seen: mean and range of the seeds.
 
-    A method that has only the last row (joint training) becomes a horizontal line; "forgetting" leaves it out.
-    Raises UserError for another quantity.
+    A method that has only the last row (joint training) becomes a horizontal line; "forgetting" leaves it out. Accuracies
+    are drawn up to 100 %, or less high where all are below 50 %. Raises UserError for another quantity.
     """
     if quantity not in ("accuracy", "forgetting"):
         raise UserError(f"There is no curve of '{quantity}'; choose accuracy or forgetting.")
@@ -189,7 +189,8 @@ def accuracy_curves(records, quantity: str = "accuracy", ax=None):
         end = rows[:, -1].mean()
         ends.append((seen[-1], end, f"{how['label']} {end:.0f}", how["color"]))
     ax.set_xticks(sorted(ticks)[:: -(-len(ticks) // 8) or 1])
-    ax.set_ylim(min(0, ax.get_ylim()[0]), 100 if quantity == "accuracy" else None)
+    whole = quantity == "accuracy" and max(np.nanmax(line.get_ydata()) for line in ax.lines) > 50
+    ax.set_ylim(min(0, ax.get_ylim()[0]), 100 if whole else None)
     ax.set(xlabel="classes seen", title=f"{quantity.capitalize()}, class-weighted (%)")
     ax.grid(axis="y")
     _label_ends(ax, ends)

@@ -124,6 +124,12 @@ def test_accuracy_curves_are_means_in_percent_over_classes_seen():
     assert flat and flat[0].get_ydata() == pytest.approx([97.6, 97.6])
 
 
+def test_low_accuracies_are_drawn_larger():
+    low = plots.accuracy_curves([fake("gfr", shift=0.6)])
+    assert max(low.lines[0].get_ydata()) < 50 and 0 <= low.get_ylim()[0] < low.get_ylim()[1] < 60
+    assert plots.accuracy_curves([fake("gfr")]).get_ylim() == (0, 100)
+
+
 def test_forgetting_leaves_joint_training_out():
     ax = plots.accuracy_curves({"gfr": fake(), "joint": [fake("joint")]}, "forgetting")
     assert not any("Joint" in text for text in texts(ax.figure))
