@@ -155,22 +155,12 @@ class Config:
             unread |= {"generator_parameters"} if self.cut == FEATURES else {"generator_hidden", "feature_views"}
         if self.memory != "gaussian":
             unread |= {"gaussian", "gaussian_clamp"}
-        if self.drift == "none":
-            unread |= {"drift"}
-        if not self.compiled:
-            unread |= {"compiled"}
-        if self.head != "cosine" or self.head_scale == 1:
-            unread |= {"head_scale"}
-        if self.memory != "exemplars":
-            unread |= {"exemplars"}
+        reads = {"drift": self.drift != "none", "compiled": self.compiled, "exemplars": self.memory == "exemplars",
+                 "head_scale": self.head == "cosine" and self.head_scale != 1, "temperature": self.penalty == "logits",
+                 "penalty_weight": self.penalty not in ("none", "frozen"), "distance": self.penalty == "features"}
+        unread |= {name for name, read in reads.items() if not read}
         if self.penalty not in ("fisher", "sensitivity"):
             unread |= {"importance", "importance_images"}
-        if self.penalty in ("none", "frozen"):
-            unread |= {"penalty_weight"}
-        if self.penalty != "logits":
-            unread |= {"temperature"}
-        if self.penalty != "features":
-            unread |= {"distance"}
         if self.memory == "real" or self.penalty == "frozen" and self.prediction != "softmax":
             unread |= {"epochs_task", "learning_rate_task"}
         if self.penalty != "features" and self.memory in ("none", "real", "exemplars"):
