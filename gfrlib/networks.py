@@ -161,11 +161,6 @@ def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Net
     return network.to(memory_format=torch.channels_last)
 
 
-def set_mode(network: nn.Module, *, training: bool, batch_norm: str) -> None:
-    """train() or eval(); with batch_norm "frozen", running statistics stay as they are while weights may still train."""
-    network.train(training and batch_norm == "train")
-
-
 def _initialise(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
@@ -190,14 +185,22 @@ class Generator(nn.Module):
         return self.layers(torch.cat([z, one_hot], dim=1))
 
 
+class LeakyReLU(nn.LeakyReLU):
+    """PyTorch's, bit for bit in float32, but its second derivative is nothing and no tensor of zeros, which the gradient
+    penalty would multiply by every weight matrix below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.full_like(x, self.negative_slope).masked_fill(x > 0, 1.0)
+
+
 class Discriminator(nn.Module):
     """D(c, u): a score per row. An MLP phi, then w phi(u) + <V c, phi(u)> (projection discriminator, as in the code)."""
 
     def __init__(self, classes: int, hidden: int, features: int):
         super().__init__()
         self.phi = nn.Sequential(
-            nn.Linear(features, hidden), nn.LeakyReLU(0.2),
-            nn.Linear(hidden, hidden), nn.LeakyReLU(0.2))
+            nn.Linear(features, hidden), LeakyReLU(0.2),
+            nn.Linear(hidden, hidden), LeakyReLU(0.2))
         self.score = nn.Linear(hidden, 1)
         self.projection = nn.Embedding(classes, hidden)
         _initialise(self)

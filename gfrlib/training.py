@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gfrlib import distributed, losses
 from gfrlib.config import FEATURES, Config, UserError, digest_of
 from gfrlib.machine import compiled, compiled_gradients, resolve_device, resolve_precision
-from gfrlib.networks import Network, build_network, feature_shape, set_mode, split
+from gfrlib.networks import Network, build_network, feature_shape, split
 from gfrlib.penalties import Importance, frozen_copy, old_new_ratio, penalty
 from gfrlib.replay import DRIFTS, Memory, build_memory, state_bytes
 from gfrlib.tasks import Tasks
@@ -74,7 +74,7 @@ def train_classifier(network: Network, old_network: Network | None, old_memory: 
     frozen = config.penalty == "frozen" and not alone
     if frozen and config.prediction != "softmax":
         return
-    set_mode(network, training=True, batch_norm="train" if alone else config.batch_norm)
+    network.train(alone or config.batch_norm == "train")  # frozen: running statistics stay, weights learn all the same
     extractor, classifier = split(network, config.cut)
     old_extractor, old_classifier = (None, None) if alone else split(old_network, config.cut)
     if config.compiled:

@@ -9,7 +9,7 @@ from helpers_core import environment
 from torch import nn
 
 from gfrlib.config import make_config
-from gfrlib.networks import Discriminator, Generator, Head, Network, build_network, set_mode, split
+from gfrlib.networks import Discriminator, Generator, Head, LeakyReLU, Network, build_network, split
 from gfrlib.replay import state_bytes
 
 NETWORKS = {"cnn": dict(network="cnn", width=4), "resnet18": dict(network="resnet18", width=4)}
@@ -166,17 +166,17 @@ def test_weights_of_the_gan_start_as_the_official_codes():
             assert getattr(layer, "bias", None) is None or not layer.bias.any()
 
 
-@pytest.mark.parametrize("batch_norm", ["train", "frozen"])
-def test_frozen_batch_norm_keeps_its_statistics_and_still_trains(batch_norm):
-    network = build("cnn")
-    set_mode(network, training=True, batch_norm=batch_norm)
-    norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    before = norm.running_mean.clone()
-    network(images("cnn", 16)).sum().backward()
-    assert torch.equal(norm.running_mean, before) == (batch_norm == "frozen")
-    assert norm.weight.grad is not None and norm.weight.requires_grad
-    set_mode(network, training=False, batch_norm="train")
-    assert not network.training
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_discriminator_s_activation_is_pytorchs_without_second_derivative(dtype):
+    x = torch.tensor([-torch.inf, -3.7, -1e-40, -0.0, 0.0, 0.3, 1e30], dtype=dtype, requires_grad=True)
+    ours, theirs = LeakyReLU(0.2)(x), nn.functional.leaky_relu(x, 0.2)
+    assert torch.equal(ours, theirs) and torch.equal(ours.signbit(), theirs.signbit())
+    weights = torch.linspace(-1, 1, len(x), dtype=dtype, requires_grad=True)
+    first = [torch.autograd.grad((y * weights).sum(), x, create_graph=True)[0] for y in (ours, theirs)]
+    assert torch.equal(*first)
+    outer = [torch.autograd.grad(g.square().sum(), [weights, x], allow_unused=True) for g in first]
+    assert torch.equal(outer[0][0], outer[1][0])
+    assert outer[0][1] is None and not outer[1][1].any()  # nothing, where PyTorch has zeros
 
 
 def test_head_blocks_learn_through_the_network():

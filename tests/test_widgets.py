@@ -163,7 +163,7 @@ def test_it_is_readable_without_javascript(explorer, capsys, monkeypatch):
 
 def test_colab_has_no_stack(monkeypatch):
     """ipywidgets 7.7: the same explorer, its children swapped by the kernel."""
-    monkeypatch.delattr(ipywidgets, "Stack")
+    monkeypatch.delattr(ipywidgets, "Stack", raising=False)
     old = TaskSplitExplorer("digits", 5, 5, "sorted")
     first = shown(old.widget)
     assert len(first) == 3 and words(first[1])[0] == list("01234")
