@@ -16,16 +16,21 @@ from pathlib import Path
 
 import torch
 
+from gfrlib.config import UserError
+
 NAMES = ("official", "loops", "cca", "images", "cost", "floor")
 
 
 def child(module: str, *arguments) -> dict:
-    """The JSON that `python -m benchmarks.MODULE` prints last. Raises RuntimeError with its last words."""
+    """The JSON that `python -m benchmarks.MODULE` prints last. Raises its UserError, or RuntimeError with its last words."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)], check=False,
                           capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(f"benchmarks.{module} stopped: {done.stderr.strip().splitlines()[-1:]}")
+        words = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+        if words.startswith(f"{UserError.__module__}.{UserError.__name__}: "):
+            raise UserError(words.split(": ", 1)[1])
+        raise RuntimeError(f"benchmarks.{module} stopped: {words}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -138,7 +143,12 @@ def main() -> int:
            "cca": lambda: cca(options.svcca, found), "images": lambda: images_on_disk(found), "cost": lambda: cost(found),
            "floor": lambda: floor(options.record, found)}
     for name in options.only:
-        if lines := run[name]():
+        try:
+            lines = run[name]()
+        except UserError as problem:
+            print(problem, file=sys.stderr)
+            return 2
+        if lines:
             print("\n".join(lines), flush=True)
     possible = {"the official code (--official)": "official" in options.only and not options.official,
                 "google/svcca (--svcca)": "cca" in options.only and not options.svcca,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers_core import tiny
 
+from benchmarks import __main__ as benchmarks
 from benchmarks import floor
 from gfrlib import experiments, grids
 
@@ -39,3 +40,12 @@ def test_a_record_is_told_phase_by_phase(tmp_path, monkeypatch):
     assert {(row["phase"], row["tasks"]) for row in found["rows"]} >= {("classifier", "0"), ("classifier", "later"),
                                                                       ("generator", "0"), ("generator", "later")}
     assert all(row["floor"] > 0 for row in found["rows"] if row["steps"])
+
+
+def test_bad_input_of_a_child_is_one_sentence(tmp_path, monkeypatch, capsys):
+    record = tmp_path / "odd.json"
+    record.write_text("{}")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--only", "floor", "--record", str(record)])
+    assert benchmarks.main() == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "odd.json" in said and "Traceback" not in said
