@@ -9,11 +9,12 @@ export PYTHONPATH := $(CURDIR)
 # compiled once at install and then read: without, every start of Python compiles PyTorch, SciPy, ... anew
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: book test install lock clean browser screenshots address help
+.PHONY: book test oldest install lock clean browser screenshots address help
 
 help:
 	@echo "make book         environment, chapters whose source changed, site; prints the page to open"
 	@echo "make test         environment, ruff, all tests (browser tests where Chromium is or can be installed)"
+	@echo "make oldest       every chapter with the oldest versions that requirements.txt allows, in .venv-oldest"
 	@echo "make install      the environment alone, in .venv"
 	@echo "make lock         requirements.lock from requirements.txt"
 	@echo "make screenshots  every page of the built site, light, dark and 390 px wide, into build/screenshots"
@@ -28,6 +29,12 @@ book: $(STAMP)
 test: $(STAMP) browser
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest $(PYTEST)
+
+# Colab and other notebooks bring their own versions: do the ranges hold at their lower end?
+oldest: $(STAMP)
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -r requirements.txt
+	.venv-oldest/bin/python -m gfrlib book run --out build/oldest
 
 install: $(STAMP)
 
