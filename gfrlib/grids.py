@@ -238,7 +238,7 @@ def _one(config: Config) -> tuple[Config, object]:
     try:
         return config, experiments.run_or_load(config)
     except UserError as problem:
-        return config, problem
+        return config, problem.with_traceback(None)  # whose frames would keep the run's networks and features
     except Exception as problem:  # whatever it is, it stops this run alone
         return config, UserError(f"The run stopped with {type(problem).__name__}: {problem}")
 

@@ -105,7 +105,7 @@ def _recorded(function: Callable, places: list[Tensor]) -> tuple:
             function(*places)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):  # its own: graphs recorded on one stream share the libraries' workspace
         found = function(*places)
     return graph, places, found
 

@@ -13,7 +13,8 @@ from gfrlib import machine, training
 from gfrlib.config import UserError
 
 CUDA = torch.device("cuda")
-FORBIDDEN = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "randint", "rand", "randn", "normal_", "uniform_"}
+FORBIDDEN = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh", "multinomial", "native_dropout",
+             "randint", "rand", "randn", "randperm", "normal_", "uniform_", "bernoulli_", "random_"}
 
 
 class Graph:
@@ -35,13 +36,15 @@ class Graph:
 class Recording(TorchDispatchMode):
     """Stands for torch.cuda.graph; below autograd, so it sees the backward operations, too."""
 
-    def __init__(self, graph):
+    def __init__(self, graph, stream=None):
         super().__init__()
         self.graph = graph
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         name = function.overloadpacket.__name__
         assert name not in FORBIDDEN, f"a CUDA graph cannot hold {name}"
+        masks = [x for x in pytree.tree_leaves(arguments[1:2]) if isinstance(x, torch.Tensor) and x.dtype == torch.bool]
+        assert not (masks and name.startswith("index")), "a CUDA graph cannot hold what a mask selects"
         found = function(*arguments, **(keywords or {}))
         self.graph.calls.append((function, arguments, keywords or {}, found))
         return found
@@ -120,6 +123,13 @@ def test_a_value_on_the_host_cannot_be_recorded(graphs):
     weight = torch.ones(2, requires_grad=True)
     both = machine.compiled_gradients(lambda x: ((weight * x.sum().item()).sum(), {}), [weight], CUDA)
     with pytest.raises(AssertionError, match="cannot hold _local_scalar_dense"):
+        both(torch.ones(2))
+
+
+def test_what_a_mask_selects_cannot_be_recorded(graphs):
+    weight = torch.ones(2, requires_grad=True)
+    both = machine.compiled_gradients(lambda x: ((weight * x)[x > 0].sum(), {}), [weight], CUDA)
+    with pytest.raises(AssertionError, match="what a mask selects"):
         both(torch.ones(2))
 
 
