@@ -22,8 +22,8 @@ help:
 	@echo "make clean        removes build/ (executed chapters and site); data/cache and .venv stay"
 
 book: $(STAMP)
-	$(BIN)/python -m gfrlib.chapters run
-	$(BIN)/python -m gfrlib.chapters check
+	$(BIN)/python -m gfrlib.book.chapters run
+	$(BIN)/python -m gfrlib.book.chapters check
 	$(BIN)/python book/_ext/build_site.py
 
 test: $(STAMP) browser
@@ -62,7 +62,7 @@ screenshots: $(STAMP)
 	$(BIN)/python tests/screenshots.py
 
 address: $(STAMP)
-	$(BIN)/python -m gfrlib.chapters addresses
+	$(BIN)/python -m gfrlib.book.chapters addresses
 
 clean:
 	rm -rf build

@@ -9,12 +9,17 @@ import numpy as np
 from gfrlib import similarity
 
 
-def arrays(rows: int = 10_000, columns: int = 512, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def arrays(
+    rows: int = 10_000, columns: int = 512, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Two full-rank arrays that share part of their directions, as two layers do."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(rows, columns // 2))
-    return tuple(common @ rng.normal(size=(columns // 2, columns)) / columns**0.5 + rng.normal(size=(rows, columns))
-                 for _ in range(2))
+    return tuple(
+        common @ rng.normal(size=(columns // 2, columns)) / columns**0.5
+        + rng.normal(size=(rows, columns))
+        for _ in range(2)
+    )
 
 
 def timed(function, repeats: int = 3) -> tuple[float, float]:
@@ -37,7 +42,9 @@ def main(folder: str | None) -> dict:
         import cca_core
 
         def theirs():
-            found = cca_core.get_cca_similarity(x.T, y.T, epsilon=1e-10, compute_coefs=False, verbose=False)
+            found = cca_core.get_cca_similarity(
+                x.T, y.T, epsilon=1e-10, compute_coefs=False, verbose=False
+            )
             return float(np.mean(found["cca_coef1"]))
 
         found["theirs"], found["theirs_seconds"] = timed(theirs)

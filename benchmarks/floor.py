@@ -18,8 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.ours import limited
-from gfrlib import experiments, grids, machine, records, training
+from gfrlib import training
 from gfrlib.config import FEATURES
+from gfrlib.engine import machine
+from gfrlib.lab import experiments, grids, records
 
 SIDE = {"cuda": 8192, "cpu": 2048}
 TRIALS = 7
@@ -34,13 +36,17 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         found = function(*arguments, **(keywords or {}))
         formula = flop_registry.get(function._overloadpacket)
-        self.total += formula(*arguments, **(keywords or {}), out_val=found) if formula else 0
+        self.total += (
+            formula(*arguments, **(keywords or {}), out_val=found) if formula else 0
+        )
         return found
 
 
 def peak(precision: str, device: torch.device) -> float:
     """Operations a second of the fastest of some products of two square matrices."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+        precision, torch.float32
+    )
     a = torch.randn(SIDE[device.type], SIDE[device.type], device=device, dtype=dtype)
     seconds = []
     for _ in range(TRIALS):
@@ -55,7 +61,9 @@ def peak(precision: str, device: torch.device) -> float:
 def operations_per_step(config, stream, stage: grids.Stage) -> float:
     """Of one step of the stage's kind, forward and backward; teacher, replay and gradient penalty included."""
     with Operations() as counter:
-        return grids.seconds_per_step(config, stream, stage, steps=2, images=IMAGES, clock=lambda: counter.total)
+        return grids.seconds_per_step(
+            config, stream, stage, steps=2, images=IMAGES, clock=lambda: counter.total
+        )
 
 
 def operations_of_features(config, stream, task: int) -> float:
@@ -76,19 +84,33 @@ def phases(record: records.Record) -> list[dict]:
     rows: dict[tuple, dict] = {}
     for part in record.seconds:
         later = part["task"] > 0
-        row = rows.setdefault((part["phase"], later), {"phase": part["phase"], "tasks": "later" if later else "0",
-                                                       "seconds": 0.0, "steps": 0, "operations": 0.0})
+        row = rows.setdefault(
+            (part["phase"], later),
+            {
+                "phase": part["phase"],
+                "tasks": "later" if later else "0",
+                "seconds": 0.0,
+                "steps": 0,
+                "operations": 0.0,
+            },
+        )
         row["seconds"] += part["seconds"]
         row["steps"] += part["steps"]
         if not part["steps"]:
             continue
         if "each" not in row:
-            row["each"] = operations_per_step(config, stream, grids.Stage("", part["task"], part["phase"], 1))
+            row["each"] = operations_per_step(
+                config, stream, grids.Stage("", part["task"], part["phase"], 1)
+            )
         row["operations"] += row["each"] * part["steps"]
         if part["phase"] == "generator" and config.cut == FEATURES:
             if "image" not in row:
                 row["image"] = operations_of_features(config, few, part["task"])
-            row["operations"] += row["image"] * config.feature_views * len(stream.train_index(part["task"]))
+            row["operations"] += (
+                row["image"]
+                * config.feature_views
+                * len(stream.train_index(part["task"]))
+            )
     return list(rows.values())
 
 
@@ -103,8 +125,13 @@ def main(path: str) -> dict:
     rows, speed = phases(record), peak(precision, machine.resolve_device(config))
     for row in rows:
         row["floor"] = row["operations"] / speed
-    return {"rows": rows, "speed": speed, "precision": precision, "recorded on": record.provenance.get("device", "?"),
-            "here": machine.chip(config)}
+    return {
+        "rows": rows,
+        "speed": speed,
+        "precision": precision,
+        "recorded on": record.provenance.get("device", "?"),
+        "here": machine.chip(config),
+    }
 
 
 if __name__ == "__main__":

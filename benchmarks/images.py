@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from gfrlib import datasets, shards, tasks
+from gfrlib import tasks
 from gfrlib.config import make_config
+from gfrlib.lab import datasets, shards
 
 BATCH, EPOCHS = 64, 3
 ROUGH = 24  # standard deviation of the noise: 110 KB a file
@@ -32,9 +33,15 @@ def generate(top: Path, faulty: int = 10) -> None:
             place = top / part / f"n{c:08d}"
             place.mkdir(parents=True)
             for i in range(count):
-                small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+                small = Image.fromarray(
+                    rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+                )
                 smooth = np.asarray(small.resize((500, 375), Image.Resampling.BICUBIC))
-                rough = (smooth + rng.normal(0, ROUGH, (375, 500, 1))).clip(0, 255).astype(np.uint8)
+                rough = (
+                    (smooth + rng.normal(0, ROUGH, (375, 500, 1)))
+                    .clip(0, 255)
+                    .astype(np.uint8)
+                )
                 Image.fromarray(rough).save(place / f"{i}.JPEG", "JPEG", quality=90)
     for k in range(faulty):
         file = top / "train" / f"n{2 * k:08d}" / f"{k}.JPEG"
@@ -60,10 +67,21 @@ def ours(stream) -> float:
 
 def theirs(top: Path) -> float:
     """Images per second of the usual loop, two workers, the first epoch left out."""
-    transform = transforms.Compose([
-        transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
-    loader = DataLoader(ImageFolder(str(top / "train"), transform), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    loader = DataLoader(
+        ImageFolder(str(top / "train"), transform),
+        BATCH,
+        shuffle=True,
+        num_workers=2,
+        persistent_workers=True,
+    )
     for _ in loader:
         pass
     began, seen = time.perf_counter(), 0
@@ -84,9 +102,16 @@ def main() -> dict:
         packed_in = time.perf_counter() - began
         began = time.perf_counter()
         shards.pack("imagenet-bench", top)
-        found = {"first start": packed_in, "second start": time.perf_counter() - began, "faults": len(packing.faults),
-                 "images": sum(packing.images.values())}
-        config, packed = make_config("quick", "gfr", base=10, tasks=1), datasets.packed("imagenet-bench")
+        found = {
+            "first start": packed_in,
+            "second start": time.perf_counter() - began,
+            "faults": len(packing.faults),
+            "images": sum(packing.images.values()),
+        }
+        config, packed = (
+            make_config("quick", "gfr", base=10, tasks=1),
+            datasets.packed("imagenet-bench"),
+        )
         for name, limit in (("resident", 10**12), ("streamed", 1)):
             os.environ["GFR_RESIDENT_BYTES"] = str(limit)
             found[name] = ours(tasks.build(config, packed, torch.device("cpu")))

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.ours import STEPS, limited, step_seconds
-from gfrlib import datasets, experiments
+from gfrlib.lab import datasets, experiments
 from gfrlib.networks import build_network
 
 
@@ -19,9 +19,15 @@ class Images(Dataset):
 
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
-        self.transform = transforms.Compose([
-            transforms.ToPILImage(), transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(), transforms.Normalize((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))])
+        self.transform = transforms.Compose(
+            [
+                transforms.ToPILImage(),
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
+            ]
+        )
 
     def __len__(self):
         return len(self.images)
@@ -36,8 +42,13 @@ def plain(width: int, images: int) -> float:
     data = datasets.packed("cifar100")
     labels = np.asarray(data.train_labels)
     rows = np.concatenate([np.flatnonzero(labels == c)[:images] for c in range(50)])
-    loader = DataLoader(Images(np.asarray(data.train_images[rows]), labels[rows]), config.batch_size, shuffle=True,
-                        num_workers=2, drop_last=True)
+    loader = DataLoader(
+        Images(np.asarray(data.train_images[rows]), labels[rows]),
+        config.batch_size,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = build_network(config, (3, 32, 32), 0)
     network.head.grow(50, 0)
@@ -46,7 +57,9 @@ def plain(width: int, images: int) -> float:
     times = []
     while len(times) < STEPS:
         for x, y in loader:
-            loss = torch.nn.functional.cross_entropy(network(x.to(device)), y.to(device))
+            loss = torch.nn.functional.cross_entropy(
+                network(x.to(device)), y.to(device)
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -58,10 +71,18 @@ def plain(width: int, images: int) -> float:
 def ours(width: int, images: int, precision: str) -> float:
     """Images per second of gfrlib's classifier phase in task 0."""
     config = experiments.settings("paper", "gfr", width=width, precision=precision)
-    return config.batch_size / step_seconds(config, limited(config, images), 0, "classifier", images=images)
+    return config.batch_size / step_seconds(
+        config, limited(config, images), 0, "classifier", images=images
+    )
 
 
 if __name__ == "__main__":
     found_width, found_images = int(sys.argv[1]), int(sys.argv[2])
-    print(json.dumps({"plain": plain(found_width, found_images),
-                      **{p: ours(found_width, found_images, p) for p in ("float32", "bf16")}}))
+    print(
+        json.dumps(
+            {
+                "plain": plain(found_width, found_images),
+                **{p: ours(found_width, found_images, p) for p in ("float32", "bf16")},
+            }
+        )
+    )

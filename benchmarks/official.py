@@ -20,9 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gfrlib import datasets
+from gfrlib.lab import datasets
 
-PHASES = ("classifier", "generator", "discriminator")  # in the order in which train_task makes their optimisers
+PHASES = (
+    "classifier",
+    "generator",
+    "discriminator",
+)  # in the order in which train_task makes their optimisers
 
 
 class _Done(Exception):
@@ -36,9 +40,13 @@ def write_cifar100(place: Path, images: int) -> None:
     rows = np.concatenate([np.flatnonzero(labels == c)[:images] for c in range(100)])
     folder = place / "cifar" / "cifar-100-python"
     folder.mkdir(parents=True)
-    flat = np.asarray(data.train_images[rows]).transpose(0, 3, 1, 2).reshape(len(rows), -1)
-    for name, entry in (("train", {"data": flat, "fine_labels": labels[rows].tolist()}),
-                        ("meta", {"fine_label_names": [str(c) for c in range(100)]})):
+    flat = (
+        np.asarray(data.train_images[rows]).transpose(0, 3, 1, 2).reshape(len(rows), -1)
+    )
+    for name, entry in (
+        ("train", {"data": flat, "fine_labels": labels[rows].tolist()}),
+        ("meta", {"fine_label_names": [str(c) for c in range(100)]}),
+    ):
         (folder / name).write_bytes(pickle.dumps(entry))
 
 
@@ -49,10 +57,14 @@ def _prepare(clock: list) -> None:
         torch.nn.Module.cuda = lambda self, *_, **__: self
         torch.cuda.FloatTensor = torch.FloatTensor
     board = types.ModuleType("torch.utils.tensorboard")
-    board.SummaryWriter = lambda *_, **__: types.SimpleNamespace(add_scalar=lambda *_: None, close=lambda: None)
+    board.SummaryWriter = lambda *_, **__: types.SimpleNamespace(
+        add_scalar=lambda *_: None, close=lambda: None
+    )
     sys.modules["torch.utils.tensorboard"] = board
     load = torch.load
-    torch.load = lambda *arguments, **named: load(*arguments, **{**named, "weights_only": False})
+    torch.load = lambda *arguments, **named: load(
+        *arguments, **{**named, "weights_only": False}
+    )
     adam, made = torch.optim.Adam, [0]
 
     class Timed(adam):
@@ -73,7 +85,9 @@ def _prepare(clock: list) -> None:
     torch.optim.Adam = Timed
 
 
-def _of_classes(self, data: np.ndarray, targets: np.ndarray, index: list) -> tuple[np.ndarray, np.ndarray]:
+def _of_classes(
+    self, data: np.ndarray, targets: np.ndarray, index: list
+) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of the classes in `index`, class after class, as the official method of this name gives them."""
     rows = np.concatenate([np.flatnonzero(targets == c) for c in index])
     return data[rows], targets[rows]
@@ -95,18 +109,48 @@ def main(folder: str, images: int) -> None:
         import CIFAR100
 
         CIFAR100.CIFAR10.RandomPercentage = _of_classes
-        sys.argv = ["train.py", "-data", "cifar100", "-dir", place, "-ckpt_dir", place, "-log_dir", "log", "-nb_cl_fg", "50",
-                    "-num_task", "5", "-epochs", "1", "-epochs_gan", "1", "-j", "2"]
-        out = os.fdopen(os.dup(sys.stdout.fileno()), "w")  # its logger closes the first one
+        sys.argv = [
+            "train.py",
+            "-data",
+            "cifar100",
+            "-dir",
+            place,
+            "-ckpt_dir",
+            place,
+            "-log_dir",
+            "log",
+            "-nb_cl_fg",
+            "50",
+            "-num_task",
+            "5",
+            "-epochs",
+            "1",
+            "-epochs_gan",
+            "1",
+            "-j",
+            "2",
+        ]
+        out = os.fdopen(
+            os.dup(sys.stdout.fileno()), "w"
+        )  # its logger closes the first one
         try:
             runpy.run_path(str(Path(folder) / "train.py"), run_name="__main__")
         except _Done:
             pass
         finally:
             sys.stdout = out
-    found = {f"{name}_{task}": per_step(clock, task, phase) for task in (0, 1)
-             for name, phase in (("classifier", "classifier"), ("critic", "discriminator"))}
-    print(json.dumps({**found, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), file=out, flush=True)
+    found = {
+        f"{name}_{task}": per_step(clock, task, phase)
+        for task in (0, 1)
+        for name, phase in (("classifier", "classifier"), ("critic", "discriminator"))
+    }
+    print(
+        json.dumps(
+            {**found, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        ),
+        file=out,
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

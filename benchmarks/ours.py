@@ -8,7 +8,8 @@ import time
 
 import torch
 
-from gfrlib import experiments, grids, training
+from gfrlib import training
+from gfrlib.lab import experiments, grids
 
 STEPS = 12
 
@@ -16,11 +17,22 @@ STEPS = 12
 def limited(config, images: int):
     """The config's task stream with the first `images` training images of each class."""
     stream = experiments.load_tasks(config)
-    rows = torch.cat([torch.nonzero(stream.train_labels == c)[:images, 0] for c in range(stream.num_classes)])
-    return dataclasses.replace(stream, train_images=stream.train_images[rows], train_labels=stream.train_labels[rows])
+    rows = torch.cat(
+        [
+            torch.nonzero(stream.train_labels == c)[:images, 0]
+            for c in range(stream.num_classes)
+        ]
+    )
+    return dataclasses.replace(
+        stream,
+        train_images=stream.train_images[rows],
+        train_labels=stream.train_labels[rows],
+    )
 
 
-def step_seconds(config, stream, task: int, phase: str, *, images: int, steps: int = STEPS) -> float:
+def step_seconds(
+    config, stream, task: int, phase: str, *, images: int, steps: int = STEPS
+) -> float:
     """Seconds per step of a phase; a generator's step has `critic_steps` critic updates in it."""
     stage = grids.Stage("", task, phase, steps)
     return grids.seconds_per_step(config, stream, stage, steps=steps, images=images)
@@ -46,19 +58,32 @@ def measure(images: int, precision: str, compiled: bool = False) -> dict:
     The cache is computed once a task: its seconds, for the paper's number of images, views and updates, are shared among all
     critic updates of the task.
     """
-    config = experiments.settings("paper", "gfr", precision=precision, compiled=compiled)
+    config = experiments.settings(
+        "paper", "gfr", precision=precision, compiled=compiled
+    )
     stream = limited(config, images)
     each = feature_seconds(config, stream)
     found = {"feature": each}
     for task, count in ((0, 50), (1, 10)):
-        found[f"classifier_{task}"] = step_seconds(config, stream, task, "classifier", images=images)
+        found[f"classifier_{task}"] = step_seconds(
+            config, stream, task, "classifier", images=images
+        )
         critics = config.critic_steps * training.generator_steps(config, 6, task)
-        bare = step_seconds(config, stream, task, "generator", images=images) / config.critic_steps
+        bare = (
+            step_seconds(config, stream, task, "generator", images=images)
+            / config.critic_steps
+        )
         found[f"critic_bare_{task}"] = bare
-        found[f"critic_{task}"] = bare + each * config.feature_views * count * 500 / critics
+        found[f"critic_{task}"] = (
+            bare + each * config.feature_views * count * 500 / critics
+        )
     return found
 
 
 if __name__ == "__main__":
     result = measure(int(sys.argv[1]), sys.argv[2], "compiled" in sys.argv)
-    print(json.dumps({**result, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(
+        json.dumps(
+            {**result, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        )
+    )

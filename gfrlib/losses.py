@@ -11,7 +11,9 @@ REFERENCE_BATCH = 128  # the paper's batch size, to which batch-wide sums are re
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
     """L_CE of Section 3.1: mean over the batch of -log softmax(logits)[label]. logits [B, C], labels [B]."""
-    return functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+    return functional.cross_entropy(
+        logits.to(torch.promote_types(logits.dtype, torch.float32)), labels
+    )
 
 
 def balanced_classification(new: Tensor, replayed: Tensor, f: float) -> Tensor:
@@ -19,7 +21,9 @@ def balanced_classification(new: Tensor, replayed: Tensor, f: float) -> Tensor:
     return (new + f * replayed) / (f + 1)
 
 
-def feature_distillation(u: Tensor, u_old: Tensor, *, distance: str = "batch") -> Tensor:
+def feature_distillation(
+    u: Tensor, u_old: Tensor, *, distance: str = "batch"
+) -> Tensor:
     """L_FD, Equation 4: how far F_t(x) has moved from F_{t-1}(x). u, u_old [B, ...].
 
     batch   sqrt(sum over batch and dimensions of (u - u_old)^2) x sqrt(128 / B): the official code's torch.dist,
@@ -42,17 +46,30 @@ def feature_distillation(u: Tensor, u_old: Tensor, *, distance: str = "batch") -
     raise ValueError(f"unknown distance '{distance}'")
 
 
-def lwf_distillation(logits: Tensor, logits_old: Tensor, sizes: list[int], *, temperature: float = 2.0) -> Tensor:
+def lwf_distillation(
+    logits: Tensor, logits_old: Tensor, sizes: list[int], *, temperature: float = 2.0
+) -> Tensor:
     """L_LwF, Section 3.2: sum over old heads j of -E_x sum_c y_old^j log y^j, one softmax per head.
 
     logits and logits_old [B, >= sum(sizes)]; sizes are the old heads'. Softened by the temperature, and
     scaled by its square so that its choice does not change the gradients' size (Hinton et al.; the paper names none).
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
-    heads, old_heads = (rows[:, : sum(sizes)].to(wide).split(sizes, dim=1) for rows in (logits, logits_old))
+    heads, old_heads = (
+        rows[:, : sum(sizes)].to(wide).split(sizes, dim=1)
+        for rows in (logits, logits_old)
+    )
     total = logits.new_zeros((), dtype=wide)
     for head, old in zip(heads, old_heads):
-        total = total - ((old / temperature).softmax(dim=1) * (head / temperature).log_softmax(dim=1)).sum(dim=1).mean()
+        total = (
+            total
+            - (
+                (old / temperature).softmax(dim=1)
+                * (head / temperature).log_softmax(dim=1)
+            )
+            .sum(dim=1)
+            .mean()
+        )
     return total * temperature**2
 
 
@@ -66,17 +83,27 @@ def generator(scores_fake: Tensor) -> Tensor:
     return -scores_fake.mean()
 
 
-def gradient_penalty(discriminator: Callable, labels: Tensor, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+def gradient_penalty(
+    discriminator: Callable, labels: Tensor, real: Tensor, fake: Tensor, mix: Tensor
+) -> Tensor:
     """WGAN-GP: E[(||grad_u D(c, u)||_2 - 1)^2] at u = mix real + (1 - mix) fake. real, fake [B, d], mix [B, 1] in [0, 1].
 
     The paper writes WGAN; its code adds this penalty with weight 10 (Gulrajani et al. 2017).
     """
     u = (mix * real + (1 - mix) * fake).detach().requires_grad_(True)
-    gradient, = torch.autograd.grad(discriminator(labels, u).sum(), u, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        discriminator(labels, u).sum(), u, create_graph=True
+    )
     return ((torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1) ** 2).mean()
 
 
-def replay_alignment(replayed: Tensor, replayed_old: Tensor, *, form: str = "code", old_classes: int | Tensor = 1) -> Tensor:
+def replay_alignment(
+    replayed: Tensor,
+    replayed_old: Tensor,
+    *,
+    form: str = "code",
+    old_classes: int | Tensor = 1,
+) -> Tensor:
     """L_RA, Equation 3: G_t must replay what G_{t-1} replays for the same old class c and latent z. Both [B, d].
 
     paper  sum over old classes of E_z ||G_t - G_{t-1}||^2, estimated from uniformly drawn classes: old_classes x mean
@@ -91,20 +118,31 @@ def replay_alignment(replayed: Tensor, replayed_old: Tensor, *, form: str = "cod
     raise ValueError(f"unknown alignment '{form}'")
 
 
-def margin_ranking(scores: Tensor, labels: Tensor, old: int, *, margin: float = 0.5, rivals: int = 2) -> Tensor:
+def margin_ranking(
+    scores: Tensor, labels: Tensor, old: int, *, margin: float = 0.5, rivals: int = 2
+) -> Tensor:
     """L_mr of Rebalance: an old image's own score must exceed those of its hardest new classes by a margin.
 
     scores [B, C] are cosines, not scaled; rows with labels < `old` are exemplars of old classes, the others do not count;
     the mean over exemplars and their `rivals` highest new classes, 0 where there are none (LUCIR, Equation 8).
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    counts = labels < old  # a mask and no selection, whose size the host would have to wait for
+    counts = (
+        labels < old
+    )  # a mask and no selection, whose size the host would have to wait for
     own = scores.gather(1, labels[:, None])
     hardest = scores[:, old:].topk(min(rivals, scores.shape[1] - old), dim=1).values
-    return (functional.relu(margin - own + hardest) * counts[:, None]).sum() / (hardest.shape[1] * counts.sum()).clamp_min(1)
+    return (functional.relu(margin - own + hardest) * counts[:, None]).sum() / (
+        hardest.shape[1] * counts.sum()
+    ).clamp_min(1)
 
 
-def parameter_penalty(parameters: list[Tensor], old: list[Tensor], importances: list[Tensor]) -> Tensor:
+def parameter_penalty(
+    parameters: list[Tensor], old: list[Tensor], importances: list[Tensor]
+) -> Tensor:
     """Sum over parameters of Omega_i (theta_i - theta_i*)^2: EWC takes half of it, MAS the whole (Section 3.2)."""
-    theta, theta_old, omega = (torch.cat([p.flatten() for p in group]) for group in (parameters, old, importances))
+    theta, theta_old, omega = (
+        torch.cat([p.flatten() for p in group])
+        for group in (parameters, old, importances)
+    )
     return (omega * (theta - theta_old).square()).sum()

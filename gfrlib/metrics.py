@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-def accuracy_matrix(predictions: list, labels: np.ndarray, task_sizes: ArrayLike) -> np.ndarray:
+def accuracy_matrix(
+    predictions: list, labels: np.ndarray, task_sizes: ArrayLike
+) -> np.ndarray:
     """[T+1, T+1] from predictions[t] (class positions of the test images of tasks 0..t, or None) and sorted labels [N].
 
     Raises ValueError if a row has another length than the test images of the classes seen by then.
@@ -19,7 +21,9 @@ def accuracy_matrix(predictions: list, labels: np.ndarray, task_sizes: ArrayLike
         if row is None:
             continue
         if len(row) != edges[t + 1]:
-            raise ValueError(f"after task {t} there are {edges[t + 1]} test images, but {len(row)} predictions")
+            raise ValueError(
+                f"after task {t} there are {edges[t + 1]} test images, but {len(row)} predictions"
+            )
         correct = np.asarray(row) == labels[: edges[t + 1]]
         for k in range(t + 1):
             matrix[t, k] = correct[edges[k] : edges[k + 1]].mean()
@@ -34,7 +38,12 @@ def mean_over_tasks(accuracy: np.ndarray) -> np.ndarray:
 def class_weighted(accuracy: np.ndarray, task_sizes: ArrayLike) -> np.ndarray:
     """[T+1] W_t = sum_k n_k a[t, k] / sum_k n_k: every class counts the same. The paper's curves (GFR-IL#7)."""
     n = np.asarray(task_sizes, dtype=float)
-    return np.array([(row[: t + 1] * n[: t + 1]).sum() / n[: t + 1].sum() for t, row in enumerate(accuracy)])
+    return np.array(
+        [
+            (row[: t + 1] * n[: t + 1]).sum() / n[: t + 1].sum()
+            for t, row in enumerate(accuracy)
+        ]
+    )
 
 
 def average_incremental(curve: ArrayLike) -> float:
@@ -53,7 +62,9 @@ def forgetting_per_task(accuracy: np.ndarray) -> np.ndarray:
     return result
 
 
-def forgetting(accuracy: np.ndarray, task_sizes: ArrayLike, *, weighted: bool = True) -> np.ndarray:
+def forgetting(
+    accuracy: np.ndarray, task_sizes: ArrayLike, *, weighted: bool = True
+) -> np.ndarray:
     """[T+1] average forgetting over the tasks k < t; NaN at t = 0. Class-weighted as in the paper (GFR-IL#7), or plain."""
     per_task, n = forgetting_per_task(accuracy), np.asarray(task_sizes, dtype=float)
     result = np.full(len(accuracy), np.nan)
@@ -63,13 +74,22 @@ def forgetting(accuracy: np.ndarray, task_sizes: ArrayLike, *, weighted: bool = 
     return result
 
 
-def confusion(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> np.ndarray:
+def confusion(
+    predictions: ArrayLike, labels: ArrayLike, num_classes: int
+) -> np.ndarray:
     """int [C, C]: row = true class position, column = predicted."""
     flat = np.asarray(labels) * num_classes + np.asarray(predictions)
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def old_new(predictions: ArrayLike, labels: ArrayLike, task_sizes: ArrayLike, t: int) -> tuple[float, float]:
+def old_new(
+    predictions: ArrayLike, labels: ArrayLike, task_sizes: ArrayLike, t: int
+) -> tuple[float, float]:
     """(accuracy on classes of tasks < t, accuracy on task t's classes) after task t; the first is NaN at t = 0."""
-    correct, old = np.asarray(predictions) == labels, np.asarray(labels) < int(np.sum(task_sizes[:t]))
-    return (float(correct[old].mean()) if old.any() else float("nan")), float(correct[~old].mean())
+    correct, old = (
+        np.asarray(predictions) == labels,
+        np.asarray(labels) < int(np.sum(task_sizes[:t])),
+    )
+    return (float(correct[old].mean()) if old.any() else float("nan")), float(
+        correct[~old].mean()
+    )

@@ -57,13 +57,20 @@ class CosineHead(Head):
         old = torch.cat([block.weight for block in self.blocks[:-1]])
         length = torch.linalg.vector_norm(old, dim=1).mean()
         directions = nn.functional.normalize(u, dim=1)
-        means = torch.stack([directions[labels == first + k].mean(0) for k in range(self.sizes[-1])])
+        means = torch.stack(
+            [directions[labels == first + k].mean(0) for k in range(self.sizes[-1])]
+        )
         self.blocks[-1].weight.copy_(length * nn.functional.normalize(means, dim=1))
 
     def forward(self, u: Tensor) -> Tensor:
         u = nn.functional.normalize(u, dim=1)
-        return self.scale * torch.cat([nn.functional.linear(u, nn.functional.normalize(block.weight, dim=1))
-                                       for block in self.blocks], dim=1)
+        return self.scale * torch.cat(
+            [
+                nn.functional.linear(u, nn.functional.normalize(block.weight, dim=1))
+                for block in self.blocks
+            ],
+            dim=1,
+        )
 
 
 class Network(nn.Module):
@@ -88,7 +95,9 @@ def split(network: Network, cut: int) -> tuple[nn.Module, nn.Module]:
     """
     if not 0 <= cut <= len(network.stages):
         raise ValueError(f"cut must lie in 0..{len(network.stages)}, not {cut}")
-    return nn.Sequential(*network.stages[:cut]), nn.Sequential(*network.stages[cut:], network.head)
+    return nn.Sequential(*network.stages[:cut]), nn.Sequential(
+        *network.stages[cut:], network.head
+    )
 
 
 class Residual(nn.Module):
@@ -102,8 +111,14 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm1(self.conv1(x)))
@@ -112,7 +127,11 @@ class Residual(nn.Module):
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    ]
 
 
 def resnet18(channels: int, width: int, size: int, *, cosine: bool = False) -> Network:
@@ -120,19 +139,36 @@ def resnet18(channels: int, width: int, size: int, *, cosine: bool = False) -> N
 
     With a cosine head the last ReLU is off, so that features point in all directions (LUCIR).
     """
-    stem = _conv(channels, width) if size <= 64 else [
-        nn.Conv2d(channels, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    stem = (
+        _conv(channels, width)
+        if size <= 64
+        else [
+            nn.Conv2d(channels, width, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, 1),
+        ]
+    )
     stages, inputs = [], width
     for k in range(4):
         outputs, stride = width * 2**k, 1 if k == 0 else 2
         relu = not (cosine and k == 3)
-        stages.append(nn.Sequential(Residual(inputs, outputs, stride), Residual(outputs, outputs, 1, relu=relu)))
+        stages.append(
+            nn.Sequential(
+                Residual(inputs, outputs, stride),
+                Residual(outputs, outputs, 1, relu=relu),
+            )
+        )
         inputs = outputs
     stages[0] = nn.Sequential(*stem, *stages[0])
-    stages[3] = nn.Sequential(*stages[3], nn.AdaptiveAvgPool2d(1), nn.Flatten())  # u [B, 8 width], never negative
+    stages[3] = nn.Sequential(
+        *stages[3], nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )  # u [B, 8 width], never negative
     for module in nn.ModuleList(stages).modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # torchvision's initialisation
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_out", nonlinearity="relu"
+            )  # torchvision's initialisation
     return Network(stages, inputs, cosine=cosine)
 
 
@@ -145,7 +181,11 @@ def small_cnn(channels: int, width: int, size: int, *, cosine: bool = False) -> 
         nn.Sequential(*_conv(channels, width)),
         nn.Sequential(*_conv(width, 2 * width, 2)),
         nn.Sequential(*_conv(2 * width, 2 * width, 2 if size > 8 else 1)),
-        nn.Sequential(*_conv(2 * width, 2 * width)[: 2 if cosine else 3], nn.AdaptiveAvgPool2d(4), nn.Flatten()),
+        nn.Sequential(
+            *_conv(2 * width, 2 * width)[: 2 if cosine else 3],
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+        ),
     ]
     return Network(stages, 2 * width * 16, cosine=cosine)
 
@@ -155,7 +195,9 @@ def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         build = {"resnet18": resnet18, "cnn": small_cnn}[config.network]
-        network = build(shape[0], config.width, max(shape[1:]), cosine=config.head == "cosine")
+        network = build(
+            shape[0], config.width, max(shape[1:]), cosine=config.head == "cosine"
+        )
     if config.head == "cosine":
         nn.init.constant_(network.head.scale, config.head_scale)
     return network.to(memory_format=torch.channels_last)
@@ -175,9 +217,13 @@ class Generator(nn.Module):
         super().__init__()
         self.classes, self.latent_dim = classes, latent_dim
         self.layers = nn.Sequential(
-            nn.Linear(latent_dim + classes, hidden), nn.LeakyReLU(0.2),
-            nn.Linear(hidden, hidden), nn.LeakyReLU(0.2),
-            nn.Linear(hidden, features), nn.ReLU())
+            nn.Linear(latent_dim + classes, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, features),
+            nn.ReLU(),
+        )
         _initialise(self)
 
     def forward(self, labels: Tensor, z: Tensor) -> Tensor:
@@ -199,8 +245,11 @@ class Discriminator(nn.Module):
     def __init__(self, classes: int, hidden: int, features: int):
         super().__init__()
         self.phi = nn.Sequential(
-            nn.Linear(features, hidden), LeakyReLU(0.2),
-            nn.Linear(hidden, hidden), LeakyReLU(0.2))
+            nn.Linear(features, hidden),
+            LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            LeakyReLU(0.2),
+        )
         self.score = nn.Linear(hidden, 1)
         self.projection = nn.Embedding(classes, hidden)
         _initialise(self)
@@ -218,23 +267,44 @@ class SpatialGenerator(nn.Module):
     so a replay does not depend on its batch. Feature maps end in the stage's ReLU; images in a scaled tanh.
     """
 
-    def __init__(self, classes: int, latent_dim: int, shape: tuple[int, int, int], width: int, *, images: bool):
+    def __init__(
+        self,
+        classes: int,
+        latent_dim: int,
+        shape: tuple[int, int, int],
+        width: int,
+        *,
+        images: bool,
+    ):
         super().__init__()
         self.classes, self.latent_dim, self.images = classes, latent_dim, images
         doublings = _doublings(shape)
         widths = [width * 2**k for k in reversed(range(doublings + 1))]
         sides = (shape[1] >> doublings, shape[2] >> doublings)
-        layers = [nn.Linear(latent_dim + classes, widths[0] * sides[0] * sides[1]), nn.Unflatten(1, (widths[0], *sides))]
+        layers = [
+            nn.Linear(latent_dim + classes, widths[0] * sides[0] * sides[1]),
+            nn.Unflatten(1, (widths[0], *sides)),
+        ]
         for inputs, outputs in zip(widths, widths[1:]):
-            layers += [nn.GroupNorm(4, inputs), nn.LeakyReLU(0.2), nn.Upsample(scale_factor=2),
-                       nn.Conv2d(inputs, outputs, 3, padding=1)]
-        self.layers = nn.Sequential(*layers, nn.GroupNorm(4, widths[-1]), nn.LeakyReLU(0.2),
-                                    nn.Conv2d(widths[-1], shape[0], 3, padding=1))
+            layers += [
+                nn.GroupNorm(4, inputs),
+                nn.LeakyReLU(0.2),
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(inputs, outputs, 3, padding=1),
+            ]
+        self.layers = nn.Sequential(
+            *layers,
+            nn.GroupNorm(4, widths[-1]),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(widths[-1], shape[0], 3, padding=1),
+        )
 
     def forward(self, labels: Tensor, z: Tensor) -> Tensor:
         one_hot = nn.functional.one_hot(labels, self.classes).to(z.dtype)
         u = self.layers(torch.cat([z, one_hot], dim=1))
-        return 2.5 * torch.tanh(u) if self.images else torch.relu(u)  # normalised pixels lie within -2.5 .. 2.5
+        return (
+            2.5 * torch.tanh(u) if self.images else torch.relu(u)
+        )  # normalised pixels lie within -2.5 .. 2.5
 
 
 class SpatialDiscriminator(nn.Module):
@@ -245,8 +315,13 @@ class SpatialDiscriminator(nn.Module):
         widths = [width * 2**k for k in range(_doublings(shape) + 1)]
         layers = [nn.Conv2d(shape[0], width, 3, padding=1), nn.LeakyReLU(0.2)]
         for inputs, outputs in zip(widths, widths[1:]):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        self.phi = nn.Sequential(*layers, nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(0.2))
+            layers += [
+                nn.Conv2d(inputs, outputs, 4, stride=2, padding=1),
+                nn.LeakyReLU(0.2),
+            ]
+        self.phi = nn.Sequential(
+            *layers, nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(0.2)
+        )
         self.score = nn.Linear(widths[-1], 1)
         self.projection = nn.Embedding(classes, widths[-1])
 
@@ -258,7 +333,9 @@ class SpatialDiscriminator(nn.Module):
 def _doublings(shape: tuple[int, int, int]) -> int:
     """How often a map's side can be halved evenly before it is smaller than 4."""
     k = 0
-    while min(shape[1:]) >> (k + 1) >= 4 and all(side % 2 ** (k + 1) == 0 for side in shape[1:]):
+    while min(shape[1:]) >> (k + 1) >= 4 and all(
+        side % 2 ** (k + 1) == 0 for side in shape[1:]
+    ):
         k += 1
     return k
 
@@ -273,9 +350,13 @@ def widest(build, parameters: int) -> int:
 
 
 @torch.no_grad()
-def feature_shape(network: Network, cut: int, shape: tuple[int, int, int]) -> tuple[int, ...]:
+def feature_shape(
+    network: Network, cut: int, shape: tuple[int, int, int]
+) -> tuple[int, ...]:
     """Shape of F(x) without the batch, for images of `shape`: (d,) at the cut named features, else (C, H, W)."""
     training = network.training
-    u = split(network.eval(), cut)[0](torch.zeros(1, *shape, device=next(network.parameters()).device))
+    u = split(network.eval(), cut)[0](
+        torch.zeros(1, *shape, device=next(network.parameters()).device)
+    )
     network.train(training)
     return tuple(u.shape[1:])

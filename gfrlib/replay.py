@@ -7,16 +7,26 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib.config import FEATURES, Config
-from gfrlib.networks import Discriminator, Generator, SpatialDiscriminator, SpatialGenerator, widest
+from gfrlib.networks import (
+    Discriminator,
+    Generator,
+    SpatialDiscriminator,
+    SpatialGenerator,
+    widest,
+)
 
 
 class Memory(nn.Module):
     """Nothing is carried (the rows `none` and `real`: the latter reads all the data again)."""
 
-    trained = False  # by train_generator's adversarial loop; otherwise `fit` is closed-form
+    trained = (
+        False  # by train_generator's adversarial loop; otherwise `fit` is closed-form
+    )
     fits = False  # closed-form, from all features of a task
     replays = False  # samples enter the classifier's loss
-    keeps_means = False  # a buffer `means` [classes, d], from which nearest-mean can predict
+    keeps_means = (
+        False  # a buffer `means` [classes, d], from which nearest-mean can predict
+    )
 
     rows = None  # training images kept: their row numbers
 
@@ -71,7 +81,9 @@ class Gaussians(ClassMeans):
     full      the whole covariance, kept as a Cholesky factor
     """
 
-    def __init__(self, classes: int, features: int, kind: str = "diagonal", clamp: bool = True):
+    def __init__(
+        self, classes: int, features: int, kind: str = "diagonal", clamp: bool = True
+    ):
         super().__init__(classes, features)
         self.kind, self.clamp = kind, clamp
         shape = (classes, features, features) if kind == "full" else (classes, features)
@@ -83,8 +95,12 @@ class Gaussians(ClassMeans):
             u = features[labels == c].double()
             if self.kind == "full":
                 covariance = torch.cov(u.T, correction=0)
-                ridge = 1e-4 * covariance.diagonal().mean() + 1e-8  # ours: fewer images than dimensions still factorise
-                covariance += ridge * torch.eye(len(covariance), dtype=u.dtype, device=u.device)
+                ridge = (
+                    1e-4 * covariance.diagonal().mean() + 1e-8
+                )  # ours: fewer images than dimensions still factorise
+                covariance += ridge * torch.eye(
+                    len(covariance), dtype=u.dtype, device=u.device
+                )
                 self.spread[c] = torch.linalg.cholesky(covariance).float()
             else:
                 self.spread[c] = u.std(dim=0, correction=0).float()
@@ -93,13 +109,19 @@ class Gaussians(ClassMeans):
         mean, spread = self.means[labels], self.spread[labels]
         shape = (len(labels), 1) if self.kind == "scalar" else mean.shape
         z = torch.randn(shape, generator=rng, device=mean.device)
-        u = mean + (torch.einsum("bij,bj->bi", spread, z) if self.kind == "full" else spread * z)
+        u = mean + (
+            torch.einsum("bij,bj->bi", spread, z) if self.kind == "full" else spread * z
+        )
         return u.clamp_min(0) if self.clamp else u
 
     def move(self, W: Tensor, b: Tensor) -> None:
         """mu -> W mu + b and Sigma -> W Sigma W^T: exactly for `full`, its diagonal for the others; means stay >= 0."""
         self.means = (self.means @ W.T + b).clamp_min(0)
-        self.spread = W @ self.spread if self.kind == "full" else (self.spread.square() @ W.T.square()).sqrt()
+        self.spread = (
+            W @ self.spread
+            if self.kind == "full"
+            else (self.spread.square() @ W.T.square()).sqrt()
+        )
 
     def nbytes(self) -> dict[str, int]:
         name = "covariance factors" if self.kind == "full" else "standard deviations"
@@ -121,7 +143,9 @@ class GAN(Memory):
     def latent(self, count: int, rng: torch.Generator) -> Tensor:
         """z ~ N(0, I): [count, latent_dim]."""
         device = self.discriminator.score.weight.device
-        return torch.randn(count, self.generator.latent_dim, generator=rng, device=device)
+        return torch.randn(
+            count, self.generator.latent_dim, generator=rng, device=device
+        )
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """u-hat = G(c, z) for labels [B] -> [B, d]."""
@@ -137,21 +161,38 @@ class GAN(Memory):
 
     def class_means(self, rng: torch.Generator) -> Tensor:
         """[classes, d]: the means of 100 replays a class."""
-        labels = torch.arange(self.generator.classes, device=rng.device).repeat_interleave(100)
+        labels = torch.arange(
+            self.generator.classes, device=rng.device
+        ).repeat_interleave(100)
         with torch.no_grad():
-            return self.sample(labels, rng).view(self.generator.classes, 100, -1).mean(dim=1)
+            return (
+                self.sample(labels, rng)
+                .view(self.generator.classes, 100, -1)
+                .mean(dim=1)
+            )
 
     def move(self, W: Tensor, b: Tensor) -> None:
         self.drift = W, b
 
     def nbytes(self) -> dict[str, int]:
-        return {"generator": state_bytes(self.generator), "discriminator": state_bytes(self.discriminator)}
+        return {
+            "generator": state_bytes(self.generator),
+            "discriminator": state_bytes(self.discriminator),
+        }
 
 
 class SpatialGAN(GAN):
     """G and D for images or feature maps u [C, H, W], each with at most `parameters` parameters at every cut."""
 
-    def __init__(self, classes: int, shape: tuple[int, int, int], latent_dim: int, parameters: int, *, images: bool):
+    def __init__(
+        self,
+        classes: int,
+        shape: tuple[int, int, int],
+        latent_dim: int,
+        parameters: int,
+        *,
+        images: bool,
+    ):
         Memory.__init__(self)
 
         def generator(width):
@@ -217,7 +258,10 @@ class Translated(ClassMeans):
         classes, counts = labels.unique(return_counts=True)  # labels ascend
         self.begin, self.length = counts.cumsum(0) - counts, counts
         self.new_means = torch.stack([features[labels == c].mean(0) for c in classes])
-        cosine = nn.functional.normalize(self.means, dim=1) @ nn.functional.normalize(self.new_means, dim=1).T
+        cosine = (
+            nn.functional.normalize(self.means, dim=1)
+            @ nn.functional.normalize(self.new_means, dim=1).T
+        )
         self.like = cosine.argmax(1)
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -250,7 +294,12 @@ class Covariances(Memory):
             diagonal = covariance.diagonal()
             d = len(diagonal)
             rest = (covariance.sum() - diagonal.sum()) / max(1, d * (d - 1))
-            shrunk = covariance + rest + (diagonal.mean() - rest) * torch.eye(d, dtype=u.dtype, device=u.device)
+            shrunk = (
+                covariance
+                + rest
+                + (diagonal.mean() - rest)
+                * torch.eye(d, dtype=u.dtype, device=u.device)
+            )
             scale = shrunk.diagonal().rsqrt()
             self.precisions[c] = torch.linalg.inv(shrunk * scale[:, None] * scale)
 
@@ -258,10 +307,19 @@ class Covariances(Memory):
         """Squared Mahalanobis distances [N, classes] of features [N, d]; vectors and means are L2-normalised first."""
         u = nn.functional.normalize(features.clamp_min(0).sqrt(), dim=1)
         centres = nn.functional.normalize(self.centres[:classes], dim=1)
-        return torch.stack([((u - m) @ p * (u - m)).sum(1) for m, p in zip(centres, self.precisions[:classes])], dim=1)
+        return torch.stack(
+            [
+                ((u - m) @ p * (u - m)).sum(1)
+                for m, p in zip(centres, self.precisions[:classes])
+            ],
+            dim=1,
+        )
 
     def nbytes(self) -> dict[str, int]:
-        return {"class means": _bytes(self.centres[self.counts > 0]), "covariances": _bytes(self.precisions[self.counts > 0])}
+        return {
+            "class means": _bytes(self.centres[self.counts > 0]),
+            "covariances": _bytes(self.precisions[self.counts > 0]),
+        }
 
 
 def linear_drift(before: Tensor, after: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,7 +331,9 @@ def linear_drift(before: Tensor, after: Tensor, means: Tensor) -> tuple[Tensor, 
     before, moved = before.double(), after.double() - before.double()
     gram = before.T @ before
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    change = torch.linalg.solve(gram + 1e-2 * gram.diagonal().mean() * eye, before.T @ moved).T
+    change = torch.linalg.solve(
+        gram + 1e-2 * gram.diagonal().mean() * eye, before.T @ moved
+    ).T
     return (eye + change).float(), torch.zeros_like(means)
 
 
@@ -281,19 +341,36 @@ def linear_drift(before: Tensor, after: Tensor, means: Tensor) -> tuple[Tensor, 
 DRIFTS = {"linear": linear_drift}
 
 
-def build_memory(config: Config, classes: int, shape: tuple[int, ...], seed: int, *, image_bytes: int = 0) -> Memory:
+def build_memory(
+    config: Config,
+    classes: int,
+    shape: tuple[int, ...],
+    seed: int,
+    *,
+    image_bytes: int = 0,
+) -> Memory:
     """The config's memory for `classes` classes and F(x) of `shape` (d,) or (C, H, W); values depend on `seed` alone."""
     if config.memory == "exemplars":
         return Exemplars(classes, config.exemplars, image_bytes)
     if config.memory in ("means", "translated", "covariances"):
-        return {"means": ClassMeans, "translated": Translated, "covariances": Covariances}[config.memory](classes, shape[0])
+        return {
+            "means": ClassMeans,
+            "translated": Translated,
+            "covariances": Covariances,
+        }[config.memory](classes, shape[0])
     if config.memory == "gaussian":
         return Gaussians(classes, shape[0], config.gaussian, config.gaussian_clamp)
     if config.memory == "gan":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if config.cut < FEATURES:
-                return SpatialGAN(classes, shape, config.latent_dim, config.generator_parameters, images=config.cut == 0)
+                return SpatialGAN(
+                    classes,
+                    shape,
+                    config.latent_dim,
+                    config.generator_parameters,
+                    images=config.cut == 0,
+                )
             return GAN(classes, shape[0], config.latent_dim, config.generator_hidden)
     return Memory()
 

@@ -10,27 +10,38 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-Rng = int | np.random.Generator  # a seed gives the same choice at every call, a generator another one
+Rng = (
+    int | np.random.Generator
+)  # a seed gives the same choice at every call, a generator another one
 GRAM_RANGE = 1e3  # of the kept directions' singular values: up to here the Gram matrix may be decomposed for them
 
 
 def _centred(x: ArrayLike, y: ArrayLike) -> list[tuple[str, np.ndarray, float]]:
     """For both (name, centred float64 array, noise): a singular value up to noise may be rounding error alone."""
     if np.shape(x)[:1] != np.shape(y)[:1]:
-        raise ValueError(f"x has shape {np.shape(x)} and y {np.shape(y)}: row i of both must be the same example")
+        raise ValueError(
+            f"x has shape {np.shape(x)} and y {np.shape(y)}: row i of both must be the same example"
+        )
     result = []
     for name, a in (("x", np.asarray(x)), ("y", np.asarray(y))):
         if a.ndim != 2:
-            raise ValueError(f"{name} must be [examples, features], but its shape is {a.shape}")
+            raise ValueError(
+                f"{name} must be [examples, features], but its shape is {a.shape}"
+            )
         if not np.isfinite(a).all():
             raise ValueError(f"{name} has values that are not finite")
         wide = a.astype(np.float64)
         # rounding to the input's own type, and of the computation; both relative to the values before centring
-        eps = max(np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0, max(a.shape) * np.finfo(float).eps)
+        eps = max(
+            np.finfo(a.dtype).eps if a.dtype.kind == "f" else 0,
+            max(a.shape) * np.finfo(float).eps,
+        )
         noise = float(eps * np.linalg.norm(wide))
         wide -= wide.sum(axis=0) / max(len(a), 1)
         if np.linalg.norm(wide) <= noise * min(a.shape) ** 0.5:
-            raise ValueError(f"{name} does not vary over its {len(a)} rows: there is nothing to compare")
+            raise ValueError(
+                f"{name} does not vary over its {len(a)} rows: there is nothing to compare"
+            )
         result.append((name, wide, noise))
     return result
 
@@ -38,12 +49,23 @@ def _centred(x: ArrayLike, y: ArrayLike) -> list[tuple[str, np.ndarray, float]]:
 def _directions(name: str, a: np.ndarray, noise: float, keep: float) -> np.ndarray:
     """U [N, kept]: orthonormal directions in example space that hold the share keep of the centred a's variance."""
     if not 0 < keep <= 1:
-        raise ValueError(f"keep is a share of the variance, above 0 and at most 1, not {keep}")
+        raise ValueError(
+            f"keep is a share of the variance, above 0 and at most 1, not {keep}"
+        )
 
     def count(squares: np.ndarray) -> int:
-        return len(squares) if keep == 1 else min(len(squares), 1 + int((np.cumsum(squares) / np.sum(squares) < keep).sum()))
+        return (
+            len(squares)
+            if keep == 1
+            else min(
+                len(squares),
+                1 + int((np.cumsum(squares) / np.sum(squares) < keep).sum()),
+            )
+        )
 
-    if len(a) > 2 * a.shape[1]:  # the small Gram matrix: far faster, and off by about GRAM_RANGE^2 * 1e-16 at most
+    if (
+        len(a) > 2 * a.shape[1]
+    ):  # the small Gram matrix: far faster, and off by about GRAM_RANGE^2 * 1e-16 at most
         squares, v = (part[..., ::-1] for part in np.linalg.eigh(a.T @ a))
         kept = count(squares)
         if squares[kept - 1] > max(squares[0] / GRAM_RANGE**2, noise**2):
@@ -51,17 +73,23 @@ def _directions(name: str, a: np.ndarray, noise: float, keep: float) -> np.ndarr
     u, s, _ = np.linalg.svd(a, full_matrices=False)
     rank = int((s > noise).sum())
     if len(a) < rank + 2:
-        raise ValueError(f"{name} has {len(a)} rows that span {rank} dimensions, and CCA needs 2 rows more than dimensions: "
-                         f"take more images or pixels ({a.shape[1] + 2} rows are enough), or linear_cka")
+        raise ValueError(
+            f"{name} has {len(a)} rows that span {rank} dimensions, and CCA needs 2 rows more than dimensions: "
+            f"take more images or pixels ({a.shape[1] + 2} rows are enough), or linear_cka"
+        )
     return u[:, : min(rank, count(s**2))]
 
 
-def canonical_correlations(x: ArrayLike, y: ArrayLike, *, keep: float = 0.99) -> np.ndarray:
+def canonical_correlations(
+    x: ArrayLike, y: ArrayLike, *, keep: float = 0.99
+) -> np.ndarray:
     """[min of the kept dimensions] correlations, descending, from 0 to 1. Source and errors: `svcca`, which is their mean."""
     return svcca(x, y, keep=keep, details=True)["correlations"]
 
 
-def svcca(x: ArrayLike, y: ArrayLike, *, keep: float = 0.99, details: bool = False) -> float | dict:
+def svcca(
+    x: ArrayLike, y: ArrayLike, *, keep: float = 0.99, details: bool = False
+) -> float | dict:
     """Mean canonical correlation of the directions that hold the share keep of each side's variance (Raghu et al. 2017).
 
     Centre; SVD; keep directions until the cumulative squared singular values reach keep; the correlations are the
@@ -73,7 +101,11 @@ def svcca(x: ArrayLike, y: ArrayLike, *, keep: float = 0.99, details: bool = Fal
     u_x, u_y = (_directions(*side, keep) for side in _centred(x, y))
     correlations = np.clip(np.linalg.svd(u_x.T @ u_y, compute_uv=False), 0, 1)
     similarity, kept = float(correlations.mean()), (u_x.shape[1], u_y.shape[1])
-    return {"similarity": similarity, "correlations": correlations, "kept": kept} if details else similarity
+    return (
+        {"similarity": similarity, "correlations": correlations, "kept": kept}
+        if details
+        else similarity
+    )
 
 
 def pwcca(x: ArrayLike, y: ArrayLike) -> float:
@@ -101,20 +133,42 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = True) -> float:
     (_, x, _), (_, y, _) = _centred(x, y)
     n = len(x)
     if debiased and n < 4:
-        raise ValueError(f"debiased CKA needs at least 4 rows, and there are {n}: take more images or pixels")
+        raise ValueError(
+            f"debiased CKA needs at least 4 rows, and there are {n}: take more images or pixels"
+        )
 
     def hsic(a: np.ndarray, b: np.ndarray) -> float:
-        squared, a, b = ((a.T @ b) ** 2).sum(), (a**2).sum(axis=1), (b**2).sum(axis=1)  # scalar, [N], [N]
-        value = squared - n / (n - 2) * (a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2)) if debiased else squared
-        return value if abs(value) > 1e-12 * squared else 0.0  # else only rounding is left
+        squared, a, b = (
+            ((a.T @ b) ** 2).sum(),
+            (a**2).sum(axis=1),
+            (b**2).sum(axis=1),
+        )  # scalar, [N], [N]
+        value = (
+            squared - n / (n - 2) * (a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2))
+            if debiased
+            else squared
+        )
+        return (
+            value if abs(value) > 1e-12 * squared else 0.0
+        )  # else only rounding is left
 
     scale = hsic(x, x) * hsic(y, y)
     if scale <= 0:
-        raise ValueError("debiased CKA is 0/0 here: all rows of x, or all rows of y, are equally far apart")
+        raise ValueError(
+            "debiased CKA is 0/0 here: all rows of x, or all rows of y, are equally far apart"
+        )
     return float(hsic(x, y) / scale**0.5)
 
 
-def null(measure: Callable, x: ArrayLike, y: ArrayLike, *, group: int = 1, rng: Rng, repeats: int = 1) -> float:
+def null(
+    measure: Callable,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    group: int = 1,
+    rng: Rng,
+    repeats: int = 1,
+) -> float:
     """measure(x, y) when y's images are shuffled, so that only chance is left: the mean over repeats.
 
     Rows come in consecutive groups of `group`, an image's pixels: whole groups move, their inner order stays. Raises
@@ -124,7 +178,14 @@ def null(measure: Callable, x: ArrayLike, y: ArrayLike, *, group: int = 1, rng: 
     if group < 1 or len(y) % group or len(y) < 2 * group:
         raise ValueError(f"{len(y)} rows are not two or more whole groups of {group}")
     groups = y.reshape(-1, group, *y.shape[1:])
-    return float(np.mean([measure(x, rng.permutation(groups).reshape(y.shape)) for _ in range(repeats)]))
+    return float(
+        np.mean(
+            [
+                measure(x, rng.permutation(groups).reshape(y.shape))
+                for _ in range(repeats)
+            ]
+        )
+    )
 
 
 def pixels_as_rows(a: ArrayLike, *, at_most: int, rng: Rng) -> np.ndarray:
@@ -137,7 +198,15 @@ def pixels_as_rows(a: ArrayLike, *, at_most: int, rng: Rng) -> np.ndarray:
     if a.ndim == 2:
         return a
     if a.ndim != 4:
-        raise ValueError(f"activations must be [N, C, H, W] or [N, d], but their shape is {a.shape}")
+        raise ValueError(
+            f"activations must be [N, C, H, W] or [N, d], but their shape is {a.shape}"
+        )
     size = a.shape[2] * a.shape[3]
-    pixels = np.random.default_rng(rng).choice(size, min(size, max(1, at_most // len(a))), replace=False)
-    return a.reshape(*a.shape[:2], size)[:, :, pixels].transpose(0, 2, 1).reshape(-1, a.shape[1])
+    pixels = np.random.default_rng(rng).choice(
+        size, min(size, max(1, at_most // len(a))), replace=False
+    )
+    return (
+        a.reshape(*a.shape[:2], size)[:, :, pixels]
+        .transpose(0, 2, 1)
+        .reshape(-1, a.shape[1])
+    )

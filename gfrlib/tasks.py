@@ -6,14 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfrlib import augment
 from gfrlib.config import Config, UserError
-from gfrlib.streams import resident_or_streamed
+from gfrlib.engine import augment
+from gfrlib.engine.streams import resident_or_streamed
 
 # Pad-and-crop in pixels, and whether a mirrored image keeps its meaning. CIFAR: Section 5 of the paper.
 AUGMENTATION = {"digits": (1, False)}
 PADDING_SHARE = 1 / 8  # 4 of 32 pixels
-MOMENT_IMAGES = 5000  # of a large data set, that mean and standard deviation are computed from
+MOMENT_IMAGES = (
+    5000  # of a large data set, that mean and standard deviation are computed from
+)
 
 
 def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
@@ -34,29 +36,43 @@ def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
         return list(range(num_classes))
     if name == "random":
         return np.random.RandomState(seed).permutation(num_classes).tolist()
-    raise UserError(f"There is no class order '{name}'; choose lucir, gfr, sorted or random.")
+    raise UserError(
+        f"There is no class order '{name}'; choose lucir, gfr, sorted or random."
+    )
 
 
-def task_sizes(num_classes: int, base: int, tasks: int, split: tuple = ()) -> tuple[int, ...]:
+def task_sizes(
+    num_classes: int, base: int, tasks: int, split: tuple = ()
+) -> tuple[int, ...]:
     """Class counts of tasks 0 .. T: `base`, then `tasks` equal ones; or `split` itself, which may leave classes unused.
 
     Raises UserError where the classes do not divide or do not suffice.
     """
     if split:
         if min(split) < 1 or sum(split) > num_classes:
-            raise UserError(f"The split {list(split)} needs {sum(split)} classes with at least 1 a task, and the data set "
-                            f"has {num_classes}; give counts that add up to at most {num_classes}.")
+            raise UserError(
+                f"The split {list(split)} needs {sum(split)} classes with at least 1 a task, and the data set "
+                f"has {num_classes}; give counts that add up to at most {num_classes}."
+            )
         return tuple(split)
     if base < 1 or base > num_classes:
-        raise UserError(f"The base is {base} classes, and the data set has {num_classes}; "
-                        f"choose a base from 1 to {num_classes}.")
+        raise UserError(
+            f"The base is {base} classes, and the data set has {num_classes}; "
+            f"choose a base from 1 to {num_classes}."
+        )
     if tasks < 0 or (tasks == 0) != (base == num_classes):
-        raise UserError(f"A base of {base} leaves {num_classes - base} classes for {tasks} tasks; "
-                        f"choose at least 1 task, or tasks = 0 with base = {num_classes}.")
+        raise UserError(
+            f"A base of {base} leaves {num_classes - base} classes for {tasks} tasks; "
+            f"choose at least 1 task, or tasks = 0 with base = {num_classes}."
+        )
     if tasks and (num_classes - base) % tasks:
-        fits = [n for n in range(1, num_classes - base + 1) if (num_classes - base) % n == 0]
-        raise UserError(f"{num_classes - base} classes after a base of {base} do not divide into {tasks} equal tasks; "
-                        f"choose tasks from {fits}, or give the counts with split.")
+        fits = [
+            n for n in range(1, num_classes - base + 1) if (num_classes - base) % n == 0
+        ]
+        raise UserError(
+            f"{num_classes - base} classes after a base of {base} do not divide into {tasks} equal tasks; "
+            f"choose tasks from {fits}, or give the counts with split."
+        )
     return (base, *[(num_classes - base) // tasks] * tasks) if tasks else (base,)
 
 
@@ -110,18 +126,30 @@ class Tasks:
         With `crop` set, larger images are cut to their centre: what testing sees.
         """
         images = augment.centre(images, self.crop) if self.crop else images
-        return images.to(torch.float32, copy=True).div_(255).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
+        return (
+            images.to(torch.float32, copy=True)
+            .div_(255)
+            .sub_(self.mean)
+            .div_(self.std)
+            .permute(0, 3, 1, 2)
+        )
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Augmentations for `count` images: augment.draw_shifts [count, 3], with `crop` set augment.draw_boxes [count, 5]."""
         device = self.train_images.device
         if self.crop:
-            return augment.draw_boxes(count, self.train_images.shape[1:3], self.mirror, generator, device)
+            return augment.draw_boxes(
+                count, self.train_images.shape[1:3], self.mirror, generator, device
+            )
         return augment.draw_shifts(count, self.padding, self.mirror, generator, device)
 
     def augment(self, images: Tensor, draws: Tensor) -> Tensor:
         """What was drawn, applied to uint8 [B, H, W, C], all images at once; uint8 again."""
-        return augment.cut(images, draws, self.crop) if self.crop else augment.shift(images, draws, self.padding)
+        return (
+            augment.cut(images, draws, self.crop)
+            if self.crop
+            else augment.shift(images, draws, self.padding)
+        )
 
 
 def build(config: Config, packed, device: torch.device) -> Tasks:
@@ -129,31 +157,69 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
     order = class_order(config.class_order, len(packed.class_names), config.seed)
     sizes = task_sizes(len(order), config.base, config.tasks, config.split)
     position = np.argsort(order)  # original label -> position
-    train, test = (np.where(labels < 0, -1, position[labels]) for labels in (packed.train_labels, packed.test_labels))
-    train_rows, test_rows = (np.argsort(v, kind="stable")[(v < 0).sum():] for v in (train, test))  # without faulty images
-    train_source, test_source, test = packed.train_images, packed.test_images, test[test_rows]
-    if config.validation:  # the last share of each class's training images stands in for the test images
-        held = np.concatenate([rows[len(rows) - max(1, round(len(rows) * config.validation)):]
-                               for rows in np.split(train_rows, np.flatnonzero(np.diff(train[train_rows])) + 1)])
+    train, test = (
+        np.where(labels < 0, -1, position[labels])
+        for labels in (packed.train_labels, packed.test_labels)
+    )
+    train_rows, test_rows = (
+        np.argsort(v, kind="stable")[(v < 0).sum() :] for v in (train, test)
+    )  # without faulty images
+    train_source, test_source, test = (
+        packed.train_images,
+        packed.test_images,
+        test[test_rows],
+    )
+    if (
+        config.validation
+    ):  # the last share of each class's training images stands in for the test images
+        held = np.concatenate(
+            [
+                rows[len(rows) - max(1, round(len(rows) * config.validation)) :]
+                for rows in np.split(
+                    train_rows, np.flatnonzero(np.diff(train[train_rows])) + 1
+                )
+            ]
+        )
         test_source, test_rows, test = packed.train_images, held, train[held]
         train_rows = train_rows[~np.isin(train_rows, held)]
     images = resident_or_streamed(train_source, train_rows, device)
-    few = np.linspace(0, len(train_rows) - 1, MOMENT_IMAGES if packed.crop else len(train_rows)).astype(int)
+    few = np.linspace(
+        0, len(train_rows) - 1, MOMENT_IMAGES if packed.crop else len(train_rows)
+    ).astype(int)
     mean, std = _moments(images, torch.from_numpy(few).to(device))
-    padding, mirror = AUGMENTATION.get(packed.name, (round(images.shape[1] * PADDING_SHARE), True))
+    padding, mirror = AUGMENTATION.get(
+        packed.name, (round(images.shape[1] * PADDING_SHARE), True)
+    )
     return Tasks(
-        name=packed.name, sizes=sizes, num_classes=len(order), class_names=[packed.class_names[i] for i in order],
-        train_images=images, train_labels=torch.from_numpy(train[train_rows]).to(device),
+        name=packed.name,
+        sizes=sizes,
+        num_classes=len(order),
+        class_names=[packed.class_names[i] for i in order],
+        train_images=images,
+        train_labels=torch.from_numpy(train[train_rows]).to(device),
         test_images=resident_or_streamed(test_source, test_rows, device),
         test_labels=torch.from_numpy(test).to(device),
-        mean=mean, std=std, padding=padding, mirror=mirror, crop=packed.crop, content=packed.content)
+        mean=mean,
+        std=std,
+        padding=padding,
+        mirror=mirror,
+        crop=packed.crop,
+        content=packed.content,
+    )
 
 
 def _moments(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, in 0-1, exactly: from how often each of the 256 values occurs."""
     values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
-    counts = sum(torch.stack([torch.bincount(some[..., c].reshape(-1), minlength=256) for c in range(some.shape[-1])])
-                 for some in (images[chunk] for chunk in rows.split(1000))).double()
+    counts = sum(
+        torch.stack(
+            [
+                torch.bincount(some[..., c].reshape(-1), minlength=256)
+                for c in range(some.shape[-1])
+            ]
+        )
+        for some in (images[chunk] for chunk in rows.split(1000))
+    ).double()
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ values
     std = ((values - mean[:, None]).square() * share).sum(1).sqrt()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gfrlib import chapters
+from gfrlib.book import chapters
 from gfrlib.config import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,27 +17,49 @@ CHAPTERS = chapters.chapters()
 
 # A second split and one seed, for every parameter of that name that a chapter has; exceptions by chapter below it.
 SECOND = {"base": 2, "tasks": 4, "seeds": 1}
-TWO_TASKS = {"base": 5, "tasks": 1, "seeds": 1}  # generators of images are slow: one of them is trained, not two or three
-SECOND_OF = {"04_cifar100": {"seeds": 1}, "09_comparison": {"seeds": 1},  # recorded: another split would train for hours
-             "10_imagenet": {"base": 50, "tasks": 3, "seeds": 2}, "06_where": TWO_TASKS, "07_images": TWO_TASKS,
-             "08_extractor": {**TWO_TASKS, "search": False}, "11_cost": TWO_TASKS, "12_after": {**TWO_TASKS, "cold_tasks": 1},
-             "13_differences": TWO_TASKS}
+TWO_TASKS = {
+    "base": 5,
+    "tasks": 1,
+    "seeds": 1,
+}  # generators of images are slow: one of them is trained, not two or three
+SECOND_OF = {
+    "04_cifar100": {"seeds": 1},
+    "09_comparison": {"seeds": 1},  # recorded: another split would train for hours
+    "10_imagenet": {"base": 50, "tasks": 3, "seeds": 2},
+    "06_where": TWO_TASKS,
+    "07_images": TWO_TASKS,
+    "08_extractor": {**TWO_TASKS, "search": False},
+    "11_cost": TWO_TASKS,
+    "12_after": {**TWO_TASKS, "cold_tasks": 1},
+    "13_differences": TWO_TASKS,
+}
 
 
 def second_parameters(chapter: Path) -> dict:
     """What the tests run this chapter with."""
     known = chapters.declared(chapter)
-    return {name: value for name, value in SECOND_OF.get(chapter.stem, SECOND).items() if name in known}
+    return {
+        name: value
+        for name, value in SECOND_OF.get(chapter.stem, SECOND).items()
+        if name in known
+    }
 
 
 def cells(path: Path) -> list[dict]:
     """The cells of a notebook, each source as one string."""
-    return [{**cell, "source": "".join(cell["source"])} for cell in json.loads(path.read_text())["cells"]]
+    return [
+        {**cell, "source": "".join(cell["source"])}
+        for cell in json.loads(path.read_text())["cells"]
+    ]
 
 
 def differing(chapter: Path) -> dict:
     """Those of second_parameters that are not the chapter's defaults anyway."""
-    return {name: value for name, value in second_parameters(chapter).items() if value != chapters.declared(chapter)[name][1]}
+    return {
+        name: value
+        for name, value in second_parameters(chapter).items()
+        if value != chapters.declared(chapter)[name][1]
+    }
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +88,18 @@ def site(executed, tmp_path_factory) -> Path:
     for chapter in CHAPTERS:
         executed(chapter)
     output = tmp_path_factory.mktemp("site")
-    built = subprocess.run([sys.executable, ROOT / "book/_ext/build_site.py", executed.folder.parent, output], check=False,
-                           capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    built = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "book/_ext/build_site.py",
+            executed.folder.parent,
+            output,
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr
     return output / "_build" / "html"

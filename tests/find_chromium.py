@@ -5,14 +5,30 @@ import shutil
 import sys
 from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PLACES = ("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium")
+NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+)
+PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
 
 
 def find() -> str | None:
     """The path, or None."""
     named = os.environ.get("CHROMIUM")
-    return next((path for path in (named, *map(shutil.which, NAMES), *PLACES) if path and Path(path).is_file()), None)
+    return next(
+        (
+            path
+            for path in (named, *map(shutil.which, NAMES), *PLACES)
+            if path and Path(path).is_file()
+        ),
+        None,
+    )
 
 
 if __name__ == "__main__":

@@ -11,14 +11,25 @@ from threadpoolctl import threadpool_limits
 
 from gfrlib import training
 from gfrlib.config import make_config
-from gfrlib.datasets import Packed
-from gfrlib.experiments import load_tasks
+from gfrlib.lab.datasets import Packed
+from gfrlib.lab.experiments import load_tasks
 
-torch.set_num_threads(1)  # as the presets have it; and threads that wait for a busy core only burn time
+torch.set_num_threads(
+    1
+)  # as the presets have it; and threads that wait for a busy core only burn time
 threadpool_limits(1, "blas")
 ROOT = Path(__file__).resolve().parents[1]
-TINY = dict(epochs_base=2, epochs_task=1, generator_steps_base=8, generator_steps_later=8, width=8, generator_hidden=32,
-            latent_dim=8, feature_views=2, device="cpu")
+TINY = dict(
+    epochs_base=2,
+    epochs_task=1,
+    generator_steps_base=8,
+    generator_steps_later=8,
+    width=8,
+    generator_hidden=32,
+    latent_dim=8,
+    feature_views=2,
+    device="cpu",
+)
 
 
 def tiny(method: str = "gfr", **changes):
@@ -28,7 +39,11 @@ def tiny(method: str = "gfr", **changes):
 
 def flags(config_changes: dict) -> list[str]:
     """The same changes as command-line words."""
-    return [word for name, value in config_changes.items() for word in (f"--{name}", str(value))]
+    return [
+        word
+        for name, value in config_changes.items()
+        for word in (f"--{name}", str(value))
+    ]
 
 
 def train(config, store=None, **kwargs) -> training.Outcome:
@@ -48,23 +63,45 @@ def same_predictions(a: list, b: list) -> bool:
     for x, y in zip(a, b):
         if (x is None) != (y is None):
             return False
-        if x is not None and (x.keys() != y.keys() or not all(np.array_equal(x[rule], y[rule]) for rule in x)):
+        if x is not None and (
+            x.keys() != y.keys()
+            or not all(np.array_equal(x[rule], y[rule]) for rule in x)
+        ):
             return False
     return True
 
 
 def environment(home: Path) -> dict:
     """The environment of a command run in a folder of its own: `home` holds its records and stages."""
-    return {**os.environ, "GFR_HOME": str(home), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "GFR_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def gfrlib(*words, home: Path, timeout: float = 120) -> subprocess.CompletedProcess:
     """`python -m gfrlib WORDS`, run to its end."""
-    return subprocess.run([sys.executable, "-m", "gfrlib", *map(str, words)], capture_output=True, text=True, check=False,
-                          env=environment(home), timeout=timeout, cwd=home)
+    return subprocess.run(
+        [sys.executable, "-m", "gfrlib", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(home),
+        timeout=timeout,
+        cwd=home,
+    )
 
 
-def generated(classes: int = 4, per_class: int = 24, size: int = 16, seed: int = 0, name: str = "generated") -> Packed:
+def generated(
+    classes: int = 4,
+    per_class: int = 24,
+    size: int = 16,
+    seed: int = 0,
+    name: str = "generated",
+) -> Packed:
     """Colour images that can be told apart: a mean colour and a stripe direction for every class, and noise."""
     rng = np.random.default_rng(seed)
     base = rng.integers(40, 216, (classes, 1, 1, 3))
@@ -73,9 +110,14 @@ def generated(classes: int = 4, per_class: int = 24, size: int = 16, seed: int =
     for part, count in (("train", per_class), ("test", per_class // 2)):
         images, labels = [], []
         for c in range(classes):
-            stripes = 40 * (((grid if c % 2 else grid.T) // (1 + c // 2)) % 2)[..., None]
+            stripes = (
+                40 * (((grid if c % 2 else grid.T) // (1 + c // 2)) % 2)[..., None]
+            )
             noise = rng.normal(0, 25, (count, size, size, 3))
             images.append(np.clip(base[c] + stripes + noise, 0, 255).astype(np.uint8))
             labels.append(np.full(count, c, dtype=np.int64))
-        parts[f"{part}_images"], parts[f"{part}_labels"] = np.concatenate(images), np.concatenate(labels)
+        parts[f"{part}_images"], parts[f"{part}_labels"] = (
+            np.concatenate(images),
+            np.concatenate(labels),
+        )
     return Packed(name, **parts, class_names=[f"class {c}" for c in range(classes)])

@@ -31,8 +31,11 @@ def new_home() -> Path:
 
 
 def tell(killed, number: int, of: int) -> float:
-    print(f"  kill {number} of {of}: after {killed.running:6.1f} s, {killed.finished} stages finished, "
-          f"{killed.lost:5.1f} s lost", flush=True)
+    print(
+        f"  kill {number} of {of}: after {killed.running:6.1f} s, {killed.finished} stages finished, "
+        f"{killed.lost:5.1f} s lost",
+        flush=True,
+    )
     return killed.lost
 
 
@@ -40,21 +43,36 @@ def quick(options: list[str], seed: int, runs: int) -> tuple[bool, list[float]]:
     """Ten runs, one kill each; the kills fall in ten different tenths of a run."""
     good, lost, longest = True, [], None
     for number in range(runs):
-        words = ["run", "--preset", "quick", "--method", "gfr", "--seed", number, *options, "--json"]
+        words = [
+            "run",
+            "--preset",
+            "quick",
+            "--method",
+            "gfr",
+            "--seed",
+            number,
+            *options,
+            "--json",
+        ]
         home, undisturbed = new_home(), new_home()
         whole, seconds = to_its_end(words, undisturbed)
         longest = seconds if longest is None else longest
         at = moments(runs, SPREAD * longest, seed)[number]
         process = begin(words, home)
         killed = kill_after(process, home, at)
-        if killed is None:  # faster than the undisturbed one: kill it at once, the second time at half
+        if (
+            killed is None
+        ):  # faster than the undisturbed one: kill it at once, the second time at half
             shutil.rmtree(home / "data" / "cache")
             killed = kill_after(begin(words, home), home, at / 2)
         record, again = to_its_end(words, home)
         equal = same(record, whole) and killed is not None
         good &= equal
-        print(f"quick, seed {number}: {seconds:.1f} s undisturbed, {again:.1f} s the second time, "
-              f"{'equal' if equal else 'DIFFERENT'}, weights {record['weights'][:12]}", flush=True)
+        print(
+            f"quick, seed {number}: {seconds:.1f} s undisturbed, {again:.1f} s the second time, "
+            f"{'equal' if equal else 'DIFFERENT'}, weights {record['weights'][:12]}",
+            flush=True,
+        )
         if killed is None:
             print("  it ended twice before it could be killed")
         else:
@@ -69,7 +87,10 @@ def slim(options: list[str], seed: int, kills: int) -> tuple[bool, list[float]]:
     words = ["run", "--preset", "slim", "--method", "gfr", *options, "--json"]
     home, undisturbed, lost = new_home(), new_home(), []
     whole, seconds = to_its_end(words, undisturbed)
-    print(f"slim: {seconds:.1f} s undisturbed, weights {whole['weights'][:12]}", flush=True)
+    print(
+        f"slim: {seconds:.1f} s undisturbed, weights {whole['weights'][:12]}",
+        flush=True,
+    )
     parts = moments(kills, SPREAD * seconds, seed)
     spans = [b - a for a, b in zip([0.0, *parts[:-1]], parts, strict=True)]
     began = time.time()
@@ -80,8 +101,12 @@ def slim(options: list[str], seed: int, kills: int) -> tuple[bool, list[float]]:
         started = time.time()
         waiting = [None]
 
-        def reached(process=process, locks=locks, started=started, span=span, waiting=waiting):
-            if waiting[0] is None and any(p.stat().st_mtime > started for p in locks.glob("*/lock") if p.exists()):
+        def reached(
+            process=process, locks=locks, started=started, span=span, waiting=waiting
+        ):
+            if waiting[0] is None and any(
+                p.stat().st_mtime > started for p in locks.glob("*/lock") if p.exists()
+            ):
                 waiting[0] = time.time()
             return waiting[0] is not None and time.time() - waiting[0] > span
 
@@ -90,32 +115,45 @@ def slim(options: list[str], seed: int, kills: int) -> tuple[bool, list[float]]:
             print("  the run ended before its remaining kills")
             break
         lost.append(tell(killed, number + 1, kills))
-    if (home / "data" / "records").exists() and any((home / "data" / "records").glob("*.json")):
+    if (home / "data" / "records").exists() and any(
+        (home / "data" / "records").glob("*.json")
+    ):
         print("  (it was done before the last restart)")
     record, _ = to_its_end(words, home)
     equal = same(record, whole) and len(lost) == kills
-    print(f"slim: {time.time() - began:.1f} s with {len(lost)} kills, {'equal' if same(record, whole) else 'DIFFERENT'}, "
-          f"weights {record['weights'][:12]}", flush=True)
+    print(
+        f"slim: {time.time() - began:.1f} s with {len(lost)} kills, {'equal' if same(record, whole) else 'DIFFERENT'}, "
+        f"weights {record['weights'][:12]}",
+        flush=True,
+    )
     shutil.rmtree(home)
     shutil.rmtree(undisturbed)
     return equal, lost
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="kill -9 at random moments; the results must be the undisturbed ones")
+    parser = argparse.ArgumentParser(
+        description="kill -9 at random moments; the results must be the undisturbed ones"
+    )
     parser.add_argument("what", nargs="*", help="quick, slim or both (default)")
-    parser.add_argument("--kill-seed", type=int, default=0, help="for the random moments")
+    parser.add_argument(
+        "--kill-seed", type=int, default=0, help="for the random moments"
+    )
     parser.add_argument("--kills", type=int, default=10)
     known, options = parser.parse_known_args()
     what = [w for w in known.what if w in ("quick", "slim")] or ["quick", "slim"]
     options += [w for w in known.what if w not in ("quick", "slim")]
     good, lost = True, []
     for name in what:
-        equal, seconds = {"quick": quick, "slim": slim}[name](options, known.kill_seed, known.kills)
+        equal, seconds = {"quick": quick, "slim": slim}[name](
+            options, known.kill_seed, known.kills
+        )
         good, lost = good and equal, lost + seconds
     lost = lost or [float("inf")]
-    print(f"{len(lost)} kills: at most {max(lost):.1f} s lost, {sum(lost) / len(lost):.1f} s on average; "
-          f"results {'all equal' if good else 'DIFFER'}")
+    print(
+        f"{len(lost)} kills: at most {max(lost):.1f} s lost, {sum(lost) / len(lost):.1f} s on average; "
+        f"results {'all equal' if good else 'DIFFER'}"
+    )
     return 0 if good and max(lost) <= MOST else 1
 
 

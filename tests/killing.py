@@ -13,8 +13,10 @@ from pathlib import Path
 from helpers_core import environment
 
 # `python -m gfrlib`, with checkpoints as often as said: a short run would end before its first checkpoint is due.
-OFTEN = ("import runpy, sys; from gfrlib import records; records.CHECKPOINT_EVERY = float(sys.argv[1]); "
-         "sys.argv = ['gfrlib', *sys.argv[2:]]; runpy.run_module('gfrlib', run_name='__main__')")
+OFTEN = (
+    "import runpy, sys; from gfrlib.engine import store; store.CHECKPOINT_EVERY = float(sys.argv[1]); "
+    "sys.argv = ['gfrlib', *sys.argv[2:]]; runpy.run_module('gfrlib', run_name='__main__')"
+)
 
 
 @dataclass
@@ -28,17 +30,34 @@ class Kill:
 
 def command(words: list, checkpoint_every: float | None) -> list[str]:
     """`python -m gfrlib WORDS`, with the usual time between checkpoints or another."""
-    start = ["-m", "gfrlib"] if checkpoint_every is None else ["-c", OFTEN, str(checkpoint_every)]
+    start = (
+        ["-m", "gfrlib"]
+        if checkpoint_every is None
+        else ["-c", OFTEN, str(checkpoint_every)]
+    )
     return [sys.executable, *start, *map(str, words)]
 
 
-def begin(words: list, home: Path, checkpoint_every: float | None = None) -> subprocess.Popen:
+def begin(
+    words: list, home: Path, checkpoint_every: float | None = None
+) -> subprocess.Popen:
     """Start the command; its record's folder, stages and working folder are `home`."""
-    return subprocess.Popen(command(words, checkpoint_every), env=environment(home), cwd=home, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command(words, checkpoint_every),
+        env=environment(home),
+        cwd=home,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
-def to_its_end(words: list, home: Path, checkpoint_every: float | None = None, timeout: float = 3600) -> tuple[dict, float]:
+def to_its_end(
+    words: list,
+    home: Path,
+    checkpoint_every: float | None = None,
+    timeout: float = 3600,
+) -> tuple[dict, float]:
     """The record that the command prints (with --json), and the seconds it took."""
     began = time.time()
     process = begin(words, home, checkpoint_every)
@@ -62,11 +81,20 @@ def kill(process: subprocess.Popen, home: Path, began: float) -> Kill | None:
     process.communicate()
     if process.returncode != -signal.SIGKILL:
         return None
-    times = [p.stat().st_mtime for p in (*kept(home, "done.pt"), *kept(home, "checkpoint.pt"))]
-    return Kill(len(kept(home, "done.pt")), now - began, now - max([t for t in times if t > began], default=began))
+    times = [
+        p.stat().st_mtime
+        for p in (*kept(home, "done.pt"), *kept(home, "checkpoint.pt"))
+    ]
+    return Kill(
+        len(kept(home, "done.pt")),
+        now - began,
+        now - max([t for t in times if t > began], default=began),
+    )
 
 
-def kill_when(process: subprocess.Popen, home: Path, reached, *, within: float = 300) -> Kill | None:
+def kill_when(
+    process: subprocess.Popen, home: Path, reached, *, within: float = 300
+) -> Kill | None:
     """Kill as soon as `reached()` is true; None if the process ends before that."""
     began = time.time()
     while time.time() - began < within:
@@ -82,12 +110,16 @@ def kill_when(process: subprocess.Popen, home: Path, reached, *, within: float =
 def kill_after(process: subprocess.Popen, home: Path, seconds: float) -> Kill | None:
     """Kill after so many seconds; None if the process ends before that."""
     began = time.time()
-    return kill_when(process, home, lambda: time.time() - began >= seconds, within=seconds + 60)
+    return kill_when(
+        process, home, lambda: time.time() - began >= seconds, within=seconds + 60
+    )
 
 
 def same(a: dict, b: dict) -> bool:
     """Whether two printed records have equal predictions, accuracies, losses and weights."""
-    return all(a[k] == b[k] for k in ("predictions", "accuracy", "rules", "weights", "losses"))
+    return all(
+        a[k] == b[k] for k in ("predictions", "accuracy", "rules", "weights", "losses")
+    )
 
 
 def moments(count: int, longest: float, seed: int) -> list[float]:

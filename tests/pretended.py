@@ -21,11 +21,20 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from gfrlib import analysis, datasets, tasks, training
+from gfrlib import tasks, training
+from gfrlib.lab import analysis, datasets
 
 _setup_privateuseone_for_python_backend("pretended")
 DEVICE = torch.device("pretended", 0)
-SIZE_UNKNOWN = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal", "is_nonzero"}
+SIZE_UNKNOWN = {
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "equal",
+    "is_nonzero",
+}
 MAY_MOVE = {"_to_copy", "copy_"}
 waits: list[str] = []
 
@@ -36,8 +45,14 @@ class There(torch.Tensor):
     @staticmethod
     def __new__(cls, inner, requires_grad=False):
         return torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype, device=DEVICE,
-            requires_grad=requires_grad)
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=DEVICE,
+            requires_grad=requires_grad,
+        )
 
     def __init__(self, inner, requires_grad=False):
         self.inner = inner
@@ -73,16 +88,31 @@ class Generator(torch.Generator):
 def compute(function, args, kwargs):
     """One operation: refuse a mixture of devices, note what the host waits for, compute on the CPU, and wrap the results."""
     name = function.name().removeprefix("aten::").split(".")[0]
-    leaves = [x for x in pytree.arg_tree_leaves(*args, **kwargs) if isinstance(x, torch.Tensor)]
+    leaves = [
+        x
+        for x in pytree.arg_tree_leaves(*args, **kwargs)
+        if isinstance(x, torch.Tensor)
+    ]
     there = [x for x in leaves if isinstance(x, There)]
     here = [x for x in leaves if not isinstance(x, There)]
-    if there and any(x.ndim for x in here) and name not in MAY_MOVE:  # a number on the CPU may join in, as on a GPU
+    if (
+        there and any(x.ndim for x in here) and name not in MAY_MOVE
+    ):  # a number on the CPU may join in, as on a GPU
         raise RuntimeError(f"{name}: tensors of two devices")
     wanted = kwargs.get("device")
-    gives = torch.device(wanted).type == DEVICE.type if wanted is not None else bool(there) and name != "_local_scalar_dense"
+    gives = (
+        torch.device(wanted).type == DEVICE.type
+        if wanted is not None
+        else bool(there) and name != "_local_scalar_dense"
+    )
     masked = name in ("index", "index_put", "index_put_") and any(
-        x.dtype in (torch.bool, torch.uint8) for x in pytree.tree_leaves(args[1]) if isinstance(x, torch.Tensor))
-    moved = name in MAY_MOVE and bool(there) != (bool(there) and not here if name == "copy_" else gives)
+        x.dtype in (torch.bool, torch.uint8)
+        for x in pytree.tree_leaves(args[1])
+        if isinstance(x, torch.Tensor)
+    )
+    moved = name in MAY_MOVE and bool(there) != (
+        bool(there) and not here if name == "copy_" else gives
+    )
     if there and (name in SIZE_UNKNOWN | {"_local_scalar_dense"} or masked) or moved:
         waits.append(name)
     if wanted is not None:
@@ -94,7 +124,9 @@ def compute(function, args, kwargs):
             return x
         return known[id(x)] if id(x) in known else There(x)
 
-    args, kwargs = pytree.tree_map(lambda x: x.inner if isinstance(x, There) else x, (args, kwargs))
+    args, kwargs = pytree.tree_map(
+        lambda x: x.inner if isinstance(x, There) else x, (args, kwargs)
+    )
     return pytree.tree_map(wrap, function(*args, **kwargs))
 
 
@@ -107,8 +139,12 @@ def tensor(data, *, device=None, make=torch.tensor, **keywords):
 @contextlib.contextmanager
 def pretended():
     """Inside, the library's device is the pretended one."""
-    with mock.patch.object(torch, "Generator", Generator), mock.patch.object(torch, "tensor", tensor), \
-            mock.patch.object(training, "resolve_device", lambda config: DEVICE), Factories():
+    with (
+        mock.patch.object(torch, "Generator", Generator),
+        mock.patch.object(torch, "tensor", tensor),
+        mock.patch.object(training, "resolve_device", lambda config: DEVICE),
+        Factories(),
+    ):
         yield
 
 
@@ -119,8 +155,13 @@ def run(config, packed, device: torch.device):
 
     def observe(t, network, memory):
         observer(t, network, memory)
-        left.append({f"{name}.{k}": v.cpu().double() for name, module in (("network", network), ("memory", memory))
-                     for k, v in module.state_dict().items()})
+        left.append(
+            {
+                f"{name}.{k}": v.cpu().double()
+                for name, module in (("network", network), ("memory", memory))
+                for k, v in module.state_dict().items()
+            }
+        )
 
     outcome = training.run(config, stream, observe=observe)
     return outcome, observer.result(), observer.sheet(), left
@@ -133,22 +174,47 @@ def compare(method: str) -> dict:
     here = run(config, packed, torch.device("cpu"))
     with pretended():
         there = run(config, packed, DEVICE)
-    apart = [float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp_min(1e-9))
-             for a, b in zip(here[3], there[3], strict=True) for k in a]
-    same = [float((a[rule] == b[rule]).mean()) for a, b in zip(here[0].predictions, there[0].predictions, strict=True)
-            for rule in a or ()]
-    shapes = [pytree.tree_flatten(part)[1] for part in (here[1], there[1])]  # every list as long, every entry there
-    return {"weights": max(apart), "same": min(same), "analysis": shapes[0] == shapes[1],
-            "sheet": (here[2] is None) == (there[2] is None)}
+    apart = [
+        float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp_min(1e-9))
+        for a, b in zip(here[3], there[3], strict=True)
+        for k in a
+    ]
+    same = [
+        float((a[rule] == b[rule]).mean())
+        for a, b in zip(here[0].predictions, there[0].predictions, strict=True)
+        for rule in a or ()
+    ]
+    shapes = [
+        pytree.tree_flatten(part)[1] for part in (here[1], there[1])
+    ]  # every list as long, every entry there
+    return {
+        "weights": max(apart),
+        "same": min(same),
+        "analysis": shapes[0] == shapes[1],
+        "sheet": (here[2] is None) == (there[2] is None),
+    }
 
 
 def count(method: str) -> dict[str, dict[str, int]]:
     """What the host waits for in a run: with n steps a task, and with twice as many."""
     found = {}
     packed = datasets.packed("digits")
-    for name, batch, updates in (("n", 64, 50), ("2 n", 32, 100)):  # losses are logged 50 times in both
-        config = tiny(method, base=6, tasks=2, importance_images=20, batch_size=batch, generator_steps_base=updates,
-                      generator_steps_later=updates, generator_batch=8, critic_steps=1, epochs_base=1)
+    for name, batch, updates in (
+        ("n", 64, 50),
+        ("2 n", 32, 100),
+    ):  # losses are logged 50 times in both
+        config = tiny(
+            method,
+            base=6,
+            tasks=2,
+            importance_images=20,
+            batch_size=batch,
+            generator_steps_base=updates,
+            generator_steps_later=updates,
+            generator_batch=8,
+            critic_steps=1,
+            epochs_base=1,
+        )
         with pretended():
             stream = tasks.build(config, packed, DEVICE)
             waits.clear()
@@ -166,8 +232,13 @@ def itself() -> dict:
             x + torch.arange(6.0)
         except RuntimeError as problem:
             found["mixed"] = str(problem)
-        for name, use in (("number", lambda: float(x.sum())), ("rows", lambda: x[x > 2]), ("to", x.cpu),
-                          ("from", lambda: torch.tensor([1.0], device=DEVICE)), ("none", lambda: (2 * x).sum() * x[2:4])):
+        for name, use in (
+            ("number", lambda: float(x.sum())),
+            ("rows", lambda: x[x > 2]),
+            ("to", x.cpu),
+            ("from", lambda: torch.tensor([1.0], device=DEVICE)),
+            ("none", lambda: (2 * x).sum() * x[2:4]),
+        ):
             waits.clear()
             use()
             found[name] = len(waits)

@@ -14,10 +14,14 @@ def main(site="build/_build/html", folder="build/screenshots"):
     with served(site) as address, chromium() as browser:
         for path in sorted(Path(site, "book").glob("*.html")):
             for look, options in LOOKS.items():
-                page, faults = open_page(browser, f"{address}/book/{path.name}", **options)
+                page, faults = open_page(
+                    browser, f"{address}/book/{path.name}", **options
+                )
                 # The theme scrolls inside the window, so a whole page needs a window as high as its content.
                 height = page.evaluate("document.documentElement.scrollHeight")
-                page.set_viewport_size({"width": options.get("width", 1280), "height": min(height, 12_000)})
+                page.set_viewport_size(
+                    {"width": options.get("width", 1280), "height": min(height, 12_000)}
+                )
                 page.wait_for_timeout(150)
                 page.screenshot(path=str(Path(folder, f"{path.stem}-{look}.png")))
                 page.context.close()

@@ -11,11 +11,19 @@ def stripped(text: str) -> str:
     """The notebook's text as it is committed."""
     notebook = json.loads(text)
     notebook["metadata"] = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "kernelspec": {
+            "display_name": "Python 3",
+            "language": "python",
+            "name": "python3",
+        },
         "language_info": {"name": "python"},
     }
     for cell in notebook["cells"]:
-        cell["metadata"] = {name: value for name, value in cell["metadata"].items() if name in KEPT_IN_CELL}
+        cell["metadata"] = {
+            name: value
+            for name, value in cell["metadata"].items()
+            if name in KEPT_IN_CELL
+        }
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"

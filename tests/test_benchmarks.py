@@ -6,7 +6,7 @@ from helpers_core import tiny
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import floor
-from gfrlib import experiments, grids
+from gfrlib.lab import experiments, grids
 
 
 def test_operations_of_products_forward_and_backward():
@@ -26,7 +26,10 @@ def test_a_distilled_step_costs_a_forward_pass_more():
     """The teacher's pass over the batch, and the small head's on replayed features: F + 2F becomes F + 2F + F."""
     config = tiny("gfr", batch_size=64)
     stream = experiments.load_tasks(config)
-    alone, later = (floor.operations_per_step(config, stream, grids.Stage("", t, "classifier", 1)) for t in (0, 1))
+    alone, later = (
+        floor.operations_per_step(config, stream, grids.Stage("", t, "classifier", 1))
+        for t in (0, 1)
+    )
     image = floor.operations_of_features(config, stream, 0)
     assert alone / (64 * image) == pytest.approx(3, abs=0.3)
     assert (later - alone) / (64 * image) == pytest.approx(1, abs=0.3)
@@ -36,16 +39,24 @@ def test_a_record_is_told_phase_by_phase(tmp_path, monkeypatch):
     monkeypatch.setenv("GFR_HOME", str(tmp_path))
     record = experiments.run_or_load(tiny("gfr"))
     found = floor.main(str(record.path))
-    assert sum(row["seconds"] for row in found["rows"]) == pytest.approx(sum(part["seconds"] for part in record.seconds))
-    assert {(row["phase"], row["tasks"]) for row in found["rows"]} >= {("classifier", "0"), ("classifier", "later"),
-                                                                      ("generator", "0"), ("generator", "later")}
+    assert sum(row["seconds"] for row in found["rows"]) == pytest.approx(
+        sum(part["seconds"] for part in record.seconds)
+    )
+    assert {(row["phase"], row["tasks"]) for row in found["rows"]} >= {
+        ("classifier", "0"),
+        ("classifier", "later"),
+        ("generator", "0"),
+        ("generator", "later"),
+    }
     assert all(row["floor"] > 0 for row in found["rows"] if row["steps"])
 
 
 def test_bad_input_of_a_child_is_one_sentence(tmp_path, monkeypatch, capsys):
     record = tmp_path / "odd.json"
     record.write_text("{}")
-    monkeypatch.setattr("sys.argv", ["benchmarks", "--only", "floor", "--record", str(record)])
+    monkeypatch.setattr(
+        "sys.argv", ["benchmarks", "--only", "floor", "--record", str(record)]
+    )
     assert benchmarks.main() == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "odd.json" in said and "Traceback" not in said

@@ -29,6 +29,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def run(home, capsys):
     """run(words...) -> (exit code, stdout, stderr) of the command, in this process."""
+
     def call(*words):
         code = cli.main([str(w) for w in words])
         captured = capsys.readouterr()
@@ -39,12 +40,18 @@ def run(home, capsys):
 
 def left(home: Path) -> list[str]:
     """Files that lie in the home folder (records, stages, data)."""
-    return sorted(str(p.relative_to(home / "home")) for p in (home / "home").rglob("*") if p.is_file())
+    return sorted(
+        str(p.relative_to(home / "home"))
+        for p in (home / "home").rglob("*")
+        if p.is_file()
+    )
 
 
 def is_one_sentence(text: str) -> bool:
     """One line that begins with the program's name and ends like a sentence."""
-    return bool(re.fullmatch(r"gfrlib: \S[^\n]*[.)]\n", text)) and "Traceback" not in text
+    return (
+        bool(re.fullmatch(r"gfrlib: \S[^\n]*[.)]\n", text)) and "Traceback" not in text
+    )
 
 
 def refused(answer: tuple, *says: str) -> None:
@@ -59,11 +66,24 @@ def refused(answer: tuple, *says: str) -> None:
 
 def test_json_prints_the_record_and_nothing_else(tmp_path, monkeypatch, capsys):
     """As a process of its own: whatever libraries print must not reach standard output."""
-    words = ["run", "--preset", "quick", "--method", "finetune", "--seed", "3", *flags(QUICK), "--json"]
+    words = [
+        "run",
+        "--preset",
+        "quick",
+        "--method",
+        "finetune",
+        "--seed",
+        "3",
+        *flags(QUICK),
+        "--json",
+    ]
     first = gfrlib(*words, home=tmp_path)
     assert first.returncode == 0, first.stderr
     record = json.loads(first.stdout)
-    assert set(record["config"]) == {f.name for f in dataclasses.fields(Config)} and record["config"]["seed"] == 3
+    assert (
+        set(record["config"]) == {f.name for f in dataclasses.fields(Config)}
+        and record["config"]["seed"] == 3
+    )
     assert [len(names) for names in record["task_classes"]] == [4, 3, 3]
     assert sorted(sum(record["task_classes"], [])) == [str(c) for c in range(10)]
     assert [len(row) for row in record["accuracy"]] == [1, 2, 3]
@@ -73,7 +93,10 @@ def test_json_prints_the_record_and_nothing_else(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GFR_HOME", str(tmp_path))
     assert cli.main(words) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["status"] == "loaded" and {**again, "status": ""} == {**record, "status": ""}
+    assert again["status"] == "loaded" and {**again, "status": ""} == {
+        **record,
+        "status": "",
+    }
 
 
 def test_joint_has_null_rows(run):
@@ -102,12 +125,41 @@ def test_records_lists_and_compare_compares(run):
     assert "Nothing is recorded yet" in run("records")[1]
     for seed in (0, 1):
         for epochs in (1, 2):
-            assert run("run", "--method", "finetune", *flags({**QUICK, "epochs_task": epochs}), "--seed", seed)[0] == 0
+            assert (
+                run(
+                    "run",
+                    "--method",
+                    "finetune",
+                    *flags({**QUICK, "epochs_task": epochs}),
+                    "--seed",
+                    seed,
+                )[0]
+                == 0
+            )
     code, out, _ = run("records")
     names = [line.split()[0] for line in out.splitlines()]
-    assert code == 0 and len(names) == 4 and all(n.startswith("digits-4+2x3-finetune-s") for n in names)
-    a, b = (next(n for n in names if json.loads(run("run", "--method", "finetune", *flags({**QUICK, "epochs_task": e}),
-                                                    "--json")[1])["name"] == n) for e in (1, 2))
+    assert (
+        code == 0
+        and len(names) == 4
+        and all(n.startswith("digits-4+2x3-finetune-s") for n in names)
+    )
+    a, b = (
+        next(
+            n
+            for n in names
+            if json.loads(
+                run(
+                    "run",
+                    "--method",
+                    "finetune",
+                    *flags({**QUICK, "epochs_task": e}),
+                    "--json",
+                )[1]
+            )["name"]
+            == n
+        )
+        for e in (1, 2)
+    )
     code, out, _ = run("compare", a, b)
     assert code == 0 and re.search(r"epochs_task\s+1\s+2", out) and "width" not in out
     refused(run("compare", "digits", a), "2 different settings")
@@ -117,57 +169,79 @@ def test_records_lists_and_compare_compares(run):
 
 def test_a_damaged_record_is_named_by_records(run, home):
     run("run", "--method", "finetune", *flags(QUICK))
-    path = next(p for p in (home / "home").rglob("records/*.json") if "analysis" not in p.name)
+    path = next(
+        p for p in (home / "home").rglob("records/*.json") if "analysis" not in p.name
+    )
     path.write_text(path.read_text()[:100])
     code, out, _ = run("records")
     assert code == 0 and path.stem in out and "damaged" in out
 
 
 def test_every_field_is_an_option_in_both_spellings(run):
-    code, out, _ = run("run", "--method", "finetune", *flags(QUICK), "--batch-size", "32", "--learning_rate", "2e-3",
-                       "--split", "4,3,3", "--old-task-weighting", "false", "--json")
+    code, out, _ = run(
+        "run",
+        "--method",
+        "finetune",
+        *flags(QUICK),
+        "--batch-size",
+        "32",
+        "--learning_rate",
+        "2e-3",
+        "--split",
+        "4,3,3",
+        "--old-task-weighting",
+        "false",
+        "--json",
+    )
     config = json.loads(out)["config"]
     assert code == 0 and config["batch_size"] == 32 and config["learning_rate"] == 2e-3
     assert config["split"] == [4, 3, 3] and config["old_task_weighting"] is False
     for field in dataclasses.fields(Config):
-        text = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+        text = (
+            ",".join(map(str, field.default))
+            if isinstance(field.default, tuple)
+            else str(field.default)
+        )
         assert cli.parse_value(field.name, text, field.default) == field.default
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words, says", [
-    (["run", "--preset", "huge"], "no preset 'huge'"),
-    (["run", "--method", "sgd"], "no method 'sgd'"),
-    (["run", "--dataset", "mnist"], "no data set 'mnist'"),
-    (["run", "--momentum", "0.9"], "--momentum"),
-    (["run", "--epochs", "3"], "--epochs"),
-    (["run", "--seed", "one"], "whole number, not 'one'"),
-    (["run", "--seed", "-1"], "must not be negative"),
-    (["run", "--learning-rate", "fast"], "a number, not 'fast'"),
-    (["run", "--learning-rate", "nan"], "above 0"),
-    (["run", "--full-head", "maybe"], "true or false, not 'maybe'"),
-    (["run", "--split", "4;6"], "counts such as"),
-    (["run", "--split", "4,7"], "needs 11 classes"),
-    (["run", "--base", "4", "--tasks", "4"], "do not divide"),
-    (["run", "--base", "11", "--tasks", "1"], "base is 11"),
-    (["run", "--penalty", "magic"], "'penalty' must be one of"),
-    (["run", "--method", "gfr-gaussian", "--cut", "2"], "cut"),
-    (["run", "--seed"], "seed"),
-    (["run", "--dataset", "./nowhere"], "does not exist"),
-    (["run", "--dataset", "./nowhere.npz"], "does not exist"),
-    (["data", "mine", "./nowhere"], "does not exist"),
-    (["data", "../mine", "."], "cannot name a data set"),
-    (["data", "digits", "."], "digits is built in"),
-    (["compare", "a", "b"], "No record begins with 'a'"),
-    (["train"], "'train'"),
-    ([], "command"),
-    (["book"], "what"),
-    (["book", "run", "99_nothing"], "99_nothing"),
-    (["book", "run", "01_tasks", "-p", "colour", "1"], "colour"),
-    (["book", "run", "01_tasks", "-p", "base", "four"], "base"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["run", "--preset", "huge"], "no preset 'huge'"),
+        (["run", "--method", "sgd"], "no method 'sgd'"),
+        (["run", "--dataset", "mnist"], "no data set 'mnist'"),
+        (["run", "--momentum", "0.9"], "--momentum"),
+        (["run", "--epochs", "3"], "--epochs"),
+        (["run", "--seed", "one"], "whole number, not 'one'"),
+        (["run", "--seed", "-1"], "must not be negative"),
+        (["run", "--learning-rate", "fast"], "a number, not 'fast'"),
+        (["run", "--learning-rate", "nan"], "above 0"),
+        (["run", "--full-head", "maybe"], "true or false, not 'maybe'"),
+        (["run", "--split", "4;6"], "counts such as"),
+        (["run", "--split", "4,7"], "needs 11 classes"),
+        (["run", "--base", "4", "--tasks", "4"], "do not divide"),
+        (["run", "--base", "11", "--tasks", "1"], "base is 11"),
+        (["run", "--penalty", "magic"], "'penalty' must be one of"),
+        (["run", "--method", "gfr-gaussian", "--cut", "2"], "cut"),
+        (["run", "--seed"], "seed"),
+        (["run", "--dataset", "./nowhere"], "does not exist"),
+        (["run", "--dataset", "./nowhere.npz"], "does not exist"),
+        (["data", "mine", "./nowhere"], "does not exist"),
+        (["data", "../mine", "."], "cannot name a data set"),
+        (["data", "digits", "."], "digits is built in"),
+        (["compare", "a", "b"], "No record begins with 'a'"),
+        (["train"], "'train'"),
+        ([], "command"),
+        (["book"], "what"),
+        (["book", "run", "99_nothing"], "99_nothing"),
+        (["book", "run", "01_tasks", "-p", "colour", "1"], "colour"),
+        (["book", "run", "01_tasks", "-p", "base", "four"], "base"),
+    ],
+)
 def test_bad_words_are_refused(run, home, words, says):
     refused(run(*words), says)
     assert left(home) == []
@@ -182,10 +256,16 @@ def test_a_process_with_bad_input_ends_with_code_2_and_one_sentence(tmp_path):
 def test_bad_folders_and_files_are_refused(run, home):
     (home / "empty").mkdir()
     refused(run("run", "--dataset", home / "empty"), "no class folders")
-    refused(run("run", "--dataset", write_folder(home / "one", generated(1, per_class=4))), "only one class")
+    refused(
+        run("run", "--dataset", write_folder(home / "one", generated(1, per_class=4))),
+        "only one class",
+    )
     folder = write_folder(home / "odd", generated(3, per_class=4))
     (folder / "val" / "class 2" / "notes.txt").write_text("no image")
-    refused(run("run", "--dataset", folder, "--base", 1, "--tasks", 2), "notes.txt' is no readable image")
+    refused(
+        run("run", "--dataset", folder, "--base", 1, "--tasks", 2),
+        "notes.txt' is no readable image",
+    )
     refused(run("data", "mine", folder), "notes.txt' is no readable image")
     np.savez(home / "whole.npz", **arrays(generated(3)))
     (home / "cut.npz").write_bytes((home / "whole.npz").read_bytes()[:5000])
@@ -195,16 +275,30 @@ def test_bad_folders_and_files_are_refused(run, home):
 
 
 def test_a_packed_data_set_can_be_run_by_name(run, home):
-    np.savez(home / "whole.npz", **arrays(generated(3)), class_names=["cat", "dog", "eel"])
+    np.savez(
+        home / "whole.npz", **arrays(generated(3)), class_names=["cat", "dog", "eel"]
+    )
     assert run("data", "mine", home / "whole.npz")[0] == 0
-    code, out, _ = run("run", "--dataset", "mine", "--method", "finetune", *flags({**QUICK, "base": 1}), "--json")
+    code, out, _ = run(
+        "run",
+        "--dataset",
+        "mine",
+        "--method",
+        "finetune",
+        *flags({**QUICK, "base": 1}),
+        "--json",
+    )
     assert code == 0
     order = [name for names in json.loads(out)["task_classes"] for name in names]
     assert order == [("cat", "dog", "eel")[c] for c in class_order("lucir", 3)]
 
 
 def test_a_loss_that_turns_nan_is_one_sentence_and_keeps_no_stage(run, home):
-    refused(run("run", "--method", "finetune", *flags(QUICK), "--learning-rate", "1e30"), "became NaN or infinite", "task 0")
+    refused(
+        run("run", "--method", "finetune", *flags(QUICK), "--learning-rate", "1e30"),
+        "became NaN or infinite",
+        "task 0",
+    )
     assert left(home) == []
 
 
@@ -220,17 +314,28 @@ def test_a_damaged_checkpoint_is_one_sentence_and_loses_nothing_else(run, home, 
     for path in (home / "home").rglob("records/*.json"):
         path.unlink()
     before = left(home)
-    refused(run(*words), "damaged" if what == "cut" else "another configuration", str(kept[0]))
+    refused(
+        run(*words),
+        "damaged" if what == "cut" else "another configuration",
+        str(kept[0]),
+    )
     assert left(home) == before
     kept[0].unlink()  # as the sentence says
     assert run(*words)[0] == 0
 
 
-@pytest.mark.parametrize("change, says", [(lambda k: k.update(colour=1), "unknown fields"),
-                                          (lambda k: k.pop("losses"), "lacks the fields")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda k: k.update(colour=1), "unknown fields"),
+        (lambda k: k.pop("losses"), "lacks the fields"),
+    ],
+)
 def test_a_record_with_an_extra_or_missing_field_is_refused(run, home, change, says):
     run("run", "--method", "finetune", *flags(QUICK))
-    path = next(p for p in (home / "home").rglob("records/*.json") if "analysis" not in p.name)
+    path = next(
+        p for p in (home / "home").rglob("records/*.json") if "analysis" not in p.name
+    )
     kept = json.loads(path.read_text())
     change(kept)
     path.write_text(json.dumps(kept))
@@ -259,7 +364,13 @@ def test_progress_names_task_phase_epoch_and_loss_on_a_terminal(capsys, monkeypa
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     progress = cli.Progress()
     for step in range(1, 41):
-        progress(2, "classifier", step, 40, {"step": step - step % 10, "loss": 0.25} if step >= 10 else {})
+        progress(
+            2,
+            "classifier",
+            step,
+            40,
+            {"step": step - step % 10, "loss": 0.25} if step >= 10 else {},
+        )
     progress.bar.refresh()
     text = capsys.readouterr().err
     progress.close()
@@ -271,7 +382,12 @@ def test_a_grid_commits_every_record_and_nothing_else(tmp_path, monkeypatch, cap
     monkeypatch.setenv("GFR_HOME", str(tmp_path))
 
     def git(*words):
-        return subprocess.run(["git", "-C", str(tmp_path), *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
     git("init", "--quiet")
     git("config", "user.email", "a@b.c")
@@ -279,10 +395,19 @@ def test_a_grid_commits_every_record_and_nothing_else(tmp_path, monkeypatch, cap
     (tmp_path / "staged.txt").write_text("mine")
     git("add", "staged.txt")
     grid = tmp_path / "grid.yaml"
-    grid.write_text("preset: slim\nruns: [{methods: [finetune, fecam], settings: {dataset: digits, split: [4, 2], "
-                    "network: cnn, width: 8, epochs_base: 1, epochs_task: 1, device: cpu}}]\n")
+    grid.write_text(
+        "preset: slim\nruns: [{methods: [finetune, fecam], settings: {dataset: digits, split: [4, 2], "
+        "network: cnn, width: 8, epochs_base: 1, epochs_task: 1, device: cpu}}]\n"
+    )
     assert cli.main(["grid", str(grid), "--commit"]) == 0
-    assert len(git("log", "--oneline").splitlines()) == 2 and "Record: digits-4+2-" in git("log", "-1", "--format=%s")
+    assert len(
+        git("log", "--oneline").splitlines()
+    ) == 2 and "Record: digits-4+2-" in git("log", "-1", "--format=%s")
     committed = git("ls-files", "data").split()
-    assert len(committed) == 4 and git("diff", "--cached", "--name-only").split() == ["staged.txt"]
-    assert cli.main(["grid", str(grid), "--commit"]) == 0 and len(git("log", "--oneline").splitlines()) == 2
+    assert len(committed) == 4 and git("diff", "--cached", "--name-only").split() == [
+        "staged.txt"
+    ]
+    assert (
+        cli.main(["grid", str(grid), "--commit"]) == 0
+        and len(git("log", "--oneline").splitlines()) == 2
+    )

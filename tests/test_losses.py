@@ -29,7 +29,9 @@ def softmax(x: np.ndarray) -> np.ndarray:
 def test_classification_is_the_mean_negative_log_probability():
     logits, labels = RNG.normal(size=(9, 5)) * 3, RNG.integers(0, 5, 9)
     expected = -np.log(softmax(logits)[np.arange(9), labels]).mean()
-    assert losses.classification(t64(logits), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-12)
+    assert losses.classification(
+        t64(logits), torch.tensor(labels)
+    ).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_classification_of_half_precision_logits_is_computed_in_float32():
@@ -44,18 +46,28 @@ def test_classification_of_half_precision_logits_is_computed_in_float32():
 
 def test_balanced_classification_by_hand():
     # one new task beside f = 5 old ones: (3 + 5 x 1.2) / 6
-    assert losses.balanced_classification(t64(3.0), t64(1.2), 5.0).item() == pytest.approx(1.5, rel=1e-14)
-    assert losses.balanced_classification(t64(3.0), t64(1.0), 1.0).item() == pytest.approx(2.0, rel=1e-14)
+    assert losses.balanced_classification(
+        t64(3.0), t64(1.2), 5.0
+    ).item() == pytest.approx(1.5, rel=1e-14)
+    assert losses.balanced_classification(
+        t64(3.0), t64(1.0), 1.0
+    ).item() == pytest.approx(2.0, rel=1e-14)
 
 
 # --- feature distillation, Equation 4 --------------------------------------------------------------------------------
 
 DISTANCES = {
     "batch": lambda a, b: math.sqrt(((a - b) ** 2).sum()) * math.sqrt(128 / len(a)),
-    "sample": lambda a, b: np.sqrt(((a - b) ** 2).reshape(len(a), -1).sum(axis=1)).mean(),
+    "sample": lambda a, b: np.sqrt(
+        ((a - b) ** 2).reshape(len(a), -1).sum(axis=1)
+    ).mean(),
     "mse": lambda a, b: ((a - b) ** 2).mean(),
-    "cosine": lambda a, b: np.mean([1 - x.ravel() @ y.ravel() / np.linalg.norm(x) / np.linalg.norm(y)
-                                    for x, y in zip(a, b)]),
+    "cosine": lambda a, b: np.mean(
+        [
+            1 - x.ravel() @ y.ravel() / np.linalg.norm(x) / np.linalg.norm(y)
+            for x, y in zip(a, b)
+        ]
+    ),
 }
 
 
@@ -69,10 +81,18 @@ def test_feature_distillation_against_numpy(distance, shape):
 
 def test_feature_distillation_by_hand():
     u, old = t64([[3.0, 0.0], [0.0, 4.0]]), torch.zeros(2, 2, dtype=torch.float64)
-    assert losses.feature_distillation(u, old, distance="batch").item() == pytest.approx(5 * 8, rel=1e-14)  # sqrt(128/2)
-    assert losses.feature_distillation(u, old, distance="sample").item() == pytest.approx(3.5, rel=1e-14)
-    assert losses.feature_distillation(u, old, distance="mse").item() == pytest.approx(25 / 4, rel=1e-14)
-    right_angle = losses.feature_distillation(t64([[1.0, 0.0]]), t64([[0.0, 2.0]]), distance="cosine")
+    assert losses.feature_distillation(
+        u, old, distance="batch"
+    ).item() == pytest.approx(5 * 8, rel=1e-14)  # sqrt(128/2)
+    assert losses.feature_distillation(
+        u, old, distance="sample"
+    ).item() == pytest.approx(3.5, rel=1e-14)
+    assert losses.feature_distillation(u, old, distance="mse").item() == pytest.approx(
+        25 / 4, rel=1e-14
+    )
+    right_angle = losses.feature_distillation(
+        t64([[1.0, 0.0]]), t64([[0.0, 2.0]]), distance="cosine"
+    )
     assert right_angle.item() == pytest.approx(1.0, abs=1e-14)
 
 
@@ -80,13 +100,17 @@ def test_feature_distillation_by_hand():
 def test_feature_distillation_does_not_depend_on_the_batch_size(distance):
     u, old = t64(RNG.normal(size=(16, 8))), t64(RNG.normal(size=(16, 8)))
     once = losses.feature_distillation(u, old, distance=distance).item()
-    twice = losses.feature_distillation(torch.cat([u, u]), torch.cat([old, old]), distance=distance).item()
+    twice = losses.feature_distillation(
+        torch.cat([u, u]), torch.cat([old, old]), distance=distance
+    ).item()
     assert twice == pytest.approx(once, rel=1e-12)
 
 
 def test_batch_distance_at_128_is_the_plain_norm():
     u, old = t64(RNG.normal(size=(128, 8))), t64(RNG.normal(size=(128, 8)))
-    assert losses.feature_distillation(u, old).item() == pytest.approx(torch.dist(u, old, 2).item(), rel=1e-14)
+    assert losses.feature_distillation(u, old).item() == pytest.approx(
+        torch.dist(u, old, 2).item(), rel=1e-14
+    )
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -101,7 +125,10 @@ def test_zero_distance_has_a_finite_gradient(distance):
 
 def test_batch_distance_of_half_precision_is_summed_in_float32():
     # 16,384 squares of 1/16: a bfloat16 sum would stop growing long before 64 = 8^2
-    u, old = torch.full((128, 128), 1 / 16, dtype=torch.bfloat16), torch.zeros(128, 128, dtype=torch.bfloat16)
+    u, old = (
+        torch.full((128, 128), 1 / 16, dtype=torch.bfloat16),
+        torch.zeros(128, 128, dtype=torch.bfloat16),
+    )
     value = losses.feature_distillation(u, old)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(8.0, rel=1e-6)
@@ -116,7 +143,9 @@ def test_feature_distillation_gradient_by_finite_differences():
             step = np.zeros_like(u)
             step[i, j] = 1e-6
             slope = (reference(u + step, old) - reference(u - step, old)) / 2e-6
-            assert x.grad[i, j].item() == pytest.approx(slope, rel=1e-5, abs=1e-8), distance
+            assert x.grad[i, j].item() == pytest.approx(slope, rel=1e-5, abs=1e-8), (
+                distance
+            )
 
 
 def test_unknown_forms_are_refused():
@@ -133,24 +162,37 @@ def test_unknown_forms_are_refused():
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 3.5])
 def test_lwf_distillation_has_one_softmax_per_old_head(temperature):
     sizes = [4, 2, 3]
-    logits, old = RNG.normal(size=(7, 12)) * 2, RNG.normal(size=(7, 9)) * 2  # three newer outputs beside the old ones
+    logits, old = (
+        RNG.normal(size=(7, 12)) * 2,
+        RNG.normal(size=(7, 9)) * 2,
+    )  # three newer outputs beside the old ones
     expected, start = 0.0, 0
     for size in sizes:
         columns = slice(start, start + size)
         target = softmax(old[:, columns] / temperature)
-        expected -= (target * np.log(softmax(logits[:, columns] / temperature))).sum(axis=1).mean()
+        expected -= (
+            (target * np.log(softmax(logits[:, columns] / temperature)))
+            .sum(axis=1)
+            .mean()
+        )
         start += size
-    value = losses.lwf_distillation(t64(logits), t64(old), sizes, temperature=temperature).item()
+    value = losses.lwf_distillation(
+        t64(logits), t64(old), sizes, temperature=temperature
+    ).item()
     assert value == pytest.approx(expected * temperature**2, rel=1e-12)
 
 
 def test_lwf_distillation_by_hand():
     # one old head of two classes, T = 1: target (3/4, 1/4), output (1/2, 1/2): the cross-entropy is log 2
     old, logits = t64([[math.log(3.0), 0.0]]), t64([[1.0, 1.0]])
-    assert losses.lwf_distillation(logits, old, [2], temperature=1.0).item() == pytest.approx(math.log(2), rel=1e-14)
+    assert losses.lwf_distillation(
+        logits, old, [2], temperature=1.0
+    ).item() == pytest.approx(math.log(2), rel=1e-14)
     # equal outputs leave the target's entropy, T = 1
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert losses.lwf_distillation(old, old, [2], temperature=1.0).item() == pytest.approx(entropy, rel=1e-14)
+    assert losses.lwf_distillation(
+        old, old, [2], temperature=1.0
+    ).item() == pytest.approx(entropy, rel=1e-14)
 
 
 def test_lwf_distillation_ignores_a_shift_of_one_head_and_the_new_outputs():
@@ -160,9 +202,13 @@ def test_lwf_distillation_ignores_a_shift_of_one_head_and_the_new_outputs():
     moved = logits.clone()
     moved[:, 3:5] += 4.0  # a softmax over all old outputs would notice
     moved[:, 5:] = 99.0
-    assert losses.lwf_distillation(moved, old, sizes).item() == pytest.approx(value.item(), rel=1e-12)
+    assert losses.lwf_distillation(moved, old, sizes).item() == pytest.approx(
+        value.item(), rel=1e-12
+    )
     moved[:, 3] += 1.0
-    assert losses.lwf_distillation(moved, old, sizes).item() != pytest.approx(value.item(), rel=1e-6)
+    assert losses.lwf_distillation(moved, old, sizes).item() != pytest.approx(
+        value.item(), rel=1e-6
+    )
 
 
 # --- the GAN ------------------------------------------------------------------------------------------------------------
@@ -181,7 +227,9 @@ def test_gradient_penalty_of_a_linear_critic_by_hand():
         return u @ w
 
     real, fake = t64(RNG.normal(size=(6, 2))), t64(RNG.normal(size=(6, 2)))
-    value = losses.gradient_penalty(critic, torch.zeros(6, dtype=torch.long), real, fake, t64(RNG.random((6, 1))))
+    value = losses.gradient_penalty(
+        critic, torch.zeros(6, dtype=torch.long), real, fake, t64(RNG.random((6, 1)))
+    )
     assert value.item() == pytest.approx(16.0, rel=1e-12)
 
 
@@ -189,8 +237,16 @@ def test_gradient_penalty_is_taken_at_the_mixture():
     # D(u) = |u|^2 / 2 has the gradient u itself: the penalty reads off where it was evaluated
     real, fake = t64([[3.0, 4.0], [0.0, 2.0]]), t64([[0.0, 0.0], [6.0, 2.0]])
     mix = t64([[1.0], [0.5]])  # points (3, 4) and (3, 2)
-    value = losses.gradient_penalty(lambda c, u: u.square().sum(1) / 2, torch.zeros(2, dtype=torch.long), real, fake, mix)
-    assert value.item() == pytest.approx(((5 - 1) ** 2 + (math.sqrt(13) - 1) ** 2) / 2, rel=1e-12)
+    value = losses.gradient_penalty(
+        lambda c, u: u.square().sum(1) / 2,
+        torch.zeros(2, dtype=torch.long),
+        real,
+        fake,
+        mix,
+    )
+    assert value.item() == pytest.approx(
+        ((5 - 1) ** 2 + (math.sqrt(13) - 1) ** 2) / 2, rel=1e-12
+    )
 
 
 def numpy_critic(weights: dict, labels: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -199,7 +255,11 @@ def numpy_critic(weights: dict, labels: np.ndarray, u: np.ndarray) -> np.ndarray
     for layer in ("phi.0", "phi.2"):
         h = h @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
         h = np.where(h > 0, h, 0.2 * h)
-    return h @ weights["score.weight"][0] + weights["score.bias"][0] + (weights["projection.weight"][labels] * h).sum(1)
+    return (
+        h @ weights["score.weight"][0]
+        + weights["score.bias"][0]
+        + (weights["projection.weight"][labels] * h).sum(1)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -215,30 +275,49 @@ def discriminator():
 def test_discriminator_against_numpy(discriminator):
     weights = {k: v.numpy() for k, v in discriminator.state_dict().items()}
     labels, u = RNG.integers(0, 5, 8), RNG.normal(size=(8, 6))
-    assert discriminator(torch.tensor(labels), t64(u)).detach().numpy() == pytest.approx(
-        numpy_critic(weights, labels, u), rel=1e-12)
+    assert discriminator(
+        torch.tensor(labels), t64(u)
+    ).detach().numpy() == pytest.approx(numpy_critic(weights, labels, u), rel=1e-12)
 
 
 def test_gradient_penalty_against_finite_differences(discriminator):
     weights = {k: v.numpy() for k, v in discriminator.state_dict().items()}
-    labels, real, fake, mix = RNG.integers(0, 5, 8), *RNG.normal(size=(2, 8, 6)), RNG.random((8, 1))
+    labels, real, fake, mix = (
+        RNG.integers(0, 5, 8),
+        *RNG.normal(size=(2, 8, 6)),
+        RNG.random((8, 1)),
+    )
     point, gradient = mix * real + (1 - mix) * fake, np.zeros((8, 6))
     for j in range(6):
         step = np.zeros(6)
         step[j] = 1e-6
-        gradient[:, j] = (numpy_critic(weights, labels, point + step) - numpy_critic(weights, labels, point - step)) / 2e-6
+        gradient[:, j] = (
+            numpy_critic(weights, labels, point + step)
+            - numpy_critic(weights, labels, point - step)
+        ) / 2e-6
     expected = ((np.sqrt((gradient**2).sum(1)) - 1) ** 2).mean()
-    value = losses.gradient_penalty(discriminator, torch.tensor(labels), t64(real), t64(fake), t64(mix))
+    value = losses.gradient_penalty(
+        discriminator, torch.tensor(labels), t64(real), t64(fake), t64(mix)
+    )
     assert value.item() == pytest.approx(expected, rel=1e-6)
-    grads = torch.autograd.grad(value, [discriminator.phi[0].weight, discriminator.projection.weight])
-    assert all(g.abs().sum() > 0 for g in grads)  # it reaches the critic's weights (create_graph)
+    grads = torch.autograd.grad(
+        value, [discriminator.phi[0].weight, discriminator.projection.weight]
+    )
+    assert all(
+        g.abs().sum() > 0 for g in grads
+    )  # it reaches the critic's weights (create_graph)
 
 
 def test_gradient_penalty_leaves_the_generator_alone():
     fake = t64(RNG.normal(size=(4, 3))).requires_grad_(True)
     scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    losses.gradient_penalty(lambda c, u: scale * u.square().sum(1), torch.zeros(4, dtype=torch.long),
-                            t64(RNG.normal(size=(4, 3))), fake, t64(RNG.random((4, 1)))).backward()
+    losses.gradient_penalty(
+        lambda c, u: scale * u.square().sum(1),
+        torch.zeros(4, dtype=torch.long),
+        t64(RNG.normal(size=(4, 3))),
+        fake,
+        t64(RNG.random((4, 1))),
+    ).backward()
     assert fake.grad is None and scale.grad is not None
 
 
@@ -247,17 +326,25 @@ def test_replay_alignment_in_both_forms():
     per_row = ((now - old) ** 2).sum(axis=1)
     code = losses.replay_alignment(t64(now), t64(old)).item()
     assert code == pytest.approx(per_row.sum() * 128 / 32, rel=1e-12)
-    paper = losses.replay_alignment(t64(now), t64(old), form="paper", old_classes=50).item()
+    paper = losses.replay_alignment(
+        t64(now), t64(old), form="paper", old_classes=50
+    ).item()
     assert paper == pytest.approx(50 * per_row.mean(), rel=1e-12)
-    full = RNG.normal(size=(2, 128, 9))  # at the paper's batch the code's form is a plain sum
-    assert losses.replay_alignment(t64(full[0]), t64(full[1])).item() == pytest.approx(((full[0] - full[1]) ** 2).sum())
+    full = RNG.normal(
+        size=(2, 128, 9)
+    )  # at the paper's batch the code's form is a plain sum
+    assert losses.replay_alignment(t64(full[0]), t64(full[1])).item() == pytest.approx(
+        ((full[0] - full[1]) ** 2).sum()
+    )
 
 
 @pytest.mark.parametrize("form", ["code", "paper"])
 def test_replay_alignment_does_not_depend_on_the_batch_size(form):
     now, old = t64(RNG.normal(size=(8, 5))), t64(RNG.normal(size=(8, 5)))
     once = losses.replay_alignment(now, old, form=form, old_classes=4).item()
-    twice = losses.replay_alignment(torch.cat([now, now]), torch.cat([old, old]), form=form, old_classes=4).item()
+    twice = losses.replay_alignment(
+        torch.cat([now, now]), torch.cat([old, old]), form=form, old_classes=4
+    ).item()
     assert twice == pytest.approx(once, rel=1e-12)
 
 
@@ -266,11 +353,17 @@ def test_replay_alignment_does_not_depend_on_the_batch_size(form):
 
 def test_penalty_is_the_weighted_loss_of_its_column():
     u, old, logits, logits_old = (t64(RNG.normal(size=(6, n))) for n in (4, 4, 7, 5))
-    given = dict(u=u, u_old=old, logits=logits, logits_old=logits_old, old_sizes=[3, 2], f=5.0)
+    given = dict(
+        u=u, u_old=old, logits=logits, logits_old=logits_old, old_sizes=[3, 2], f=5.0
+    )
     gfr = make_config("quick", "gfr", penalty_weight=0.5)
-    assert penalty(gfr, **given).item() == pytest.approx(2.5 * losses.feature_distillation(u, old).item(), rel=1e-12)
+    assert penalty(gfr, **given).item() == pytest.approx(
+        2.5 * losses.feature_distillation(u, old).item(), rel=1e-12
+    )
     lwf = make_config("quick", "lwf", penalty_weight=3.0, temperature=4.0)
-    expected = 3 * losses.lwf_distillation(logits, logits_old, [3, 2], temperature=4.0).item()  # f does not enter
+    expected = (
+        3 * losses.lwf_distillation(logits, logits_old, [3, 2], temperature=4.0).item()
+    )  # f does not enter
     assert penalty(lwf, **given).item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -278,7 +371,10 @@ def test_old_new_ratio_is_old_classes_per_new_class():
     gfr = make_config("quick", "gfr")
     sizes = (50, 10, 10, 10, 10, 10)
     assert [old_new_ratio(gfr, sizes, t) for t in range(1, 6)] == [5, 6, 7, 8, 9]
-    assert old_new_ratio(make_config("quick", "gfr", old_task_weighting=False), sizes, 3) == 1
+    assert (
+        old_new_ratio(make_config("quick", "gfr", old_task_weighting=False), sizes, 3)
+        == 1
+    )
 
 
 def test_frozen_copy_neither_follows_nor_learns(discriminator):

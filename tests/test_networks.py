@@ -9,15 +9,28 @@ from helpers_core import environment
 from torch import nn
 
 from gfrlib.config import make_config
-from gfrlib.networks import Discriminator, Generator, Head, LeakyReLU, Network, build_network, split
+from gfrlib.networks import (
+    Discriminator,
+    Generator,
+    Head,
+    LeakyReLU,
+    Network,
+    build_network,
+    split,
+)
 from gfrlib.replay import state_bytes
 
-NETWORKS = {"cnn": dict(network="cnn", width=4), "resnet18": dict(network="resnet18", width=4)}
+NETWORKS = {
+    "cnn": dict(network="cnn", width=4),
+    "resnet18": dict(network="resnet18", width=4),
+}
 SHAPES = {"cnn": (1, 8, 8), "resnet18": (3, 16, 16)}
 
 
 def build(kind: str, seed: int = 0, **changes):
-    network = build_network(make_config("quick", **{**NETWORKS[kind], **changes}), SHAPES[kind], seed)
+    network = build_network(
+        make_config("quick", **{**NETWORKS[kind], **changes}), SHAPES[kind], seed
+    )
     network.head.grow(4, seed=1)
     network.head.grow(2, seed=2)
     return network
@@ -39,8 +52,12 @@ def test_classifier_after_extractor_is_the_network_at_every_cut(kind, cut):
     u = extractor(x)
     assert torch.equal(classifier(u), network(x))
     assert len(extractor) == cut and len(classifier) == 5 - cut
-    ours = {id(p) for p in extractor.parameters()} | {id(p) for p in classifier.parameters()}
-    assert ours == {id(p) for p in network.parameters()}  # shared, nothing copied, nothing lost
+    ours = {id(p) for p in extractor.parameters()} | {
+        id(p) for p in classifier.parameters()
+    }
+    assert ours == {
+        id(p) for p in network.parameters()
+    }  # shared, nothing copied, nothing lost
     if cut == 0:
         assert torch.equal(u, x)
     if cut == 4:
@@ -81,7 +98,9 @@ def test_a_block_depends_on_its_seed_alone():
         head.grow(4, seed)
         return head.blocks[-1].weight
 
-    assert torch.equal(block(5, 0), block(5, 3)) and not torch.equal(block(5, 0), block(6, 0))
+    assert torch.equal(block(5, 0), block(5, 3)) and not torch.equal(
+        block(5, 0), block(6, 0)
+    )
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -89,7 +108,9 @@ def test_initial_values_depend_on_the_seed_alone(kind):
     torch.manual_seed(1)
     state = torch.get_rng_state()
     a = build(kind).state_dict()
-    assert torch.equal(torch.get_rng_state(), state)  # and the caller's random numbers are left alone
+    assert torch.equal(
+        torch.get_rng_state(), state
+    )  # and the caller's random numbers are left alone
     torch.manual_seed(2)
     b, c = build(kind).state_dict(), build(kind, seed=1).state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -98,7 +119,10 @@ def test_initial_values_depend_on_the_seed_alone(kind):
 
 def test_sizes_of_generator_and_discriminator_are_table_1s():
     # methods.md, row 20: 100 classes, features and hidden layers of 512, 200 latent dimensions
-    G, D = Generator(classes=100, latent_dim=200, hidden=512, features=512), Discriminator(100, 512, 512)
+    G, D = (
+        Generator(classes=100, latent_dim=200, hidden=512, features=512),
+        Discriminator(100, 512, 512),
+    )
     assert round(parameter_mib(G), 2) == 2.59 and round(parameter_mib(D), 2) == 2.20
     assert state_bytes(G) == sum(p.numel() * 4 for p in G.parameters())
 
@@ -113,7 +137,11 @@ def test_size_of_resnet18_is_table_1s():
 
 def test_resnet18_keeps_the_resolution_of_small_images_and_shrinks_large_ones():
     def shapes(size):
-        network, x, found = build_network(make_config("slim", width=2), (3, size, size), 0).eval(), None, []
+        network, x, found = (
+            build_network(make_config("slim", width=2), (3, size, size), 0).eval(),
+            None,
+            [],
+        )
         x = torch.zeros(1, 3, size, size)
         for stage in network.stages:
             x = stage(x)
@@ -121,7 +149,12 @@ def test_resnet18_keeps_the_resolution_of_small_images_and_shrinks_large_ones():
         return found
 
     assert shapes(32) == [(2, 32, 32), (4, 16, 16), (8, 8, 8), (16,)]
-    assert shapes(128) == [(2, 32, 32), (4, 16, 16), (8, 8, 8), (16,)]  # the ImageNet stem divides by four
+    assert shapes(128) == [
+        (2, 32, 32),
+        (4, 16, 16),
+        (8, 8, 8),
+        (16,),
+    ]  # the ImageNet stem divides by four
 
 
 def test_resnet18_is_torchvisions_with_another_stem():
@@ -145,13 +178,20 @@ def test_generator_is_conditional_and_ends_in_a_relu():
         for p in G.parameters():
             p.normal_(0, 0.5)
     z = torch.randn(50, 4)
-    a, b = G(torch.zeros(50, dtype=torch.long), z), G(torch.ones(50, dtype=torch.long), z)
+    a, b = (
+        G(torch.zeros(50, dtype=torch.long), z),
+        G(torch.ones(50, dtype=torch.long), z),
+    )
     assert a.shape == (50, 6) and a.min() == 0 and not torch.equal(a, b)
 
 
 def test_discriminator_uses_the_class_through_the_projection_only():
     D = Discriminator(classes=3, hidden=8, features=6)
-    u, zeros, ones = torch.randn(4, 6), torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.long)
+    u, zeros, ones = (
+        torch.randn(4, 6),
+        torch.zeros(4, dtype=torch.long),
+        torch.ones(4, dtype=torch.long),
+    )
     h = D.phi(u)
     difference = (D.projection.weight[1] - D.projection.weight[0]) @ h.T
     torch.testing.assert_close(D(ones, u) - D(zeros, u), difference)
@@ -168,15 +208,27 @@ def test_weights_of_the_gan_start_as_the_official_codes():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_discriminator_s_activation_is_pytorchs_without_second_derivative(dtype):
-    x = torch.tensor([-torch.inf, -3.7, -1e-40, -0.0, 0.0, 0.3, 1e30], dtype=dtype, requires_grad=True)
+    x = torch.tensor(
+        [-torch.inf, -3.7, -1e-40, -0.0, 0.0, 0.3, 1e30],
+        dtype=dtype,
+        requires_grad=True,
+    )
     ours, theirs = LeakyReLU(0.2)(x), nn.functional.leaky_relu(x, 0.2)
     assert torch.equal(ours, theirs) and torch.equal(ours.signbit(), theirs.signbit())
     weights = torch.linspace(-1, 1, len(x), dtype=dtype, requires_grad=True)
-    first = [torch.autograd.grad((y * weights).sum(), x, create_graph=True)[0] for y in (ours, theirs)]
+    first = [
+        torch.autograd.grad((y * weights).sum(), x, create_graph=True)[0]
+        for y in (ours, theirs)
+    ]
     assert torch.equal(*first)
-    outer = [torch.autograd.grad(g.square().sum(), [weights, x], allow_unused=True) for g in first]
+    outer = [
+        torch.autograd.grad(g.square().sum(), [weights, x], allow_unused=True)
+        for g in first
+    ]
     assert torch.equal(outer[0][0], outer[1][0])
-    assert outer[0][1] is None and not outer[1][1].any()  # nothing, where PyTorch has zeros
+    assert (
+        outer[0][1] is None and not outer[1][1].any()
+    )  # nothing, where PyTorch has zeros
 
 
 def test_head_blocks_learn_through_the_network():
@@ -187,9 +239,16 @@ def test_head_blocks_learn_through_the_network():
 
 
 def test_importing_the_library_does_not_import_what_takes_seconds(tmp_path):
-    code = ("import sys, gfrlib.experiments, gfrlib.cli; "
-            "print([m for m in ('torchvision', 'sklearn', 'matplotlib', 'pandas', 'papermill', 'IPython', 'PIL') "
-            "if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env=environment(tmp_path))
+    code = (
+        "import sys, gfrlib.lab.experiments, gfrlib.cli; "
+        "print([m for m in ('torchvision', 'sklearn', 'matplotlib', 'pandas', 'papermill', 'IPython', 'PIL') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(tmp_path),
+    )
     assert done.stdout.strip() == "[]"

@@ -16,16 +16,28 @@ def features():
     rng = np.random.default_rng(5)
     parts, moments = [], {}
     for c, n in ((0, 300), (2, 500)):
-        u = rng.normal(size=(n, D)) @ rng.normal(size=(D, D)) + rng.normal(size=D) * 3 + 20
+        u = (
+            rng.normal(size=(n, D)) @ rng.normal(size=(D, D))
+            + rng.normal(size=D) * 3
+            + 20
+        )
         parts.append((u, np.full(n, c)))
         moments[c] = (u.mean(0), u.std(0), np.cov(u.T, bias=True))
     u, labels = (np.concatenate(p) for p in zip(*parts))
     mixed = rng.permutation(len(u))
-    return torch.tensor(u[mixed], dtype=torch.float32), torch.tensor(labels[mixed]), moments
+    return (
+        torch.tensor(u[mixed], dtype=torch.float32),
+        torch.tensor(labels[mixed]),
+        moments,
+    )
 
 
 def sampled(memory, c: int, count: int = COUNT, seed: int = 0) -> np.ndarray:
-    return memory.sample(torch.full((count,), c), torch.Generator().manual_seed(seed)).double().numpy()
+    return (
+        memory.sample(torch.full((count,), c), torch.Generator().manual_seed(seed))
+        .double()
+        .numpy()
+    )
 
 
 def fitted(features, kind: str, clamp: bool = True) -> Gaussians:
@@ -51,13 +63,18 @@ def correlation(covariance: np.ndarray) -> np.ndarray:
 def test_diagonal_samples_are_uncorrelated(features):
     c = np.corrcoef(sampled(fitted(features, "diagonal"), 2).T)
     np.testing.assert_allclose(c, np.eye(D), atol=0.03)
-    assert np.abs(correlation(features[2][2][2]) - np.eye(D)).max() > 0.2  # the features themselves are not
+    assert (
+        np.abs(correlation(features[2][2][2]) - np.eye(D)).max() > 0.2
+    )  # the features themselves are not
 
 
 def test_full_covariance_is_kept(features):
     covariance = features[2][2][2]
-    np.testing.assert_allclose(np.cov(sampled(fitted(features, "full"), 2).T), covariance,
-                               atol=0.04 * np.abs(covariance).max())
+    np.testing.assert_allclose(
+        np.cov(sampled(fitted(features, "full"), 2).T),
+        covariance,
+        atol=0.04 * np.abs(covariance).max(),
+    )
 
 
 def test_scalar_samples_lie_on_a_line(features):
@@ -66,7 +83,12 @@ def test_scalar_samples_lie_on_a_line(features):
     steps = u / deviation
     np.testing.assert_allclose(steps, np.repeat(steps[:, :1], D, axis=1), atol=1e-3)
     assert np.linalg.matrix_rank(u, tol=1e-2) == 1
-    assert np.linalg.matrix_rank(sampled(fitted(features, "diagonal"), 0, 500) - mean, tol=1e-2) == D
+    assert (
+        np.linalg.matrix_rank(
+            sampled(fitted(features, "diagonal"), 0, 500) - mean, tol=1e-2
+        )
+        == D
+    )
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "scalar", "full"])
@@ -90,7 +112,9 @@ def test_means_are_exact_and_sampled_as_they_are(features):
     memory = ClassMeans(3, D)
     memory.fit(*features[:2])
     u = sampled(memory, 2, 7)
-    np.testing.assert_allclose(u, np.repeat(features[2][2][0][None], 7, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        u, np.repeat(features[2][2][0][None], 7, axis=0), rtol=1e-5
+    )
 
 
 def test_old_statistics_are_not_touched_by_a_later_fit(features):
@@ -106,9 +130,15 @@ def test_nbytes_counts_only_classes_seen(features):
     assert sum(means.nbytes().values()) == 0
     means.fit(*features[:2])
     assert means.nbytes() == {"class means": 2 * D * 4}
-    assert fitted(features, "diagonal").nbytes() == {"class means": 2 * D * 4, "standard deviations": 2 * D * 4}
+    assert fitted(features, "diagonal").nbytes() == {
+        "class means": 2 * D * 4,
+        "standard deviations": 2 * D * 4,
+    }
     assert fitted(features, "scalar").nbytes() == fitted(features, "diagonal").nbytes()
-    assert fitted(features, "full").nbytes() == {"class means": 2 * D * 4, "covariance factors": 2 * D * D * 4}
+    assert fitted(features, "full").nbytes() == {
+        "class means": 2 * D * 4,
+        "covariance factors": 2 * D * D * 4,
+    }
     assert Memory().nbytes() == {}
 
 
@@ -130,8 +160,12 @@ def test_gan_bytes_and_shapes():
 @pytest.mark.parametrize("kind", ["diagonal", "scalar", "full"])
 def test_gaussian_samples_are_decided_by_the_generator(features, kind):
     memory = fitted(features, kind)
-    assert np.array_equal(sampled(memory, 0, 50, seed=3), sampled(memory, 0, 50, seed=3))
-    assert not np.array_equal(sampled(memory, 0, 50, seed=3), sampled(memory, 0, 50, seed=4))
+    assert np.array_equal(
+        sampled(memory, 0, 50, seed=3), sampled(memory, 0, 50, seed=3)
+    )
+    assert not np.array_equal(
+        sampled(memory, 0, 50, seed=3), sampled(memory, 0, 50, seed=4)
+    )
 
 
 def test_gan_samples_are_decided_by_the_generator_and_depend_on_class_and_latent():
@@ -140,9 +174,15 @@ def test_gan_samples_are_decided_by_the_generator_and_depend_on_class_and_latent
         for p in memory.generator.parameters():
             p.normal_(0, 0.5, generator=torch.Generator().manual_seed(len(p)))
     with torch.no_grad():
-        assert np.array_equal(sampled(memory, 0, 20, seed=3), sampled(memory, 0, 20, seed=3))
-        assert not np.array_equal(sampled(memory, 0, 20, seed=3), sampled(memory, 0, 20, seed=4))
-        assert not np.array_equal(sampled(memory, 0, 20, seed=3), sampled(memory, 1, 20, seed=3))
+        assert np.array_equal(
+            sampled(memory, 0, 20, seed=3), sampled(memory, 0, 20, seed=3)
+        )
+        assert not np.array_equal(
+            sampled(memory, 0, 20, seed=3), sampled(memory, 0, 20, seed=4)
+        )
+        assert not np.array_equal(
+            sampled(memory, 0, 20, seed=3), sampled(memory, 1, 20, seed=3)
+        )
 
 
 def test_initial_values_of_a_gan_depend_on_the_seed_alone():
@@ -150,13 +190,26 @@ def test_initial_values_of_a_gan_depend_on_the_seed_alone():
     torch.manual_seed(1)
     a = build_memory(config, 10, (8,), seed=5).state_dict()
     torch.manual_seed(2)
-    b, c = build_memory(config, 10, (8,), seed=5).state_dict(), build_memory(config, 10, (8,), seed=6).state_dict()
+    b, c = (
+        build_memory(config, 10, (8,), seed=5).state_dict(),
+        build_memory(config, 10, (8,), seed=6).state_dict(),
+    )
     assert all(torch.equal(a[k], b[k]) for k in a)
-    assert not torch.equal(a["generator.layers.0.weight"], c["generator.layers.0.weight"])
+    assert not torch.equal(
+        a["generator.layers.0.weight"], c["generator.layers.0.weight"]
+    )
 
 
-@pytest.mark.parametrize("memory, kind", [("none", Memory), ("real", Memory), ("means", ClassMeans),
-                                          ("gaussian", Gaussians), ("gan", GAN)])
+@pytest.mark.parametrize(
+    "memory, kind",
+    [
+        ("none", Memory),
+        ("real", Memory),
+        ("means", ClassMeans),
+        ("gaussian", Gaussians),
+        ("gan", GAN),
+    ],
+)
 def test_each_memory_of_the_table_is_built(memory, kind):
     changes = dict(memory=memory, penalty="none", prediction="softmax")
     built = build_memory(make_config("quick", "gfr", **changes), 10, (8,), seed=0)

@@ -7,7 +7,14 @@ import pytest
 from sklearn.cross_decomposition import CCA
 
 from gfrlib import similarity
-from gfrlib.similarity import canonical_correlations, linear_cka, null, pixels_as_rows, pwcca, svcca
+from gfrlib.similarity import (
+    canonical_correlations,
+    linear_cka,
+    null,
+    pixels_as_rows,
+    pwcca,
+    svcca,
+)
 
 RNG = np.random.default_rng(11)
 
@@ -20,7 +27,13 @@ def biased_cka(x, y) -> float:
     return linear_cka(x, y, debiased=False)
 
 
-MEASURES = {"svcca": svcca, "cca": cca, "pwcca": pwcca, "cka": linear_cka, "biased cka": biased_cka}
+MEASURES = {
+    "svcca": svcca,
+    "cca": cca,
+    "pwcca": pwcca,
+    "cka": linear_cka,
+    "biased cka": biased_cka,
+}
 each_measure = pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
 
 
@@ -28,7 +41,11 @@ def related(n: int = 300, d: int = 6, e: int = 8) -> tuple[np.ndarray, np.ndarra
     """x [n, d], y [n, e]: a shared part, stronger in some directions, plus noise; away from the origin, unequal variances."""
     shared = RNG.normal(size=(n, d))
     x = shared @ RNG.normal(size=(d, d)) + 0.5 * RNG.normal(size=(n, d)) + 3
-    y = (shared * np.linspace(0.3, 2, d)) @ RNG.normal(size=(d, e)) + RNG.normal(size=(n, e)) - 2
+    y = (
+        (shared * np.linspace(0.3, 2, d)) @ RNG.normal(size=(d, e))
+        + RNG.normal(size=(n, e))
+        - 2
+    )
     return x, y
 
 
@@ -42,7 +59,9 @@ def invertible(d: int) -> np.ndarray:
 
 def waves(n: int = 64) -> np.ndarray:
     """[n, n - 1] orthonormal columns with mean 0."""
-    basis = np.linalg.qr(np.column_stack([np.ones(n), np.random.default_rng(0).normal(size=(n, n - 1))]))[0]
+    basis = np.linalg.qr(
+        np.column_stack([np.ones(n), np.random.default_rng(0).normal(size=(n, n - 1))])
+    )[0]
     return basis[:, 1:]
 
 
@@ -60,8 +79,12 @@ def test_everything_equals_itself(measure):
 def test_rotation_scale_and_offset_change_nothing(measure):
     x, y = related()
     x = x * [5, 1, 1, 1, 0.1, 0.01]  # SVCCA has something to cut
-    moved = measure(3.7 * x @ rotation(6) + 5, y @ rotation(8) * 0.01 - RNG.normal(size=8))
-    if measure is pwcca:  # its weights add absolute values along x's own axes: of these, only y's may turn
+    moved = measure(
+        3.7 * x @ rotation(6) + 5, y @ rotation(8) * 0.01 - RNG.normal(size=8)
+    )
+    if (
+        measure is pwcca
+    ):  # its weights add absolute values along x's own axes: of these, only y's may turn
         assert moved != pytest.approx(measure(x, y), abs=1e-6)
         moved = measure(3.7 * x + 5, y @ rotation(8) * 0.01)
     assert moved == pytest.approx(measure(x, y), abs=1e-10)
@@ -70,7 +93,11 @@ def test_rotation_scale_and_offset_change_nothing(measure):
 def test_cca_does_not_change_under_invertible_maps_and_the_others_do():
     x, y = related()
     a, b = invertible(6), invertible(8)
-    np.testing.assert_allclose(canonical_correlations(x @ a, y @ b, keep=1), canonical_correlations(x, y, keep=1), atol=1e-10)
+    np.testing.assert_allclose(
+        canonical_correlations(x @ a, y @ b, keep=1),
+        canonical_correlations(x, y, keep=1),
+        atol=1e-10,
+    )
     assert pwcca(x, y @ b) == pytest.approx(pwcca(x, y), abs=1e-10)
     for measure in (svcca, linear_cka, biased_cka):
         squeezed = x @ np.diag([1, 1, 1, 1, 1e-3, 1e-3])
@@ -111,18 +138,25 @@ def test_correlations_against_covariances_and_eigenvectors(shape):
     sigma = np.cov(np.hstack([x, y]).T)
     between = inverse_root(sigma[:d, :d]) @ sigma[:d, d:] @ inverse_root(sigma[d:, d:])
     expected = np.sqrt(np.linalg.eigvalsh(between @ between.T)[::-1][: min(shape[1:])])
-    np.testing.assert_allclose(canonical_correlations(x, y, keep=1), expected, atol=1e-8)
+    np.testing.assert_allclose(
+        canonical_correlations(x, y, keep=1), expected, atol=1e-8
+    )
     assert expected[0] - expected[-1] > 0.05  # several different ones, not all 1
 
 
 @pytest.mark.parametrize("keep", [0.6, 0.9, 0.99])
 def test_truncated_correlations_against_the_gram_matrix(keep):
     x, y = related(60)
-    x, y = x @ np.diag([4, 2, 1, 1, 0.3, 0.1]) @ rotation(6), y @ np.diag([8, 4, 2, 1, 0.5, 0.3, 0.2, 0.1]) @ rotation(8)
+    x, y = (
+        x @ np.diag([4, 2, 1, 1, 0.3, 0.1]) @ rotation(6),
+        y @ np.diag([8, 4, 2, 1, 0.5, 0.3, 0.2, 0.1]) @ rotation(8),
+    )
     projections, kept = [], []
     for a in (x, y):
         centred = a - a.mean(axis=0)
-        values, vectors = np.linalg.eigh(centred @ centred.T)  # ascending; the eigenvalues are the squared singular values
+        values, vectors = np.linalg.eigh(
+            centred @ centred.T
+        )  # ascending; the eigenvalues are the squared singular values
         held, count = 0.0, 0
         while held < keep * values.sum():
             count += 1
@@ -135,24 +169,42 @@ def test_truncated_correlations_against_the_gram_matrix(keep):
     assert found["kept"] == tuple(kept)
     assert kept[0] < 6 and kept[1] < 8
     np.testing.assert_allclose(found["correlations"], expected, atol=1e-8)
-    np.testing.assert_array_equal(canonical_correlations(x, y, keep=keep), found["correlations"])
-    assert found["similarity"] == svcca(x, y, keep=keep) == pytest.approx(expected.mean(), abs=1e-8)
+    np.testing.assert_array_equal(
+        canonical_correlations(x, y, keep=keep), found["correlations"]
+    )
+    assert (
+        found["similarity"]
+        == svcca(x, y, keep=keep)
+        == pytest.approx(expected.mean(), abs=1e-8)
+    )
 
 
 @pytest.mark.parametrize("keep", [1, 0.99])
-@pytest.mark.parametrize("weakest, by_gram", [(1e-1, True), (2e-3, True), (1e-5, False), (0.0, False)])
-def test_the_gram_matrix_is_taken_where_it_is_safe_and_says_what_the_svd_says(monkeypatch, keep, weakest, by_gram):
+@pytest.mark.parametrize(
+    "weakest, by_gram", [(1e-1, True), (2e-3, True), (1e-5, False), (0.0, False)]
+)
+def test_the_gram_matrix_is_taken_where_it_is_safe_and_says_what_the_svd_says(
+    monkeypatch, keep, weakest, by_gram
+):
     x, y = (rng.normal(size=(600, 40)) for rng in map(np.random.default_rng, (1, 2)))
     x[:, :20] += y[:, :20]
-    x, y = (np.linalg.qr(a)[0] * np.geomspace(1, max(weakest, 1e-9), 40) for a in (x, y))
+    x, y = (
+        np.linalg.qr(a)[0] * np.geomspace(1, max(weakest, 1e-9), 40) for a in (x, y)
+    )
     if weakest == 0:
         x[:, -1] = y[:, -1] = 0
     svds = []
     svd = np.linalg.svd
-    monkeypatch.setattr(np.linalg, "svd", lambda a, **k: svds.append(a.shape) or svd(a, **k))
+    monkeypatch.setattr(
+        np.linalg, "svd", lambda a, **k: svds.append(a.shape) or svd(a, **k)
+    )
     fast = similarity.canonical_correlations(x, y, keep=keep)
-    assert ((600, 40) not in svds) == (by_gram or keep < 1)  # the directions that 0.99 keeps are never weak
-    monkeypatch.setattr(similarity, "GRAM_RANGE", 0.5)  # no array is as well conditioned as that
+    assert ((600, 40) not in svds) == (
+        by_gram or keep < 1
+    )  # the directions that 0.99 keeps are never weak
+    monkeypatch.setattr(
+        similarity, "GRAM_RANGE", 0.5
+    )  # no array is as well conditioned as that
     slow = similarity.canonical_correlations(x, y, keep=keep)
     assert (600, 40) in svds
     np.testing.assert_allclose(fast, slow, atol=1e-9)
@@ -162,9 +214,13 @@ def test_the_gram_matrix_is_taken_where_it_is_safe_and_says_what_the_svd_says(mo
 def test_correlations_against_scikit_learn(shape):
     x, y = related(*shape)
     count = min(shape[1:])
-    variates = CCA(n_components=count, tol=1e-10, max_iter=100_000).fit(x, y).transform(x, y)
+    variates = (
+        CCA(n_components=count, tol=1e-10, max_iter=100_000).fit(x, y).transform(x, y)
+    )
     expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(variates[0].T, variates[1].T)]
-    np.testing.assert_allclose(canonical_correlations(x, y, keep=1), expected, atol=1e-3)
+    np.testing.assert_allclose(
+        canonical_correlations(x, y, keep=1), expected, atol=1e-3
+    )
 
 
 def test_correlations_are_descending_and_at_most_one():
@@ -174,7 +230,9 @@ def test_correlations_are_descending_and_at_most_one():
             rho = canonical_correlations(x, a, keep=1)
             assert rho.shape == (6,)
             assert (np.diff(rho) <= 0).all()
-            assert rho.max() <= 1  # exactly: unclipped, about every second of these a would give 1 + 2e-16
+            assert (
+                rho.max() <= 1
+            )  # exactly: unclipped, about every second of these a would give 1 + 2e-16
             assert rho.min() >= 0
 
 
@@ -185,15 +243,22 @@ def test_correlations_are_descending_and_at_most_one():
 def test_k_of_d_shared_directions_by_hand(k):
     d, w = 5, waves()
     x, y = w[:, :d], np.hstack([w[:, :k], w[:, d : 2 * d - k]])
-    np.testing.assert_allclose(canonical_correlations(x, y), [1] * k + [0] * (d - k), atol=1e-12)
+    np.testing.assert_allclose(
+        canonical_correlations(x, y), [1] * k + [0] * (d - k), atol=1e-12
+    )
     assert svcca(x, y) == cca(x, y) == pytest.approx(k / d, abs=1e-12)
-    assert biased_cka(x, y) == pytest.approx(k / d, abs=1e-12)  # k N^2 over sqrt(d) N sqrt(d) N
+    assert biased_cka(x, y) == pytest.approx(
+        k / d, abs=1e-12
+    )  # k N^2 over sqrt(d) N sqrt(d) N
     assert svcca(x @ invertible(d), y, keep=1) == pytest.approx(k / d, abs=1e-12)
 
 
 def test_an_angle_by_hand():
     w = waves()
-    x, y = w[:, :2], np.column_stack([0.6 * w[:, 0] + 0.8 * w[:, 2], 4 * w[:, 3] - 3 * w[:, 1]])
+    x, y = (
+        w[:, :2],
+        np.column_stack([0.6 * w[:, 0] + 0.8 * w[:, 2], 4 * w[:, 3] - 3 * w[:, 1]]),
+    )
     np.testing.assert_allclose(canonical_correlations(x, y), [0.6, 0.6], atol=1e-12)
 
 
@@ -203,8 +268,19 @@ def test_the_mean_is_over_the_smaller_side():
 
 
 def test_threshold_is_on_squared_singular_values_and_the_crossing_direction_is_kept():
-    x = waves()[:, :4] @ np.diag(np.sqrt([0.70, 0.20, 0.08, 0.02])) + 100  # uncentred, the offset would be nearly everything
-    for keep, kept in ((0.5, 1), (0.69, 1), (0.71, 2), (0.89, 2), (0.91, 3), (0.97, 3), (0.99, 4), (1.0, 4)):
+    x = (
+        waves()[:, :4] @ np.diag(np.sqrt([0.70, 0.20, 0.08, 0.02])) + 100
+    )  # uncentred, the offset would be nearly everything
+    for keep, kept in (
+        (0.5, 1),
+        (0.69, 1),
+        (0.71, 2),
+        (0.89, 2),
+        (0.91, 3),
+        (0.97, 3),
+        (0.99, 4),
+        (1.0, 4),
+    ):
         assert svcca(x, x, keep=keep, details=True)["kept"] == (kept, kept), keep
         assert len(canonical_correlations(x, x, keep=keep)) == kept
     x = waves()[:, :3] @ np.diag(np.sqrt([0.986, 0.0055, 0.0085]))
@@ -213,11 +289,24 @@ def test_threshold_is_on_squared_singular_values_and_the_crossing_direction_is_k
 
 
 def test_all_the_variance_is_the_numerical_rank():
-    x = waves()[:, :3] * [1, 1e-3, 1e-9]  # the last holds less than float64 can add to the sum of the others
+    x = waves()[:, :3] * [
+        1,
+        1e-3,
+        1e-9,
+    ]  # the last holds less than float64 can add to the sum of the others
     assert svcca(x, x, keep=1, details=True)["kept"] == (3, 3)
-    for _ in range(20):  # a hair less than all never reaches into the rounding errors of dependent columns
+    for _ in range(
+        20
+    ):  # a hair less than all never reaches into the rounding errors of dependent columns
         x = related()[0]
-        assert max(svcca(np.hstack([x, x]), x, keep=np.nextafter(1, 0), details=True)["kept"]) <= 6
+        assert (
+            max(
+                svcca(np.hstack([x, x]), x, keep=np.nextafter(1, 0), details=True)[
+                    "kept"
+                ]
+            )
+            <= 6
+        )
 
 
 def test_pwcca_by_hand():
@@ -234,7 +323,9 @@ def test_pwcca_against_brute_force(shape):
     d, k = shape[1], min(shape[1:])
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     root = inverse_root(x.T @ x)
-    between = root @ x.T @ y @ np.linalg.inv(y.T @ y) @ y.T @ x @ root  # eigenvalues rho^2, eigenvectors x's directions
+    between = (
+        root @ x.T @ y @ np.linalg.inv(y.T @ y) @ y.T @ x @ root
+    )  # eigenvalues rho^2, eigenvectors x's directions
     values, vectors = np.linalg.eigh(between)
     total = weights = 0.0
     for i in range(d - 1, d - 1 - k, -1):
@@ -252,7 +343,11 @@ def hsic_1(k: np.ndarray, m: np.ndarray) -> float:
     """Song et al. 2012, Equation 5, as it is printed: N x N matrices whose diagonals are set to 0."""
     n, one = len(k), np.ones(len(k))
     k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
-    bracket = np.trace(k @ m) + one @ k @ one * (one @ m @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ m @ one)
+    bracket = (
+        np.trace(k @ m)
+        + one @ k @ one * (one @ m @ one) / ((n - 1) * (n - 2))
+        - 2 / (n - 2) * (one @ k @ m @ one)
+    )
     return bracket / (n * (n - 3))
 
 
@@ -300,17 +395,27 @@ def test_constant_columns_change_nothing(measure):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_dependent_columns_add_no_correlations_to_cca(dtype):
     x, y = related()
-    copies = np.hstack([x, x[:, :2] * 3 - 1, x @ RNG.normal(size=(6, 4))])  # 12 columns of rank 6
+    copies = np.hstack(
+        [x, x[:, :2] * 3 - 1, x @ RNG.normal(size=(6, 4))]
+    )  # 12 columns of rank 6
     assert svcca(copies.astype(dtype), y, keep=1, details=True)["kept"] == (6, 8)
     expected = canonical_correlations(x, y, keep=1)
-    np.testing.assert_allclose(canonical_correlations(copies.astype(dtype), y, keep=1), expected, atol=1e-5)
-    assert svcca(copies.astype(dtype), copies[:, ::-1].astype(dtype), keep=1, details=True)["kept"] == (6, 6)
+    np.testing.assert_allclose(
+        canonical_correlations(copies.astype(dtype), y, keep=1), expected, atol=1e-5
+    )
+    assert svcca(
+        copies.astype(dtype), copies[:, ::-1].astype(dtype), keep=1, details=True
+    )["kept"] == (6, 6)
 
 
 def test_more_features_than_rows_are_fine_when_their_rank_is_low():
     x, y = related(50)
     wide = x @ RNG.normal(size=(6, 100))
-    np.testing.assert_allclose(canonical_correlations(wide, y, keep=1), canonical_correlations(x, y, keep=1), atol=1e-8)
+    np.testing.assert_allclose(
+        canonical_correlations(wide, y, keep=1),
+        canonical_correlations(x, y, keep=1),
+        atol=1e-8,
+    )
 
 
 @each_measure
@@ -318,7 +423,9 @@ def test_a_large_offset_in_float32_and_integers_are_computed_in_float64(measure)
     x, y = related()
     x, y = np.round(x * 8), np.round(y * 8)  # exact in every type used here
     expected = measure(x, y)
-    assert measure((x + 2**20).astype(np.float32), y.astype(np.int16)) == pytest.approx(expected, abs=1e-10)
+    assert measure((x + 2**20).astype(np.float32), y.astype(np.int16)) == pytest.approx(
+        expected, abs=1e-10
+    )
     x_before = x.copy()
     assert measure(x.tolist(), y) == expected
     np.testing.assert_array_equal(x, x_before)
@@ -370,13 +477,19 @@ def test_null_moves_whole_groups_and_keeps_their_inner_order():
 
 
 @each_measure
-def test_pixels_share_what_their_place_gives_them_and_only_whole_images_show_it(measure):
+def test_pixels_share_what_their_place_gives_them_and_only_whole_images_show_it(
+    measure,
+):
     # every image has the same strong pattern over its 16 pixels (a border, say): no image is recognised, yet all is alike
     pattern = RNG.normal(size=(16, 3))
-    x, y = (np.tile(pattern, (50, 1)) + 0.3 * RNG.normal(size=(800, 3)) for _ in range(2))
+    x, y = (
+        np.tile(pattern, (50, 1)) + 0.3 * RNG.normal(size=(800, 3)) for _ in range(2)
+    )
     value = measure(x, y)
     assert value > 0.7
-    assert null(measure, x, y, group=16, rng=0, repeats=3) == pytest.approx(value, abs=0.05)
+    assert null(measure, x, y, group=16, rng=0, repeats=3) == pytest.approx(
+        value, abs=0.05
+    )
     assert null(measure, x, y, rng=0, repeats=3) < 0.2
 
 
@@ -384,14 +497,20 @@ def test_null_is_the_mean_over_repeats_and_depends_on_the_seed_alone():
     x, y = related()
     values = iter([1.0, 2.0, 6.0])
     assert null(lambda a, b: next(values), x, y, rng=0, repeats=3) == 3.0
-    assert null(cca, x, y, rng=3) == null(cca, x, y, rng=3) == null(cca, x, y, rng=np.random.default_rng(3))
+    assert (
+        null(cca, x, y, rng=3)
+        == null(cca, x, y, rng=3)
+        == null(cca, x, y, rng=np.random.default_rng(3))
+    )
     assert null(cca, x, y, rng=3) != null(cca, x, y, rng=4)
 
 
 def test_null_refuses_rows_that_are_not_whole_groups():
     x, y = related()
     for group in (7, 0, -3, 300):  # 300 rows: one group of 300 cannot be shuffled
-        with pytest.raises(ValueError, match=f"300 rows are not two or more whole groups of {group}"):
+        with pytest.raises(
+            ValueError, match=f"300 rows are not two or more whole groups of {group}"
+        ):
             null(svcca, x, y, group=group, rng=0)
     with pytest.raises(ValueError, match="same example"):
         null(svcca, x, y[:-1], rng=0)
@@ -402,7 +521,11 @@ def test_null_refuses_rows_that_are_not_whole_groups():
 
 def addresses(n: int, channels: int, h: int, w: int) -> np.ndarray:
     """[n, channels, h, w] whose values say where they are: 10,000 image + 100 pixel + channel."""
-    grid = 10_000 * np.arange(n)[:, None, None] + 100 * np.arange(h * w)[None, None, :] + np.arange(channels)[None, :, None]
+    grid = (
+        10_000 * np.arange(n)[:, None, None]
+        + 100 * np.arange(h * w)[None, None, :]
+        + np.arange(channels)[None, :, None]
+    )
     return grid.reshape(n, channels, h, w)
 
 
@@ -411,10 +534,16 @@ def test_pixels_of_two_networks_stay_paired():
     y = pixels_as_rows(addresses(5, 7, 4, 6), at_most=37, rng=1)
     assert x.shape == (35, 3) and y.shape == (35, 7)  # 37 // 5 = 7 pixels of 5 images
     np.testing.assert_array_equal(x[:, 0], y[:, 0])
-    np.testing.assert_array_equal(x, x[:, :1] + np.arange(3))  # a row is one pixel's channels
+    np.testing.assert_array_equal(
+        x, x[:, :1] + np.arange(3)
+    )  # a row is one pixel's channels
     by_image = x[:, 0].reshape(5, 7)
-    np.testing.assert_array_equal(by_image // 10_000, np.tile(np.arange(5)[:, None], 7))  # an image's rows stand together
-    np.testing.assert_array_equal(by_image % 10_000, np.tile(by_image[0], (5, 1)))  # the same pixels in each
+    np.testing.assert_array_equal(
+        by_image // 10_000, np.tile(np.arange(5)[:, None], 7)
+    )  # an image's rows stand together
+    np.testing.assert_array_equal(
+        by_image % 10_000, np.tile(by_image[0], (5, 1))
+    )  # the same pixels in each
     assert len(set(by_image[0])) == 7
     other = pixels_as_rows(addresses(5, 3, 4, 6), at_most=37, rng=2)
     assert set(other[:7, 0]) != set(by_image[0])
@@ -458,8 +587,16 @@ def test_bad_input_is_refused_with_its_reason(measure):
             measure(bad, y)
         with pytest.raises(ValueError, match="^y must be .examples, features."):
             measure(x, bad)
-    last_bit = (1 + RNG.integers(-2, 3, (300, 20)) * 2.0**-23).astype(np.float32)  # rounding errors around 1, nothing else
-    for still in (np.full((300, 4), 0.1), np.zeros((300, 4)), np.full((300, 4), np.float32(0.1)), np.zeros((300, 0)), last_bit):
+    last_bit = (1 + RNG.integers(-2, 3, (300, 20)) * 2.0**-23).astype(
+        np.float32
+    )  # rounding errors around 1, nothing else
+    for still in (
+        np.full((300, 4), 0.1),
+        np.zeros((300, 4)),
+        np.full((300, 4), np.float32(0.1)),
+        np.zeros((300, 0)),
+        last_bit,
+    ):
         with pytest.raises(ValueError, match="^y does not vary over its 300 rows"):
             measure(x, still)
         with pytest.raises(ValueError, match="^x does not vary over its 300 rows"):
@@ -472,8 +609,14 @@ def test_bad_input_is_refused_with_its_reason(measure):
 @pytest.mark.parametrize("measure", [svcca, cca, pwcca, canonical_correlations])
 def test_cca_of_too_few_rows_names_the_remedy(measure):
     for rows in (4, 9, 10, 11):
-        x, y = RNG.normal(size=(rows, 3 if rows > 4 else 2)), RNG.normal(size=(rows, 10))
-        with pytest.raises(ValueError, match=rf"^y has {rows} rows .* more images or pixels \(12 rows .*\), or linear_cka"):
+        x, y = (
+            RNG.normal(size=(rows, 3 if rows > 4 else 2)),
+            RNG.normal(size=(rows, 10)),
+        )
+        with pytest.raises(
+            ValueError,
+            match=rf"^y has {rows} rows .* more images or pixels \(12 rows .*\), or linear_cka",
+        ):
             measure(x, y)
         with pytest.raises(ValueError, match=rf"^x has {rows} rows"):
             measure(y, x)
@@ -494,7 +637,10 @@ def test_debiased_cka_refuses_three_rows_and_rows_equally_far_apart():
     with pytest.raises(ValueError, match="at least 4 rows, and there are 3"):
         linear_cka(x, x[::-1])
     assert 0 < biased_cka(x, x[::-1]) < 1
-    for corners in (np.eye(9), 0.1 * np.eye(9) + 3):  # every pair of rows at the same distance: no structure to compare
+    for corners in (
+        np.eye(9),
+        0.1 * np.eye(9) + 3,
+    ):  # every pair of rows at the same distance: no structure to compare
         with pytest.raises(ValueError, match="equally far apart"):
             linear_cka(corners, RNG.normal(size=(9, 5)))
         with pytest.raises(ValueError, match="equally far apart"):

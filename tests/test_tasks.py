@@ -8,9 +8,10 @@ import torch
 from helpers_core import generated
 from PIL import Image
 
-from gfrlib import datasets, tasks
+from gfrlib import tasks
 from gfrlib.config import UserError, make_config
-from gfrlib.experiments import load_tasks, settings
+from gfrlib.lab import datasets
+from gfrlib.lab.experiments import load_tasks, settings
 
 CPU = torch.device("cpu")
 
@@ -25,7 +26,18 @@ def home(tmp_path, monkeypatch):
 
 
 def test_first_ten_classes_of_both_orders():
-    assert tasks.class_order("lucir", 100)[:10] == [68, 56, 78, 8, 23, 84, 90, 65, 74, 76]
+    assert tasks.class_order("lucir", 100)[:10] == [
+        68,
+        56,
+        78,
+        8,
+        23,
+        84,
+        90,
+        65,
+        74,
+        76,
+    ]
     assert tasks.class_order("gfr", 100)[:10] == [69, 23, 57, 12, 89, 87, 34, 84, 3, 15]
 
 
@@ -36,7 +48,11 @@ def test_orders_are_permutations_and_inverses():
     assert tasks.class_order("sorted", 7) == list(range(7))
     for seed in (0, 1):
         assert sorted(tasks.class_order("random", 30, seed)) == list(range(30))
-    assert tasks.class_order("random", 30, 1) == tasks.class_order("random", 30, 1) != tasks.class_order("random", 30, 2)
+    assert (
+        tasks.class_order("random", 30, 1)
+        == tasks.class_order("random", 30, 1)
+        != tasks.class_order("random", 30, 2)
+    )
     assert tasks.class_order("lucir", 30, 1) == tasks.class_order("lucir", 30, 2)
     with pytest.raises(UserError, match="alphabetical"):
         tasks.class_order("alphabetical", 10)
@@ -45,24 +61,46 @@ def test_orders_are_permutations_and_inverses():
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given, expected", [
-    ((100, 50, 5), (50, 10, 10, 10, 10, 10)), ((100, 25, 3), (25, 25, 25, 25)), ((100, 50, 25), (50, *[2] * 25)),
-    ((10, 10, 0), (10,)), ((10, 4, 3), (4, 2, 2, 2)), ((10, 4, 3, (3, 1, 2)), (3, 1, 2)), ((10, 4, 3, (5, 5)), (5, 5))])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ((100, 50, 5), (50, 10, 10, 10, 10, 10)),
+        ((100, 25, 3), (25, 25, 25, 25)),
+        ((100, 50, 25), (50, *[2] * 25)),
+        ((10, 10, 0), (10,)),
+        ((10, 4, 3), (4, 2, 2, 2)),
+        ((10, 4, 3, (3, 1, 2)), (3, 1, 2)),
+        ((10, 4, 3, (5, 5)), (5, 5)),
+    ],
+)
 def test_splits(given, expected):
     assert tasks.task_sizes(*given) == expected
 
 
-@pytest.mark.parametrize("given, says", [
-    ((10, 4, 4), r"do not divide.*\[1, 2, 3, 6\]"), ((10, 11, 1), "base is 11"), ((10, 0, 1), "base is 0"),
-    ((10, 4, 0), "at least 1 task"), ((10, 10, 2), "leaves 0 classes"), ((10, 4, -1), "at least 1 task"),
-    ((10, 4, 3, (6, 6)), "needs 12 classes"), ((10, 4, 3, (5, 0, 5)), "at least 1 a task")])
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ((10, 4, 4), r"do not divide.*\[1, 2, 3, 6\]"),
+        ((10, 11, 1), "base is 11"),
+        ((10, 0, 1), "base is 0"),
+        ((10, 4, 0), "at least 1 task"),
+        ((10, 10, 2), "leaves 0 classes"),
+        ((10, 4, -1), "at least 1 task"),
+        ((10, 4, 3, (6, 6)), "needs 12 classes"),
+        ((10, 4, 3, (5, 0, 5)), "at least 1 a task"),
+    ],
+)
 def test_impossible_splits_are_refused(given, says):
     with pytest.raises(UserError, match=says):
         tasks.task_sizes(*given)
 
 
 def test_a_task_is_an_index_of_its_classes():
-    stream = tasks.build(make_config("quick", base=3, tasks=2, class_order="random", seed=4), generated(7), CPU)
+    stream = tasks.build(
+        make_config("quick", base=3, tasks=2, class_order="random", seed=4),
+        generated(7),
+        CPU,
+    )
     order = tasks.class_order("random", 7, 4)
     assert stream.sizes == (3, 2, 2) and stream.shape == (3, 16, 16)
     assert stream.class_names == [f"class {c}" for c in order]
@@ -71,11 +109,18 @@ def test_a_task_is_an_index_of_its_classes():
         index = stream.train_index(t)
         labels = stream.train_labels[index]
         assert sorted(set(labels.tolist())) == list(stream.classes(t))
-        for position in stream.classes(t):  # the images are those of the class that the order puts there
+        for position in stream.classes(
+            t
+        ):  # the images are those of the class that the order puts there
             ours = stream.train_images[index[labels == position]]
-            assert np.array_equal(ours.numpy(), source.train_images[source.train_labels == order[position]])
+            assert np.array_equal(
+                ours.numpy(),
+                source.train_images[source.train_labels == order[position]],
+            )
         seen += index.tolist()
-        assert set(stream.test_labels[stream.test_index(t)].tolist()) == set(stream.classes(t))
+        assert set(stream.test_labels[stream.test_index(t)].tolist()) == set(
+            stream.classes(t)
+        )
     assert sorted(seen) == list(range(len(source.train_labels)))
     assert stream.test_labels.tolist() == sorted(stream.test_labels.tolist())
 
@@ -83,7 +128,9 @@ def test_a_task_is_an_index_of_its_classes():
 def test_a_split_may_leave_classes_unused():
     stream = tasks.build(make_config("quick", split=(2, 1)), generated(5), CPU)
     assert stream.num_classes == 5 and stream.sizes == (2, 1)
-    assert set(torch.cat([stream.train_labels[stream.train_index(t)] for t in (0, 1)]).tolist()) == {0, 1, 2}
+    assert set(
+        torch.cat([stream.train_labels[stream.train_index(t)] for t in (0, 1)]).tolist()
+    ) == {0, 1, 2}
 
 
 # --- augmentation and normalisation -------------------------------------------------------------------------------------
@@ -94,10 +141,16 @@ def test_augmentation_against_one_image_at_a_time():
     assert (stream.padding, stream.mirror) == (2, True)  # an eighth of 16 pixels
     images = stream.train_images[:60]
     draws = stream.draw(60, torch.Generator().manual_seed(0))
-    assert draws[:, :2].min() == 0 and draws[:, :2].max() == 4 and set(draws[:, 2].tolist()) == {0, 1}
+    assert (
+        draws[:, :2].min() == 0
+        and draws[:, :2].max() == 4
+        and set(draws[:, 2].tolist()) == {0, 1}
+    )
     result = stream.augment(images, draws)
     assert result.dtype == torch.uint8 and result.shape == images.shape
-    for image, (top, left, mirrored), ours in zip(images.numpy(), draws.tolist(), result.numpy()):
+    for image, (top, left, mirrored), ours in zip(
+        images.numpy(), draws.tolist(), result.numpy()
+    ):
         padded = np.zeros((20, 20, 3), dtype=np.uint8)
         padded[2:18, 2:18] = image
         crop = padded[top : top + 16, left : left + 16]
@@ -108,7 +161,9 @@ def test_augmentation_draws_every_shift_and_mirrors_half():
     stream = tasks.build(make_config("quick", base=3, tasks=2), generated(7), CPU)
     draws = stream.draw(6000, torch.Generator().manual_seed(1))
     counts = torch.bincount(draws[:, 0] * 5 + draws[:, 1], minlength=25)
-    assert counts.min() > 160 and counts.max() < 330  # 240 expected, 5 standard deviations
+    assert (
+        counts.min() > 160 and counts.max() < 330
+    )  # 240 expected, 5 standard deviations
     assert abs(draws[:, 2].float().mean() - 0.5) < 0.04
 
 
@@ -132,7 +187,9 @@ def test_normalised_training_images_have_mean_0_and_deviation_1():
     np.testing.assert_allclose(x.std((0, 2, 3), correction=0), 1, atol=1e-4)
     images = stream.train_images.numpy() / 255
     mean, std = images.mean((0, 1, 2)), images.std((0, 1, 2))
-    np.testing.assert_allclose(x[5].numpy(), ((images[5] - mean) / std).transpose(2, 0, 1), atol=1e-4)
+    np.testing.assert_allclose(
+        x[5].numpy(), ((images[5] - mean) / std).transpose(2, 0, 1), atol=1e-4
+    )
 
 
 def test_test_images_are_normalised_by_the_training_images():
@@ -149,8 +206,12 @@ def test_test_images_are_normalised_by_the_training_images():
 def test_held_out_images_are_disjoint_from_those_trained_on():
     source = generated(5, per_class=20)
     # every image gets a signature of its own, so that sets of images can be compared
-    source.train_images[:, 0, 0, 0], source.train_images[:, 0, 0, 1] = np.divmod(np.arange(100), 10)
-    stream = tasks.build(make_config("quick", base=3, tasks=1, validation=0.25), source, CPU)
+    source.train_images[:, 0, 0, 0], source.train_images[:, 0, 0, 1] = np.divmod(
+        np.arange(100), 10
+    )
+    stream = tasks.build(
+        make_config("quick", base=3, tasks=1, validation=0.25), source, CPU
+    )
 
     def signatures(images):
         return {tuple(x) for x in images[:, 0, 0, :2].tolist()}
@@ -160,7 +221,9 @@ def test_held_out_images_are_disjoint_from_those_trained_on():
     assert torch.bincount(stream.train_labels).tolist() == [15] * 5
     assert torch.bincount(stream.test_labels).tolist() == [5] * 5
     order = tasks.class_order("lucir", 5)
-    for image, label in zip(stream.test_images, stream.test_labels):  # and they keep their label
+    for image, label in zip(
+        stream.test_images, stream.test_labels
+    ):  # and they keep their label
         row = int(image[0, 0, 0]) * 10 + int(image[0, 0, 1])
         assert source.train_labels[row] == order[label]
     untouched = tasks.build(make_config("quick", base=3, tasks=1), source, CPU)
@@ -194,21 +257,32 @@ def test_canonical_arrays_do_not_depend_on_the_source_order():
 
 def test_digits_are_all_there_once():
     data = datasets.packed("digits")
-    assert data.train_images.shape == (1352, 8, 8, 1) and data.test_images.shape == (445, 8, 8, 1)
+    assert data.train_images.shape == (1352, 8, 8, 1) and data.test_images.shape == (
+        445,
+        8,
+        8,
+        1,
+    )
     assert data.train_images.dtype == np.uint8 and data.train_images.max() == 255
     from sklearn.datasets import load_digits
+
     bunch = load_digits()
     ours = np.concatenate([data.train_images, data.test_images]).reshape(1797, 64)
     labels = np.concatenate([data.train_labels, data.test_labels])
     theirs = np.round(bunch.images * 255 / 16).astype(np.uint8).reshape(1797, 64)
-    assert sorted(zip(labels, map(bytes, ours))) == sorted(zip(bunch.target, map(bytes, theirs)))
+    assert sorted(zip(labels, map(bytes, ours))) == sorted(
+        zip(bunch.target, map(bytes, theirs))
+    )
 
 
 def write_folder(top, source, held: str | None = "val"):
     for part, name in (("train", "train" if held else ""), ("test", held)):
         if name is None:
             continue
-        images, labels = getattr(source, f"{part}_images"), getattr(source, f"{part}_labels")
+        images, labels = (
+            getattr(source, f"{part}_images"),
+            getattr(source, f"{part}_labels"),
+        )
         for i, (image, label) in enumerate(zip(images, labels)):
             folder = top / name / source.class_names[label]
             folder.mkdir(parents=True, exist_ok=True)
@@ -225,9 +299,13 @@ def test_a_folder_and_a_packed_file_of_the_same_images_are_the_same_data(home, h
     assert a == b and a.startswith("images-")
     data = datasets.packed(a)
     expected = datasets.canonical(arrays(source))
-    assert all(np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS)
+    assert all(
+        np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS
+    )
     assert data.class_names == source.class_names
-    stream = load_tasks(settings("quick", dataset=str(folder), base=1, tasks=2, device="cpu"))
+    stream = load_tasks(
+        settings("quick", dataset=str(folder), base=1, tasks=2, device="cpu")
+    )
     assert stream.name == a and stream.sizes == (1, 1, 1)
 
 
@@ -255,18 +333,38 @@ def test_tiny_imagenet_as_its_archive_lays_it_out(home):
     source = generated(3, per_class=6)
     data = datasets.packed(datasets.resolve(str(stanford(home / "tiny", source))))
     expected = datasets.canonical(arrays(source))
-    assert all(np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS)
+    assert all(
+        np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS
+    )
     assert data.class_names == source.class_names
 
 
-@pytest.mark.parametrize(("spoil", "says"), [
-    (lambda text: text.replace("class 1", "class 9", 1), "names a file or a class that is not here"),
-    (lambda text: text + "lost.png\tclass 0\n", "names a file or a class that is not here"),
-    (lambda text: "".join(line for line in text.splitlines(True) if "class 2" not in line), "no image of the class 'class 2'"),
-    (lambda text: text + "lonely\n", "names a file or a class that is not here"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lambda text: text.replace("class 1", "class 9", 1),
+            "names a file or a class that is not here",
+        ),
+        (
+            lambda text: text + "lost.png\tclass 0\n",
+            "names a file or a class that is not here",
+        ),
+        (
+            lambda text: "".join(
+                line for line in text.splitlines(True) if "class 2" not in line
+            ),
+            "no image of the class 'class 2'",
+        ),
+        (lambda text: text + "lonely\n", "names a file or a class that is not here"),
+    ],
+)
 def test_tiny_imagenet_with_wrong_annotations_is_refused(home, spoil, says):
-    file = stanford(home / "tiny", generated(3, per_class=6)) / "val" / "val_annotations.txt"
+    file = (
+        stanford(home / "tiny", generated(3, per_class=6))
+        / "val"
+        / "val_annotations.txt"
+    )
     file.write_text(spoil(file.read_text()))
     with pytest.raises(UserError, match=says):
         datasets.resolve(str(file.parents[1]))
@@ -274,14 +372,24 @@ def test_tiny_imagenet_with_wrong_annotations_is_refused(home, spoil, says):
 
 
 def test_a_folder_without_a_held_out_part_gives_every_fifth_image_to_testing(home):
-    data = datasets.packed(datasets.resolve(str(write_folder(home / "flat", generated(2, per_class=10), None))))
-    assert np.bincount(data.train_labels).tolist() == [8, 8] and np.bincount(data.test_labels).tolist() == [2, 2]
+    data = datasets.packed(
+        datasets.resolve(
+            str(write_folder(home / "flat", generated(2, per_class=10), None))
+        )
+    )
+    assert np.bincount(data.train_labels).tolist() == [8, 8] and np.bincount(
+        data.test_labels
+    ).tolist() == [2, 2]
 
 
 def test_images_of_other_sizes_and_modes_are_brought_to_one(home):
     folder = write_folder(home / "odd", generated(2, per_class=6, size=16))
-    Image.fromarray(np.full((20, 40), 77, dtype=np.uint8)).save(folder / "train" / "class 0" / "9999.png")  # grey, wide
-    Image.new("RGBA", (16, 31), (10, 200, 30, 255)).save(folder / "train" / "class 1" / "9999.png")
+    Image.fromarray(np.full((20, 40), 77, dtype=np.uint8)).save(
+        folder / "train" / "class 0" / "9999.png"
+    )  # grey, wide
+    Image.new("RGBA", (16, 31), (10, 200, 30, 255)).save(
+        folder / "train" / "class 1" / "9999.png"
+    )
     data = datasets.packed(datasets.resolve(str(folder)))
     assert data.train_images.shape == (14, 16, 16, 3)
     assert (data.train_images == 77).all((1, 2, 3)).sum() == 1
@@ -291,9 +399,17 @@ def test_images_of_other_sizes_and_modes_are_brought_to_one(home):
 def test_packing_the_same_name_twice_with_other_images_replaces_it(home):
     np.savez(home / "a.npz", **arrays(generated(2, seed=0)))
     np.savez(home / "b.npz", **arrays(generated(3, seed=1)))
-    assert datasets.add("mine", home / "a.npz") == "mine" and len(datasets.packed("mine").class_names) == 2
-    assert datasets.add("mine", home / "b.npz") == "mine" and len(datasets.packed("mine").class_names) == 3
-    assert [p.name for p in datasets.folder().iterdir()] == ["mine"]  # nothing half-written beside it
+    assert (
+        datasets.add("mine", home / "a.npz") == "mine"
+        and len(datasets.packed("mine").class_names) == 2
+    )
+    assert (
+        datasets.add("mine", home / "b.npz") == "mine"
+        and len(datasets.packed("mine").class_names) == 3
+    )
+    assert [p.name for p in datasets.folder().iterdir()] == [
+        "mine"
+    ]  # nothing half-written beside it
 
 
 def test_changed_cifar100_is_refused(home):
@@ -304,15 +420,31 @@ def test_changed_cifar100_is_refused(home):
 
 
 def bad_npz(home, **changes):
-    np.savez(home / "bad.npz", **{k: v for k, v in {**arrays(generated(3)), **changes}.items() if v is not None})
+    np.savez(
+        home / "bad.npz",
+        **{
+            k: v
+            for k, v in {**arrays(generated(3)), **changes}.items()
+            if v is not None
+        },
+    )
     return home / "bad.npz"
 
 
-@pytest.mark.parametrize("changes, says", [
-    (dict(test_labels=None), "lacks test_labels"), (dict(train_images=np.zeros((72, 16, 16, 3))), "uint8"),
-    (dict(train_images=np.zeros((71, 16, 16, 3), np.uint8)), "one label each"),
-    (dict(train_labels=np.zeros(72) + 0.5), "whole numbers"), (dict(class_names=["only one"]), "a name for each"),
-    (dict(train_labels=np.zeros(72, int), test_labels=np.zeros(36, int)), "two classes")])
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(test_labels=None), "lacks test_labels"),
+        (dict(train_images=np.zeros((72, 16, 16, 3))), "uint8"),
+        (dict(train_images=np.zeros((71, 16, 16, 3), np.uint8)), "one label each"),
+        (dict(train_labels=np.zeros(72) + 0.5), "whole numbers"),
+        (dict(class_names=["only one"]), "a name for each"),
+        (
+            dict(train_labels=np.zeros(72, int), test_labels=np.zeros(36, int)),
+            "two classes",
+        ),
+    ],
+)
 def test_bad_packed_files_are_refused(home, changes, says):
     with pytest.raises(UserError, match=says):
         datasets.resolve(str(bad_npz(home, **changes)))

@@ -8,7 +8,8 @@ from helpers_core import load_tasks, tiny
 from torch import nn
 from torch.nn import functional
 
-from gfrlib import distributed, losses, training
+from gfrlib import losses, training
+from gfrlib.engine import distributed
 from gfrlib.networks import CosineHead, Discriminator, build_network
 
 BATCH = 128
@@ -16,7 +17,12 @@ BATCH = 128
 
 def gradient(module: nn.Module) -> torch.Tensor:
     """All gradients in one vector; parameters without one count 0."""
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in module.parameters()])
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+            for p in module.parameters()
+        ]
+    )
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -45,13 +51,23 @@ def checks() -> dict:
     torch.manual_seed(0)
     linear, x, target = nn.Linear(6, 5).double(), draw(BATCH, 6), draw(BATCH, 5)
     share = distributed.share
-    found = {"batch-wide distance": compare(
-        linear, lambda m: distributed.root_mean_square(losses.feature_distillation(m(share(x)), share(target))),
-        lambda m: losses.feature_distillation(m(x), target))}
+    found = {
+        "batch-wide distance": compare(
+            linear,
+            lambda m: distributed.root_mean_square(
+                losses.feature_distillation(m(share(x)), share(target))
+            ),
+            lambda m: losses.feature_distillation(m(x), target),
+        )
+    }
     same = linear(x).detach()
     linear.zero_grad()
     call = distributed.together(linear)
-    call(lambda: distributed.root_mean_square(losses.feature_distillation(linear(share(x)), share(same)))).backward()
+    call(
+        lambda: distributed.root_mean_square(
+            losses.feature_distillation(linear(share(x)), share(same))
+        )
+    ).backward()
     found["distance 0"] = float(gradient(linear).abs().max())
 
     head = CosineHead(6).double()
@@ -60,8 +76,13 @@ def checks() -> dict:
     head.double()
     y = torch.randint(0, 7, (BATCH,), generator=rng)
     found["margin ranking"] = compare(
-        head, lambda m: losses.margin_ranking(m(share(x)), share(y), 4) * distributed.weight_of((share(y) < 4).sum()),
-        lambda m: losses.margin_ranking(m(x), y, 4))
+        head,
+        lambda m: (
+            losses.margin_ranking(m(share(x)), share(y), 4)
+            * distributed.weight_of((share(y) < 4).sum())
+        ),
+        lambda m: losses.margin_ranking(m(x), y, 4),
+    )
 
     critic = Discriminator(7, 16, 5).double()
     for p in critic.parameters():
@@ -69,10 +90,15 @@ def checks() -> dict:
     fake, mix = draw(BATCH, 5), torch.rand(BATCH, 1, generator=rng, dtype=torch.float64)
 
     def critic_loss(m, y, u, fake, mix):
-        return losses.critic(m(y, u), m(y, fake)) + 10 * losses.gradient_penalty(m, y, u, fake, mix)
+        return losses.critic(m(y, u), m(y, fake)) + 10 * losses.gradient_penalty(
+            m, y, u, fake, mix
+        )
 
-    found["critic with gradient penalty"] = compare(critic, lambda m: critic_loss(m, *share(y, target, fake, mix)),
-                                                    lambda m: critic_loss(m, y, target, fake, mix))
+    found["critic with gradient penalty"] = compare(
+        critic,
+        lambda m: critic_loss(m, *share(y, target, fake, mix)),
+        lambda m: critic_loss(m, y, target, fake, mix),
+    )
 
     config = tiny("gfr")
     network = build_network(config, (1, 8, 8), 0).double()
@@ -84,8 +110,13 @@ def checks() -> dict:
     call(lambda: functional.cross_entropy(network(share(images)), share(y))).backward()
     functional.cross_entropy(plain(images), y).backward()
     found["batch norm"] = apart(gradient(network), gradient(plain))
-    found["running statistics"] = max(apart(a.double(), b.double()) for a, b in zip(network.buffers(), plain.buffers()))
-    assert [name for name, _ in network.named_buffers()] == [name for name, _ in plain.named_buffers()]
+    found["running statistics"] = max(
+        apart(a.double(), b.double())
+        for a, b in zip(network.buffers(), plain.buffers())
+    )
+    assert [name for name, _ in network.named_buffers()] == [
+        name for name, _ in plain.named_buffers()
+    ]
     return found
 
 
@@ -95,14 +126,25 @@ def train(method: str, **changes) -> dict:
     outcome = training.run(config, load_tasks(config))
     weights = [None] * distributed.size()
     torch.distributed.all_gather_object(weights, outcome.weights)
-    return {"weights": weights, "last": outcome.losses[-1], "first": outcome.losses[0],
-            "predictions": {rule: p.tolist() for rule, p in outcome.predictions[-1].items()}}
+    return {
+        "weights": weights,
+        "last": outcome.losses[-1],
+        "first": outcome.losses[0],
+        "predictions": {
+            rule: p.tolist() for rule, p in outcome.predictions[-1].items()
+        },
+    }
 
 
 if __name__ == "__main__":
     distributed.start(torch.device("cpu"))
-    result = {"size": distributed.size(), "checks": checks(),
-              "runs": {m: train(m) for m in ("gfr", "gfr-gaussian", "lucir", "ewc", "block-3")}}
+    result = {
+        "size": distributed.size(),
+        "checks": checks(),
+        "runs": {
+            m: train(m) for m in ("gfr", "gfr-gaussian", "lucir", "ewc", "block-3")
+        },
+    }
     try:
         distributed.share(torch.zeros(5))
         result["odd"] = ""

@@ -1,6 +1,6 @@
 """Build the site: pages, bibliography, style and page scripts beside the executed chapters, then Jupyter Book, strictly.
 
-Called by ``make book`` after ``gfrlib.chapters`` has run the chapters:  python book/_ext/build_site.py [SOURCE [OUTPUT]]
+Called by ``make book`` after ``gfrlib.book.chapters`` has run the chapters:  python book/_ext/build_site.py [SOURCE [OUTPUT]]
 """
 
 import hashlib
@@ -12,17 +12,35 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from gfrlib.chapters import ROOT, chapters
+from gfrlib.book.chapters import ROOT, chapters
 from gfrlib.config import UserError
 
 # What the site takes from npm, so that it works without any other host: package, sha256 of its archive, wanted files, folder.
 # Nothing of it is committed; without npm the pages name the usual content network instead (gfr_sphinx.py beside this file).
 VENDORED = (
-    ("@jupyter-widgets/html-manager@1.0.15", "2b9d65cb7913e1c7d671757a10008b32c9c2448d4429513371e55c07d6107638",
-     ("dist/embed.js", "dist/1551f4f60c37af51121f.woff2", "dist/7a3337626410ca2f4071.woff2",
-      "dist/d878b0a6a1144760244f.woff2", "LICENSE"), "widgets"),
-    ("mathjax@3.2.2", "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09",
-     ("es5/tex-mml-chtml.js", "es5/input/tex/extensions/", "es5/output/chtml/fonts/", "LICENSE"), "mathjax"),
+    (
+        "@jupyter-widgets/html-manager@1.0.15",
+        "2b9d65cb7913e1c7d671757a10008b32c9c2448d4429513371e55c07d6107638",
+        (
+            "dist/embed.js",
+            "dist/1551f4f60c37af51121f.woff2",
+            "dist/7a3337626410ca2f4071.woff2",
+            "dist/d878b0a6a1144760244f.woff2",
+            "LICENSE",
+        ),
+        "widgets",
+    ),
+    (
+        "mathjax@3.2.2",
+        "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09",
+        (
+            "es5/tex-mml-chtml.js",
+            "es5/input/tex/extensions/",
+            "es5/output/chtml/fonts/",
+            "LICENSE",
+        ),
+        "mathjax",
+    ),
 )
 
 
@@ -34,18 +52,28 @@ def vendor(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as place:
             try:
                 command = ["npm", "pack", "--silent", "--fetch-retries=0", package]
-                subprocess.run(command, cwd=place, check=True, capture_output=True, timeout=120)
+                subprocess.run(
+                    command, cwd=place, check=True, capture_output=True, timeout=120
+                )
                 archive = next(Path(place).glob("*.tgz")).read_bytes()
             except (OSError, subprocess.SubprocessError, StopIteration):
-                print(f"{package} could not be had from npm; the pages will load it from a content network.", flush=True)
+                print(
+                    f"{package} could not be had from npm; the pages will load it from a content network.",
+                    flush=True,
+                )
                 continue
         if hashlib.sha256(archive).hexdigest() != checksum:
-            raise UserError(f"{package} as npm serves it is not the file we know; see VENDORED in {Path(__file__).name}.")
+            raise UserError(
+                f"{package} as npm serves it is not the file we know; see VENDORED in {Path(__file__).name}."
+            )
         partial = folder / f".{name}"
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             for member in files:
                 path = member.name.removeprefix("package/")
-                if member.isfile() and any(path == want or want[-1] == "/" and path.startswith(want) for want in wanted):
+                if member.isfile() and any(
+                    path == want or want[-1] == "/" and path.startswith(want)
+                    for want in wanted
+                ):
                     target = partial / path.removeprefix("dist/")
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(files.extractfile(member).read())
@@ -57,13 +85,17 @@ def draw_pictures(folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from gfrlib import plots
+    from gfrlib.book import figures
 
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": "gfr"}):
-        drawn = plots.method_picture()
-        getattr(drawn, "figure", drawn).savefig(folder / "method.svg", transparent=True, bbox_inches="tight",
-                                                metadata={"Date": None})
+        drawn = figures.method_picture()
+        getattr(drawn, "figure", drawn).savefig(
+            folder / "method.svg",
+            transparent=True,
+            bbox_inches="tight",
+            metadata={"Date": None},
+        )
 
 
 def site(source: str | Path | None = None, output: str | Path | None = None) -> Path:
@@ -72,7 +104,10 @@ def site(source: str | Path | None = None, output: str | Path | None = None) -> 
     ``source`` is ``build/src``, ``output`` ``build`` unless given. Pages, bibliography, style and scripts are copied first,
     and what the book no longer has is removed.
     """
-    source, output = Path(source or ROOT / "build/src").resolve(), Path(output or ROOT / "build").resolve()
+    source, output = (
+        Path(source or ROOT / "build/src").resolve(),
+        Path(output or ROOT / "build").resolve(),
+    )
     (ROOT / "build/vendor").mkdir(parents=True, exist_ok=True)
     (source / "book").mkdir(parents=True, exist_ok=True)
     vendor(ROOT / "build/vendor")
@@ -80,18 +115,40 @@ def site(source: str | Path | None = None, output: str | Path | None = None) -> 
     shutil.rmtree(source / "book" / "_static", ignore_errors=True)
     shutil.copytree(ROOT / "book" / "_static", source / "book" / "_static")
     draw_pictures(source / "book" / "_generated")
-    pages = [path for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".bib")]
+    pages = [
+        path for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".bib")
+    ]
     for page in pages:
         shutil.copyfile(page, source / "book" / page.name)
     keep = {page.name for page in pages} | {path.name for path in chapters()}
     for path in (source / "book").iterdir():
         if path.is_file() and path.name not in keep:
             path.unlink()
-    shutil.rmtree(output / "_build", ignore_errors=True)  # no page of an earlier build may survive
-    command = [str(Path(sys.executable).parent / "jupyter-book"), "build", str(source), "--config", str(ROOT / "_config.yml"),
-               "--toc", str(ROOT / "_toc.yml"), "--path-output", str(output), "-W", "-n", "--keep-going", "--all", "-q"]
-    if subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode:  # warnings go to stderr
-        raise UserError("The site was not built: see the warnings above, each of which counts as an error.")
+    shutil.rmtree(
+        output / "_build", ignore_errors=True
+    )  # no page of an earlier build may survive
+    command = [
+        str(Path(sys.executable).parent / "jupyter-book"),
+        "build",
+        str(source),
+        "--config",
+        str(ROOT / "_config.yml"),
+        "--toc",
+        str(ROOT / "_toc.yml"),
+        "--path-output",
+        str(output),
+        "-W",
+        "-n",
+        "--keep-going",
+        "--all",
+        "-q",
+    ]
+    if subprocess.run(
+        command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL
+    ).returncode:  # warnings go to stderr
+        raise UserError(
+            "The site was not built: see the warnings above, each of which counts as an error."
+        )
     return output / "_build/html/index.html"
 
 

@@ -20,17 +20,26 @@ def own_scripts(app, config):
 
 def published(app, config):
     """Where GitHub shows the pages of the repository in _config.yml: for the sitemap, the share cards and the 404 page."""
-    owner, name = config.html_theme_options["repository_url"].rstrip("/").split("/")[-2:]
-    config.html_baseurl = config.ogp_site_url = f"https://{owner.lower()}.github.io/{name}/"
+    owner, name = (
+        config.html_theme_options["repository_url"].rstrip("/").split("/")[-2:]
+    )
+    config.html_baseurl = config.ogp_site_url = (
+        f"https://{owner.lower()}.github.io/{name}/"
+    )
     config.notfound_urls_prefix = f"/{name}/"
 
 
 def drop_thebe(app, page, template, context, doctree):
     """sphinx-thebe adds its script to every page, twice, used or not; the second raises an error in the browser."""
-    def of_thebe(script):
-        return "thebe" in str(getattr(script, "filename", script)) + str(getattr(script, "attributes", {}).get("body"))
 
-    context["script_files"] = [script for script in context.get("script_files", []) if not of_thebe(script)]
+    def of_thebe(script):
+        return "thebe" in str(getattr(script, "filename", script)) + str(
+            getattr(script, "attributes", {}).get("body")
+        )
+
+    context["script_files"] = [
+        script for script in context.get("script_files", []) if not of_thebe(script)
+    ]
 
 
 def lists_in_docstrings(app, what, name, thing, options, lines):
@@ -51,6 +60,8 @@ def lists_in_docstrings(app, what, name, thing, options, lines):
 def setup(app):
     app.connect("config-inited", own_scripts, priority=100)
     app.connect("config-inited", published, priority=100)
-    app.connect("autodoc-process-docstring", lists_in_docstrings, priority=400)  # before napoleon
+    app.connect(
+        "autodoc-process-docstring", lists_in_docstrings, priority=400
+    )  # before napoleon
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

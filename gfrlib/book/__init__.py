@@ -1,0 +1,1 @@
+"""What the chapters need: figures, words, widgets, claims, and the runner."""

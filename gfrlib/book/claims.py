@@ -1,0 +1,81 @@
+"""A paper's claims beside recorded runs: does an order hold, and by how much?
+
+A claim is about two groups of values, one value a seed, in percent. Two thresholds decide, and are printed with the verdict:
+below NEAR points there is no verdict on an order, and FAR points are what "far" asks for.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+NEAR, FAR = 2.0, 10.0  # percentage points
+KINDS = {
+    "above": "the first is above the second",
+    "far above": f"the first is at least {FAR:g} points above the second",
+    "level": f"the two lie within {NEAR:g} points",
+    "near": f"the two lie within {FAR:g} points",
+}
+RULE = (
+    f"How to read it: *holds* means that the means differ by at least {NEAR:g} points in the direction of the claim, for "
+    f"*far above* by at least {FAR:g}; *level* asks for less than {NEAR:g}, *near* for less than {FAR:g}. The spread over "
+    "seeds (±, one standard deviation) does not enter. With one seed a verdict is a hint."
+)
+
+
+def verdict(gap: float, kind: str) -> str:
+    """What a difference (first - second, in points; NaN where a run is missing) says of a claim of this kind.
+
+    Raises ValueError for an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(
+            f"unknown kind of claim '{kind}'; choose one of {', '.join(KINDS)}"
+        )
+    if math.isnan(gap):
+        return "not recorded"
+    if kind in ("level", "near"):
+        return (
+            "holds"
+            if abs(gap) < (NEAR if kind == "level" else FAR)
+            else "does not hold"
+        )
+    if abs(gap) < NEAR:
+        return f"within {NEAR:g} points"
+    if gap < 0:
+        return "does not hold"
+    return "above, not far" if kind == "far above" and gap < FAR else "holds"
+
+
+def mean_and_spread(values) -> str:
+    """'41.2 ± 0.8', never broken into lines: mean and standard deviation over seeds (one value: no spread; none: a dash)."""
+    values = np.asarray(values, dtype=float)
+    if not len(values):
+        return "–"
+    return f"{values.mean():.1f}" + (
+        f"\u00a0±\u00a0{values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    )
+
+
+def table(claims, unit: str = "%") -> pd.DataFrame:
+    """One row a claim: (text, kind, values of the first, values of the second), in points of `unit`; either may be empty."""
+    rows, names = (
+        [],
+        ("claim", f"first ({unit})", f"second ({unit})", "difference", "verdict"),
+    )
+    for text, kind, first, second in claims:
+        gap = (
+            float(np.mean(first) - np.mean(second))
+            if len(first) and len(second)
+            else math.nan
+        )
+        rows.append(
+            (
+                text,
+                mean_and_spread(first),
+                mean_and_spread(second),
+                "–" if math.isnan(gap) else f"{gap:+.1f}",
+                verdict(gap, kind),
+            )
+        )
+    return pd.DataFrame(rows, columns=names)

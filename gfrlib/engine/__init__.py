@@ -1,0 +1,1 @@
+"""What makes a loop fast, resumable and parallel. Knows no method."""

@@ -1,0 +1,236 @@
+"""One run over several processes (torchrun): a batch is the global one, and each process takes its share of it.
+
+Everybody draws the random numbers of the whole batch from the same seeds and keeps its own rows, so that a run does not
+depend on the number of processes, up to rounding. With one process every function here hands back what it was given.
+"""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gfrlib.config import Config, UserError
+
+
+def start(device: torch.device) -> None:
+    """Join the processes that torchrun has started, if it has; on GPUs each takes that of its local rank.
+
+    Raises UserError where there are more processes than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"There are {torch.cuda.device_count()} GPUs here; start as many processes, or take --device cpu."
+            )
+        torch.cuda.set_device(local)
+    # objects travel by gloo; a day, because process 0 may wait for another run's stage
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        timeout=datetime.timedelta(days=1),
+    )
+
+
+def size() -> int:
+    """Number of processes of this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0; process 0 writes, prints and waits for locks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def check(config: Config) -> None:
+    """Raises UserError where a batch cannot be shared out evenly, or something is asked for that one process alone can do."""
+    if size() > 1 and config.compiled:
+        raise UserError("'compiled' is for one process: set it to false, or start one.")
+    for name in (
+        ("batch_size", "generator_batch") if config.memory == "gan" else ("batch_size",)
+    ):
+        if getattr(config, name) % size():
+            raise UserError(
+                f"'{name}' is the global batch and must be divisible by the {size()} processes, "
+                f"not {getattr(config, name)}."
+            )
+
+
+def share(*batches: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """This process's rows of global batches [B, ...]; B must be divisible, or UserError is raised."""
+    if size() > 1:
+        count, odd = divmod(len(batches[0]), size())
+        if odd:
+            raise UserError(
+                f"A batch of {len(batches[0])} images cannot be shared by {size()} processes; take another number."
+            )
+        batches = tuple(b[rank() * count : (rank() + 1) * count] for b in batches)
+    return batches if len(batches) > 1 else batches[0]
+
+
+class _Step(nn.Module):
+    """What DistributedDataParallel wraps: its forward calls any function that uses the module's parameters."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, compute: Callable, *arguments):
+        return compute(*arguments)
+
+
+def together(module: nn.Module) -> Callable:
+    """A function that calls what it is given; after it, backward() leaves the processes' mean gradient in `module`.
+
+    What is called returns the loss of this process's share, a mean over its rows. Made anew for each phase of training, and
+    kept until its last backward() is through.
+    """
+    if size() == 1:
+        return lambda compute, *arguments: compute(*arguments)
+    return DistributedDataParallel(
+        _Step(module), broadcast_buffers=False
+    )  # batch norm's are equal: it is synchronised
+
+
+class _Sum(torch.autograd.Function):
+    """The processes' sum; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient.contiguous())
+
+
+def root_mean_square(value: Tensor) -> Tensor:
+    """sqrt of the processes' mean of value^2: makes one L2 norm over the global batch of norms over equal shares.
+
+    Differentiable; 0, with gradient 0, where all are 0.
+    """
+    if size() == 1:
+        return value
+    return (
+        (_Sum.apply(value.square()) / size())
+        .clamp_min(torch.finfo(value.dtype).tiny)
+        .sqrt()
+    )
+
+
+def weight_of(count: Tensor) -> Tensor | float:
+    """Factor for a mean over `count` rows of this process, so that the processes' mean is the mean over all such rows."""
+    if size() == 1:
+        return 1.0
+    total = count.clone()
+    dist.all_reduce(total)
+    return count * size() / total.clamp_min(1)
+
+
+def mean_of(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The processes' means of scalars, by one exchange."""
+    if size() == 1:
+        return values
+    packed = torch.stack([value.detach().double() for value in values.values()])
+    dist.all_reduce(packed)
+    return dict(zip(values, packed / size()))
+
+
+def broadcast(value: object = None) -> object:
+    """Process 0's value, in every process."""
+    if size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the global batch, on any backend (PyTorch's own needs GPUs)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or size() == 1:
+            return super().forward(x)
+        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
+        count = x.numel() // x.shape[1] * size()
+        mean = _Sum.apply(x.sum(dim=(0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(
+                (variance * count / (count - 1)).to(self.running_var.dtype),
+                self.momentum,
+            )
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with its batch norm over the global batch while it trains; values and names of its state stay."""
+    if size() == 1:
+        return network
+    if next(network.parameters()).is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm
+    return network
+
+
+class Store:
+    """A store of stages that process 0 keeps; the others hear what it found."""
+
+    def __init__(self, store):
+        self.store, self.code = store, store.code
+
+    @contextlib.contextmanager
+    def stage(self, key: str):
+        if rank() > 0:
+            yield _Heard()
+            return
+        with self.store.stage(key) as stage:
+            yield _Told(stage)
+
+
+class _Told:
+    """Process 0's stage: tells the others its result and checkpoint."""
+
+    def __init__(self, stage):
+        self.stage, self.path = stage, stage.path
+        self.due, self.finish = stage.due, stage.finish
+
+    def save(self, state: dict) -> None:
+        self.stage.save(state)
+
+    def result(self):
+        return broadcast(self.stage.result())
+
+    def checkpoint(self):
+        return broadcast(self.stage.checkpoint())
+
+
+class _Heard:
+    """A stage in the other processes: never writes."""
+
+    path = None
+
+    def result(self):
+        return broadcast()
+
+    checkpoint = result
+
+    def due(self) -> bool:
+        return False
+
+    def finish(self, state: dict) -> None:
+        pass

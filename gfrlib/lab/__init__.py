@@ -1,0 +1,1 @@
+"""What makes experiments of runs: data sets, records, grids, analysis, run_or_load."""

@@ -1,0 +1,216 @@
+"""What `compiled` does on a GPU, where there is none: CUDA graphs whose recording and replay are pretended."""
+
+import contextlib
+
+import pytest
+import torch
+import torch._dynamo  # looks at the streams that are pretended below
+from helpers_core import tiny, train
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gfrlib import training
+from gfrlib.config import UserError
+from gfrlib.engine import machine
+
+CUDA = torch.device("cuda")
+FORBIDDEN = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "lift_fresh",
+    "multinomial",
+    "native_dropout",
+    "randint",
+    "rand",
+    "randn",
+    "randperm",
+    "normal_",
+    "uniform_",
+    "bernoulli_",
+    "random_",
+}
+
+
+class Graph:
+    """Stands for torch.cuda.CUDAGraph: what ran while it was recorded, done again on the same tensors, into the same places."""
+
+    def __init__(self):
+        self.calls, self.replays = [], 0
+
+    def replay(self):
+        self.replays += 1
+        with torch.no_grad():
+            for function, arguments, keywords, found in self.calls:
+                again = function(*arguments, **keywords)
+                for old, new in zip(
+                    pytree.tree_leaves(found), pytree.tree_leaves(again)
+                ):
+                    if (
+                        isinstance(old, torch.Tensor)
+                        and old.untyped_storage().data_ptr()
+                        != new.untyped_storage().data_ptr()
+                    ):
+                        old.copy_(new)
+
+
+class Recording(TorchDispatchMode):
+    """Stands for torch.cuda.graph; below autograd, so it sees the backward operations, too."""
+
+    def __init__(self, graph, stream=None):
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.overloadpacket.__name__
+        assert name not in FORBIDDEN, f"a CUDA graph cannot hold {name}"
+        masks = [
+            x
+            for x in pytree.tree_leaves(arguments[1:2])
+            if isinstance(x, torch.Tensor) and x.dtype == torch.bool
+        ]
+        assert not (masks and name.startswith("index")), (
+            "a CUDA graph cannot hold what a mask selects"
+        )
+        found = function(*arguments, **(keywords or {}))
+        self.graph.calls.append((function, arguments, keywords or {}, found))
+        return found
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """CUDA graphs pretended; the list of those that were made."""
+    made = []
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    def new():
+        made.append(Graph())
+        return made[-1]
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", new)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    # on a CPU PyTorch's own looks at the labels' range, on a GPU it does not
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "one_hot",
+        lambda labels, classes: (labels[:, None] == torch.arange(classes)).to(
+            torch.int64
+        ),
+    )
+    return made
+
+
+def test_a_replay_reads_new_inputs_and_present_weights(graphs):
+    weight = torch.tensor([2.0, 3.0], requires_grad=True)
+
+    def losses_of(x):
+        loss = (weight**2 * x).sum()
+        return loss, {"twice": 2 * loss}
+
+    both = machine.compiled_gradients(losses_of, [weight], CUDA)
+    for x, value in (
+        ((1.0, 1.0), (2.0, 3.0)),
+        ((5.0, 7.0), (2.0, 3.0)),
+        ((5.0, 7.0), (4.0, -1.0)),
+    ):
+        with torch.no_grad():
+            weight.copy_(torch.tensor(value))
+        loss, parts, (gradient,) = both(torch.tensor(x))
+        (a, b), (u, v) = value, x
+        assert not loss.requires_grad
+        assert (loss.item(), parts["twice"].item()) == (
+            a * a * u + b * b * v,
+            2 * (a * a * u + b * b * v),
+        )
+        assert gradient.tolist() == [2 * a * u, 2 * b * v]
+    both(torch.ones(1))  # another shape: another graph
+    assert [g.replays for g in graphs] == [3, 1]
+
+
+def test_the_recording_keeps_no_caller_s_tensor(graphs):
+    weight, x = torch.ones(2, requires_grad=True), torch.ones(2)
+    both = machine.compiled_gradients(
+        lambda x: ((weight * x).sum(), {}), [weight], CUDA
+    )
+    both(x)
+    both(torch.full((2,), 9.0))
+    assert x.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("alignment", ["code", "paper", "retrain"])
+def test_replayed_updates_take_the_eager_steps(graphs, monkeypatch, alignment):
+    """A whole run with every update of the GAN replayed: the same losses, but for the order of sums."""
+    real = machine.compiled_gradients
+    monkeypatch.setattr(
+        training,
+        "compiled_gradients",
+        lambda losses_of, weights, device: real(losses_of, weights, CUDA),
+    )
+    monkeypatch.setattr(training, "compiled", lambda module, device: module)
+    few = dict(
+        split=(4, 3, 3),
+        epochs_base=1,
+        epochs_task=1,
+        generator_steps_base=6,
+        generator_steps_later=6,
+        alignment=alignment,
+    )
+    eager, fast = train(tiny("gfr", **few)), train(tiny("gfr", **few, compiled=True))
+    critics = 6 * tiny("gfr", **few).critic_steps
+    assert [g.replays for g in graphs] == [
+        critics,
+        6,
+        critics,
+        6,
+    ]  # critics and generator of two tasks; the last trains none
+    for a, b in zip(eager.losses, fast.losses, strict=True):
+        assert a["phase"] == b["phase"]
+        assert {k: v for k, v in a.items() if k != "phase"} == pytest.approx(
+            {k: b[k] for k in a if k != "phase"}, rel=1e-5
+        )
+    assert [row["softmax"].tolist() for row in eager.predictions] == [
+        row["softmax"].tolist() for row in fast.predictions
+    ]
+
+
+def test_a_value_on_the_host_cannot_be_recorded(graphs):
+    weight = torch.ones(2, requires_grad=True)
+    both = machine.compiled_gradients(
+        lambda x: ((weight * x.sum().item()).sum(), {}), [weight], CUDA
+    )
+    with pytest.raises(AssertionError, match="cannot hold _local_scalar_dense"):
+        both(torch.ones(2))
+
+
+def test_what_a_mask_selects_cannot_be_recorded(graphs):
+    weight = torch.ones(2, requires_grad=True)
+    both = machine.compiled_gradients(
+        lambda x: ((weight * x)[x > 0].sum(), {}), [weight], CUDA
+    )
+    with pytest.raises(AssertionError, match="what a mask selects"):
+        both(torch.ones(2))
+
+
+@pytest.mark.parametrize("version", ["2.4.0", "2.11.0+cu130", "2.14.1"])
+def test_an_old_pytorch_will_do_for_a_gpu_and_not_for_a_cpu(
+    graphs, monkeypatch, version
+):
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)(version))
+    weight = torch.ones(1, requires_grad=True)
+    loss, _, _ = machine.compiled_gradients(
+        lambda x: ((weight * x).sum(), {}), [weight], CUDA
+    )(torch.ones(1))
+    assert loss.item() == 1
+    monkeypatch.setattr(machine.shutil, "which", lambda name: name)
+    with pytest.raises(
+        UserError,
+        match="'compiled' needs PyTorch 2.15 on a CPU, and this is 2.*set compiled to false",
+    ):
+        machine.compiled_gradients(lambda x: (x, {}), [weight], torch.device("cpu"))

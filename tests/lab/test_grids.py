@@ -1,0 +1,315 @@
+"""Grids: what a file may say, the plan against what training really opens, and running with shared stages."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_core import ROOT, TINY, gfrlib, load_tasks, tiny, train
+from test_training import MemoryStore
+
+from gfrlib.config import METHODS, UserError, make_config
+from gfrlib.engine import store as stages
+from gfrlib.lab import grids, records
+
+SMALL = dict(TINY, base=3, tasks=2, split=[3, 2, 2], epochs_base=1)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    return tmp_path
+
+
+def write(folder, text):
+    path = folder / "grid.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_blocks_multiply_out_in_order_and_each_run_counts_once(tmp_path):
+    path = write(
+        tmp_path,
+        """
+preset: quick
+runs:
+  - {methods: [lwf, gfr], splits: [{base: 4, tasks: 3}, {split: [6, 4]}], seeds: [0, 1]}
+  - {methods: [lwf], search: {penalty_weight: [10.0, 3], temperature: [1, 2]}, settings: {validation: 0.2}}
+  - {methods: [gfr]}
+""",
+    )
+    found = grids.read(path)
+    assert [(c.method, c.split, c.seed) for c in found[:8]] == [
+        (m, s, k) for s in ((), (6, 4)) for m in ("lwf", "gfr") for k in (0, 1)
+    ]
+    assert [(c.penalty_weight, c.temperature, c.validation) for c in found[8:]] == [
+        (w, t, 0.2) for w in (10.0, 3.0) for t in (1.0, 2.0)
+    ]
+    assert len(found) == 12, "the last block repeats a run of the first"
+    assert found[1] == make_config("quick", "lwf", base=4, tasks=3, seed=1)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("runs: [", "not YAML"),
+        ("preset: quick", "list 'runs'"),
+        ("runs: [{seeds: [0]}]", "must have 'methods'"),
+        ("runs: [{methods: [gfr], method: 3}]", "nothing beside"),
+        ("runs: [{methods: gfr}]", "'methods' has the wrong form"),
+        ("runs: [{methods: [gfr], splits: [5]}]", "'splits' has the wrong form"),
+        ("runs: [{methods: [gfx]}]", "no method 'gfx'"),
+        ("runs: [{methods: [gfr], settings: {widht: 3}}]", "no setting 'widht'"),
+        ("runs: [{methods: [gfr], search: {seed: 3}}]", "search: seed"),
+        ("{preset: quikc, runs: [{methods: [gfr]}]}", "no preset 'quikc'"),
+        ("{sneeds: 1, runs: []}", "may have a 'preset'"),
+    ],
+)
+def test_a_file_that_cannot_be_meant(tmp_path, text, says):
+    path = write(tmp_path, text)
+    with pytest.raises(UserError, match=says) as caught:
+        grids.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        grids.read(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "grids").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_papers_grids_can_be_read(path, monkeypatch):
+    monkeypatch.setattr("gfrlib.lab.datasets.resolve", lambda name: name)
+    assert grids.read(path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plan_names_the_stages_that_training_opens(method, home):
+    config = tiny(
+        method, **{k: v for k, v in SMALL.items() if k not in TINY}, epochs_base=1
+    )
+    stream, store = load_tasks(config), MemoryStore()
+    store.code = stages.code_digest()
+    outcome = train(config, store)
+    opened = [s.key for s in grids.stages(config, stream)]
+    kept = {
+        key: torch.load(io.BytesIO(store.kept[key]["done"]), weights_only=True)[
+            "seconds"
+        ]
+        for key in opened
+    }
+    assert [
+        key for key in store.opened if key in opened
+    ] == opened  # evaluations lie between
+    assert len(store.opened) - len(opened) == len(
+        [p for p in outcome.predictions if p is not None]
+    )
+    steps = {
+        (row["task"], row["phase"]): row["steps"]
+        for row in kept.values()
+        if row["phase"] != "importance"
+    }
+    planned = {(s.task, s.phase): s.steps for s in grids.stages(config, stream)}
+    assert {k: v for k, v in planned.items() if v} == {
+        k: v for k, v in steps.items() if v
+    }
+
+
+def test_the_plan_counts_shared_stages_once_and_measured_steps(home):
+    configs = [
+        tiny(m, **{k: v for k, v in SMALL.items() if k not in TINY}, epochs_base=1)
+        for m in ("finetune", "lwf", "gfr")
+    ]
+    rows = grids.plan(configs, speed=lambda config, stream, stage: 60.0)
+    assert rows[0]["new"] == rows[0]["stages"] == 6
+    assert rows[1]["new"] == 6 - 2, (
+        "task 0's two stages are the first run's: neither method has a memory"
+    )
+    first = sum(s.steps for s in grids.stages(configs[0], load_tasks(configs[0])))
+    assert rows[0]["seconds"] == 60 * first
+    train(configs[0], stages.Store())
+    assert grids.plan(configs, speed=lambda *_: 1.0)[0]["seconds"] == 0, (
+        "what lies in the cache costs nothing"
+    )
+    assert "3 runs, 0 recorded, 3 to do" in grids.table(rows)
+
+
+@pytest.mark.parametrize(
+    "method", ["gfr", "lwf", "ewc-gan", "lucir", "mergan", "fetril", "gfr-gaussian"]
+)
+def test_every_kind_of_step_can_be_timed(method):
+    config = tiny(method)
+    stream = load_tasks(config)
+    for stage in grids.stages(config, stream):
+        if stage.steps:
+            assert 0 < grids.seconds_per_step(config, stream, stage) < 5
+
+
+def test_steps_are_timed_with_the_runs_own_threads(monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    train_classifier = grids.training.train_classifier
+    monkeypatch.setattr(
+        grids.training,
+        "train_classifier",
+        lambda *a: (seen.append(torch.get_num_threads()), train_classifier(*a)),
+    )
+    config = tiny("finetune", threads=before + 1)
+    grids.seconds_per_step(
+        config, load_tasks(config), grids.Stage("", 0, "classifier", 1)
+    )
+    assert seen == [before + 1] and torch.get_num_threads() == before
+
+
+def test_a_grid_runs_goes_on_and_names_what_failed(home):
+    path = write(
+        home,
+        f"""
+preset: quick
+runs:
+  - methods: [finetune, frozen]
+    settings: {{{", ".join(f"{k}: {v}" for k, v in SMALL.items() if k not in ("base", "tasks"))}}}
+""",
+    )
+    done = gfrlib("grid", path, "--dry-run", home=home)
+    assert (
+        done.returncode == 0
+        and "2 runs, 0 recorded" in done.stdout
+        and not records_in(home)
+    )
+    done = gfrlib("grid", path, "--jobs", 2, home=home)
+    assert done.returncode == 0 and len(records_in(home)) == 2, done.stderr
+    assert (
+        len(
+            re.findall(
+                r"^\[\d/2\] (finetune|frozen) seed 0: .* last +[\d.]+ %",
+                done.stdout,
+                re.M,
+            )
+        )
+        == 2
+    )
+    assert "2 recorded, 0 to do" in gfrlib("grid", path, "--dry-run", home=home).stdout
+    text = (
+        path.read_text()
+        + "  - {methods: [finetune], settings: {learning_rate: 1.0e+30, epochs_base: 1, device: cpu}}\n"
+    )
+    path.write_text(text)
+    done = gfrlib("grid", path, home=home)
+    assert (
+        done.returncode == 2
+        and "NaN" in done.stderr
+        and "1 of 3 runs stopped" in done.stderr
+    )
+    assert gfrlib("grid", path, "--jobs", 0, home=home).returncode == 2
+
+
+def records_in(home):
+    return [
+        p
+        for p in Path(home, "data", "cache", "records").glob("*.json")
+        if "analysis" not in p.name
+    ]
+
+
+def test_on_ray_a_killed_worker_is_tried_again_and_one_failure_is_listed(
+    home, tmp_path, monkeypatch
+):
+    """12 runs, two workers; one of them is killed, one run diverges: 11 records, one error, no stage trained twice."""
+    pytest.importorskip("ray", reason="Ray is an extra: pip install 'gfrlib[cluster]'")
+    import os
+    import signal
+    import threading
+    import time
+
+    import psutil
+
+    monkeypatch.setenv("GFR_HOME", str(home))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    )
+    methods = ("finetune", "lwf", "gfr-gaussian", "gfr", "frozen")
+    good = [
+        tiny(m, seed=s, epochs_base=6, epochs_task=4) for s in (0, 1) for m in methods
+    ]
+    configs = [
+        *good,
+        tiny("fecam", seed=0, epochs_base=6),
+        tiny("finetune", seed=2, learning_rate=1e30),
+    ]
+    killed = []
+
+    def kill_one():
+        while not killed:
+            for process in psutil.process_iter(["name", "cmdline"]):
+                busy = "ray::_one" in " ".join(process.info["cmdline"] or [])
+                if (
+                    busy
+                    and list((home / "data").rglob("lock"))
+                    and len(records.every()) >= 2
+                ):
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+            time.sleep(0.05)
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    results = list(grids.run(configs, 2, ray=True))
+    assert killed and len(results) == 12
+    failed = [(c, r) for c, r in results if isinstance(r, UserError)]
+    assert [c for c, _ in failed] == [configs[-1]] and "NaN or infinite" in str(
+        failed[0][1]
+    )
+    assert {c for c, _ in results} == set(configs)
+    stages = [s.key for c in configs[:-1] for s in grids.stages(c, load_tasks(c))]
+    done = list((home / "data" / "cache" / "stages").glob("*/done.pt"))
+    assert {p.parent.name for p in done} >= set(stages) and len(set(stages)) < len(
+        stages
+    )
+
+
+def test_without_ray_the_flag_says_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"gfrlib\[cluster\]"):
+        list(grids.run([tiny("finetune")], 2, ray=True))
+
+
+def _runs_that_end_badly(config):
+    """Stands for grids._one in a child process: seed 1 kills its process, once."""
+    import os
+    import signal
+
+    flag = stages.root() / "killed"
+    if config.seed == 1 and not flag.exists():
+        flag.write_text("once")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _REAL_ONE(config)
+
+
+_REAL_ONE = grids._one
+
+
+def test_a_killed_process_is_begun_again_and_an_odd_error_stops_one_run(
+    home, monkeypatch
+):
+    monkeypatch.setattr(grids, "_one", _runs_that_end_badly)
+    configs = [
+        tiny("finetune", seed=0),
+        tiny("finetune", seed=1),
+        tiny("finetune", seed=2, threads=2),
+    ]
+    results = dict(grids.run(configs, 2))
+    assert (home / "killed").exists() and set(results) == set(configs)
+    assert all(isinstance(r, records.Record) for r in results.values())
+    monkeypatch.setattr(grids.experiments, "run_or_load", lambda config: 1 / 0)
+    _, problem = _REAL_ONE(configs[0])
+    assert isinstance(problem, UserError) and "ZeroDivisionError" in str(problem)
+
+
+def test_a_grid_under_torchrun_is_refused(tmp_path, monkeypatch, capsys):
+    from gfrlib import cli
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["grid", str(write(tmp_path, "runs: [{methods: [lwf]}]"))]) == 2
+    assert "torchrun is for a single run" in capsys.readouterr().err

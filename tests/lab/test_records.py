@@ -1,0 +1,657 @@
+"""Records and stages on disk: round trips, what is refused, locks, two processes, a full disk."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers_core import ROOT, environment, tiny, train
+
+from gfrlib import metrics, training
+from gfrlib.config import RESULT_VERSION, Config, UserError, make_config
+from gfrlib.engine import store as stages
+from gfrlib.lab import experiments, records
+
+CONFIG = dict(epochs_base=1, split=(3, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The home folder and record of one fine-tuning run, trained once."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GFR_HOME", str(home))
+        return home, experiments.run_or_load(tiny("finetune", **CONFIG))
+
+
+@pytest.fixture
+def home(made, tmp_path, monkeypatch):
+    """A copy of that folder to damage."""
+    copied = shutil.copytree(made[0], tmp_path / "home")
+    monkeypatch.setenv("GFR_HOME", str(copied))
+    return copied
+
+
+@pytest.fixture
+def path(made, home) -> Path:
+    return home / made[1].path.relative_to(made[0])
+
+
+def altered(path: Path, change) -> Path:
+    kept = json.loads(path.read_text())
+    change(kept)
+    path.write_text(json.dumps(kept))
+    return path
+
+
+# --- records ------------------------------------------------------------------------------------------------------------
+
+
+def test_round_trip(made, path):
+    first, again = made[1], records.load(path)
+    assert first.status == "computed now" and again.status == "loaded"
+    assert again.to_json() == first.to_json()
+    assert again.config == first.config and again.name == first.name == path.stem
+    for a, b in zip(again.predictions, first.predictions):
+        assert a.dtype == np.int64 and np.array_equal(a, b)
+    np.testing.assert_array_equal(again.accuracy, first.accuracy)
+    np.testing.assert_array_equal(
+        again.curve, metrics.class_weighted(first.accuracy, (3, 2, 2))
+    )
+    np.testing.assert_allclose(again.rule("softmax"), first.accuracy, atol=1e-6)
+    assert again.analysis == first.analysis and {
+        "drift",
+        "logits",
+        "projection",
+    } <= set(again.analysis)
+    assert path.stat().st_size < 400_000
+
+
+def test_what_a_record_says(made):
+    record = made[1]
+    assert record.task_sizes == [3, 2, 2] and [len(c) for c in record.task_classes] == [
+        3,
+        2,
+        2,
+    ]
+    assert sum(record.test_counts) == len(record.labels()) == len(record.predictions[2])
+    assert (
+        len(record.labels(0))
+        == len(record.predictions[0])
+        == sum(record.test_counts[:3])
+    )
+    given = record.provenance
+    assert (
+        given["digest"] == stages.code_digest()
+        and given["result_version"] == RESULT_VERSION
+    )
+    assert given["versions"]["torch"] == torch.__version__ and given["threads"] == 1
+    text = json.dumps(record.to_json())
+    assert (
+        str(Path.home()) + "/" not in text
+        and str(ROOT) not in text
+        and socket.gethostname() not in text
+    )
+
+
+def test_full_json_holds_every_field_and_rows_as_the_interface_says(made):
+    full = json.loads(json.dumps(made[1].full_json(), allow_nan=False))
+    assert set(full["config"]) == {f.name for f in dataclasses.fields(Config)}
+    assert [len(row) for row in full["accuracy"]] == [1, 2, 3]
+    np.testing.assert_allclose(full["accuracy"][2], made[1].accuracy[2], atol=1e-6)
+    assert full["forgetting"][0] is None and len(full["class_weighted"]) == 3
+    assert full["task_classes"] == made[1].task_classes
+
+
+def test_a_row_that_a_method_has_not_is_null(home):
+    record = experiments.run_or_load(tiny("joint", **CONFIG))
+    again = records.load(record.path)
+    assert again.predictions[:2] == [None, None]
+    full = again.full_json()
+    assert full["accuracy"][:2] == [None, None] and len(full["accuracy"][2]) == 3
+    assert full["class_weighted"][:2] == [None, None]
+
+
+@pytest.mark.parametrize("highest", [9, 255, 256, 999])
+def test_predictions_are_packed_without_loss(highest):
+    row = np.random.default_rng(0).integers(0, highest + 1, 2000)
+    row[0] = highest
+    assert np.array_equal(records._unpack(records._pack(row)), row)
+    assert records._unpack(records._pack(None)) is None
+    assert len(records._unpack(records._pack(np.array([], dtype=np.int64)))) == 0
+
+
+def test_an_equal_configuration_is_loaded_and_another_is_not(made, home, monkeypatch):
+    config = made[1].config
+    monkeypatch.setattr(training, "run", None)  # whoever trains fails
+    found = experiments.run_or_load(config)
+    assert found.status == "loaded" and found.weights == made[1].weights
+    assert (
+        experiments.run_or_load(dataclasses.replace(config, threads=2)).status
+        == "loaded"
+    )  # not result-relevant
+    for change in (
+        dict(seed=1),
+        dict(epochs_task=2),
+        dict(learning_rate=2e-3),
+        dict(precision="bf16"),
+    ):
+        assert records.find(dataclasses.replace(config, **change), (3, 2, 2)) is None
+        with pytest.raises(TypeError):
+            experiments.run_or_load(dataclasses.replace(config, **change))
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda k: k.update(colour=1), r"unknown fields \['colour'\]"),
+        (lambda k: k.pop("losses"), r"lacks the fields \['losses'\]"),
+        (lambda k: k["config"].update(momentum=0.9), r"other settings.*momentum"),
+        (lambda k: k["config"].pop("seed"), r"other settings.*seed"),
+        (
+            lambda k: k["provenance"].update(result_version=RESULT_VERSION + 1),
+            f"result version {RESULT_VERSION + 1}",
+        ),
+        (lambda k: k["provenance"].pop("digest"), "no readable record"),
+        (lambda k: k["predictions"].__setitem__(0, "Bnonsense!"), "no readable record"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(path, change, says):
+    with pytest.raises(UserError, match=says) as caught:
+        records.load(altered(path, change))
+    assert path.name in str(caught.value)
+
+
+def test_a_setting_that_came_later_may_be_missing_where_the_run_never_reads_it(path):
+    """So a new row of the table does not make all older records unreadable."""
+    whole = records.load(path).config
+
+    def older(kept):
+        for name in set(kept["config"]) - set(whole.identity()) - {"split"}:
+            del kept["config"][name]
+
+    assert {"exemplars", "drift", "importance"} & set(whole.identity()) == set()
+    assert records.load(altered(path, older)).config.identity() == whole.identity()
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_damaged_record_is_refused(path, share):
+    text = path.read_text()
+    path.write_text(text[: int(len(text) * share)])
+    with pytest.raises(UserError, match="no readable record"):
+        records.load(path)
+
+
+def test_a_record_of_another_code_is_labelled(path):
+    def other(kept):
+        kept["provenance"].update(digest="0123456789ab", commit="fedcba9876543210")
+
+    assert records.load(altered(path, other)).status == "recorded with code fedcba9876"
+
+
+def test_a_quick_record_of_another_code_or_a_damaged_one_is_made_again(made, path):
+    config = made[1].config
+    assert records.find(config, (3, 2, 2)) is not None
+    altered(path, lambda kept: kept["provenance"].update(digest="0123456789ab"))
+    assert records.find(config, (3, 2, 2)) is None
+    path.write_text("{")
+    assert records.find(config, (3, 2, 2)) is None
+    assert experiments.run_or_load(config).weights == made[1].weights
+    assert records.load(path).status == "loaded"
+
+
+def as_slim(made, **provenance) -> records.Record:
+    config = dataclasses.replace(made[1].config, preset="slim")
+    return dataclasses.replace(
+        made[1],
+        config=config,
+        provenance={**made[1].provenance, **provenance},
+        path=None,
+    )
+
+
+def test_a_committed_record_of_other_code_is_found_and_one_of_another_version_refused(
+    made, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    record = as_slim(made, digest="0123456789ab", commit="fedcba9876543210")
+    kept = records.save(record, {"drift": []})
+    assert kept.parent == tmp_path / "data" / "records"
+    found = records.find(record.config, (3, 2, 2))
+    assert found.status == "recorded with code fedcba9876" and found.analysis == {
+        "drift": []
+    }
+    records.save(as_slim(made, result_version=RESULT_VERSION + 1))
+    with pytest.raises(UserError, match="result version"):
+        records.find(record.config, (3, 2, 2))
+
+
+def test_names_tell_split_method_and_seed(made):
+    assert made[1].name.startswith("digits-3+2x2-finetune-s0-")
+    assert records.name_of(made[1].config, (50, *[10] * 5)).startswith(
+        "digits-50+5x10-"
+    )
+    assert records.name_of(made[1].config, (25,) * 4).startswith("digits-4x25-")
+
+
+def test_records_lists_no_analyses(home):
+    assert [p.name for p in records.every()] == [
+        f"{p.stem}.json" for p in records.every()
+    ]
+    assert len(records.every()) == 1
+
+
+def test_the_digest_follows_code_and_not_comments(tmp_path, monkeypatch):
+    package = tmp_path / "gfrlib"
+    shutil.copytree(
+        ROOT / "gfrlib", package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    monkeypatch.setattr(stages, "GFRLIB", package)
+    digest = stages.code_digest.__wrapped__
+    first, losses = digest(), (package / "losses.py").read_text()
+    assert first == stages.code_digest()
+    (package / "losses.py").write_text(
+        "# a comment\n"
+        + losses.replace('"""One pure function per equation.', '"""Another.')
+    )
+    assert digest() == first
+    (package / "losses.py").write_text(
+        losses.replace("REFERENCE_BATCH = 128", "REFERENCE_BATCH = 129")
+    )
+    assert digest() != first
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+def stage(folder: Path, key: str = "abc", notes: list | None = None) -> stages.Stage:
+    return stages.Stage(folder / key, key, (notes if notes is not None else []).append)
+
+
+def test_a_checkpoint_comes_back_and_a_finished_stage_needs_none(tmp_path):
+    notes, first = [], stage(tmp_path)
+    first.claim()
+    assert first.checkpoint() is None and first.result() is None
+    first.save({"step": 7, "weights": torch.arange(5.0)})
+    first.release()
+    second = stage(tmp_path, notes=notes)
+    second.claim()
+    kept = second.checkpoint()
+    assert (
+        kept["step"] == 7
+        and torch.equal(kept["weights"], torch.arange(5.0))
+        and "step 7" in notes[0]
+    )
+    second.finish({"module": {}})
+    second.release()
+    assert sorted(p.name for p in (tmp_path / "abc").iterdir()) == ["done.pt"]
+    third = stage(tmp_path)
+    third.claim()  # no lock is needed to read
+    assert third.result() == {"module": {}} and not (tmp_path / "abc" / "lock").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "done.pt"])
+def test_a_half_cut_checkpoint_is_refused(tmp_path, name, share):
+    first = stage(tmp_path)
+    first.path.mkdir()
+    first._write(name, {"step": 1, "weights": torch.zeros(1000)})
+    file = first.path / name
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match="damaged") as caught:
+        first._read(name)
+    assert str(file) in str(caught.value)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
+    first = stage(tmp_path)
+    first.path.mkdir()
+    first.save({"step": 1, "weights": torch.zeros(1000)})
+    file = first.path / "checkpoint.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        first.checkpoint()
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    for name in ("abc", "xyz"):
+        (tmp_path / name).mkdir()
+    stage(tmp_path).save({"step": 1})
+    shutil.copy(tmp_path / "abc" / "checkpoint.pt", tmp_path / "xyz" / "checkpoint.pt")
+    with pytest.raises(UserError, match="another configuration"):
+        stage(tmp_path, "xyz").checkpoint()
+
+
+def test_checkpoints_are_due_four_times_a_minute(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(stages.time, "monotonic", lambda: now[0])
+    first = stage(tmp_path)
+    first.path.mkdir()
+    assert stages.CHECKPOINT_EVERY <= 60 and not first.due()
+    now[0] += stages.CHECKPOINT_EVERY + 0.1
+    assert first.due()
+    first.save({"step": 1})
+    assert not first.due()
+
+
+# --- locks ----------------------------------------------------------------------------------------------------------------
+
+
+def lock_of(
+    folder: Path,
+    *,
+    pid: int,
+    host: str | None = None,
+    age: float = 0.0,
+    started: str = "1",
+) -> Path:
+    (folder / "abc").mkdir(exist_ok=True)
+    lock = folder / "abc" / "lock"
+    lock.write_text(
+        json.dumps(
+            {"host": host or socket.gethostname(), "pid": pid, "started": started}
+        )
+    )
+    os.utime(lock, (time.time() - age,) * 2)
+    return lock
+
+
+def dead_process() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def claim_within(folder: Path, seconds: float) -> bool:
+    """Whether the stage can be claimed within that time."""
+    claimed = stage(folder)
+    thread = threading.Thread(target=claimed.claim, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    got = not thread.is_alive()
+    if not got:  # let the waiting thread end
+        (folder / "abc" / "done.pt").write_bytes(b"")
+        thread.join(5)
+    claimed.release()
+    return got
+
+
+def test_a_dead_process_loses_its_lock_at_once(tmp_path):
+    lock_of(tmp_path, pid=dead_process())
+    assert claim_within(tmp_path, 2)
+
+
+def test_a_number_used_again_by_another_process_does_not_hold_a_lock(tmp_path):
+    lock_of(tmp_path, pid=os.getpid(), started="an earlier boot")
+    assert claim_within(tmp_path, 2)
+
+
+def test_a_living_process_keeps_its_lock(tmp_path):
+    lock_of(tmp_path, pid=os.getpid(), started=stages._started(os.getpid()))
+    assert not claim_within(tmp_path, 1.2)
+
+
+def test_a_lock_of_another_host_is_taken_over_after_a_minute_without_heartbeat(
+    tmp_path,
+):
+    lock_of(tmp_path, pid=1, host="elsewhere", age=stages.STALE - 20)
+    assert not claim_within(tmp_path, 1.2)
+    (tmp_path / "abc" / "done.pt").unlink()
+    lock_of(tmp_path, pid=1, host="elsewhere", age=stages.STALE + 5)
+    assert claim_within(tmp_path, 2)
+
+
+def test_an_empty_lock_is_taken_over_after_a_minute(tmp_path):
+    lock = lock_of(tmp_path, pid=1)
+    lock.write_text("")
+    assert not claim_within(tmp_path, 1.2)
+    (tmp_path / "abc" / "done.pt").unlink()
+    os.utime(lock, (time.time() - 61,) * 2)
+    assert claim_within(tmp_path, 2)
+
+
+def test_a_lock_beats_while_it_is_held_and_is_gone_afterwards(tmp_path):
+    held = stage(tmp_path)
+    held.claim()
+    lock = tmp_path / "abc" / "lock"
+    os.utime(lock, (time.time() - 1000,) * 2)
+    for _ in range(70):
+        if time.time() - lock.stat().st_mtime < 60:
+            break
+        time.sleep(0.1)
+    assert time.time() - lock.stat().st_mtime < 60
+    held.release()
+    assert not lock.exists()
+
+
+def test_a_stage_that_fails_gives_its_lock_back(tmp_path):
+    store = stages.Store(tmp_path)
+    with pytest.raises(ZeroDivisionError), store.stage("abc"):
+        assert (tmp_path / "abc" / "lock").exists()
+        raise ZeroDivisionError
+    assert not (tmp_path / "abc" / "lock").exists()
+
+
+def test_only_one_of_many_takers_gets_an_abandoned_lock(tmp_path, monkeypatch):
+    """Eight threads find the same dead owner's lock; never do two hold the stage at once."""
+    dead, holders, most, sleep = dead_process(), [], [], time.sleep
+    monkeypatch.setattr(stages.time, "sleep", lambda seconds: sleep(min(seconds, 0.02)))
+
+    def take():
+        mine = stage(tmp_path)
+        mine.claim()
+        holders.append(1)
+        most.append(len(holders))
+        sleep(0.01)
+        holders.pop()
+        mine.release()
+
+    for _ in range(4):
+        lock_of(tmp_path, pid=dead)
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads)
+    assert max(most) == 1
+
+
+def test_a_taker_that_judged_too_late_does_not_steal_a_fresh_lock(
+    tmp_path, monkeypatch
+):
+    """Two find the same abandoned lock; one takes it over before the other acts on what it saw."""
+    lock_of(tmp_path, pid=dead_process())
+    quick, slow, judge = stage(tmp_path), stage(tmp_path), stages.Stage._abandoned
+
+    def judged(lock: Path) -> bool:
+        verdict = judge(lock)
+        if verdict and threading.current_thread() is not threading.main_thread():
+            monkeypatch.setattr(stages.Stage, "_abandoned", staticmethod(judge))
+            quick_claim()
+        return verdict
+
+    def quick_claim():
+        quick.claim()
+
+    monkeypatch.setattr(stages.Stage, "_abandoned", staticmethod(judged))
+    thread = threading.Thread(target=slow.claim, daemon=True)
+    thread.start()
+    thread.join(1.5)
+    both = quick.owned.is_set() and slow.owned.is_set()
+    quick.release()
+    thread.join(5)
+    slow.release()
+    assert not both
+
+
+TRAIN = """
+import sys
+from gfrlib import training
+from gfrlib.lab import experiments, records
+from gfrlib.config import make_config
+original, trained = training.train_classifier, []
+def counted(*args, **kwargs):
+    trained.append(1)
+    return original(*args, **kwargs)
+training.train_classifier = counted
+config = make_config("quick", sys.argv[1], epochs_base=25, epochs_task=1, width=8, split=(3, 2), device="cpu")
+record = experiments.run_or_load(config)
+print(len(trained), record.weights)
+"""
+
+
+def test_two_processes_share_a_stage_without_training_it_twice(tmp_path):
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRAIN, method],
+            env=environment(tmp_path),
+            text=True,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for method in ("finetune", "lwf")
+    ]
+    results = []
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        results.append(int(out.split()[0]))
+    # two stages each (task 0 and task 1), of which task 0's is trained by one of them only
+    assert sum(results) == 3
+    assert not list((tmp_path / "data" / "cache" / "stages").rglob("lock*"))
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["replace", "fsync", "tmpfs"])
+def full_disk(request, tmp_path, monkeypatch):
+    """A folder in which no record can be written: a file system of 16 KiB where one may be mounted, or failing calls."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    if request.param == "tmpfs":
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder],
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip(
+                "no file system can be mounted here; the other two cases stand for it"
+            )
+        yield folder
+        subprocess.run(["umount", folder], check=True)
+        return
+
+    def no_space(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(stages.os, request.param, no_space)
+    yield folder
+
+
+def test_a_full_disk_is_answered_by_one_sentence_and_leaves_nothing_half_written(
+    full_disk,
+):
+    path = full_disk / "record.json"
+    with pytest.raises(UserError, match="No space left on device") as caught:
+        stages.write_atomically(path, b"x" * 200_000)
+    assert "\n" not in str(caught.value)
+    assert list(full_disk.iterdir()) == []
+
+
+def test_a_full_disk_keeps_the_record_that_was_there(made, path, monkeypatch):
+    before = path.read_bytes()
+
+    def no_space(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.os, "fsync", no_space)
+        with pytest.raises(UserError, match="No space"):
+            records.save(dataclasses.replace(made[1], path=None), {"drift": []})
+    assert path.read_bytes() == before and records.load(path).status == "loaded"
+    assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_a_full_disk_while_a_stage_is_claimed_leaves_no_lock(tmp_path, monkeypatch):
+    original = os.fdopen
+
+    def full(handle, *args, **kwargs):
+        original(handle, *args, **kwargs).close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.os, "fdopen", full)
+        with pytest.raises(UserError, match="No space"):
+            stage(tmp_path).claim()
+    assert not (tmp_path / "abc" / "lock").exists()
+
+
+def test_a_full_disk_during_training_loses_only_what_was_not_kept(
+    tmp_path, monkeypatch
+):
+    store, config = stages.Store(tmp_path), tiny("finetune", **CONFIG)
+    original, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.os, "fsync", full)
+        with pytest.raises(UserError, match="No space"):
+            train(config, store)
+    kept = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
+    assert (
+        kept == ["done.pt"] * 3
+    )  # task 0's classifier, its (empty) generator stage, its predictions
+    assert train(config, store).weights == train(config).weights
+
+
+def test_make_config_of_a_record_gives_its_digest(made):
+    config = made[1].config
+    again = make_config(
+        "quick",
+        "finetune",
+        **{
+            f.name: getattr(config, f.name)
+            for f in dataclasses.fields(Config)
+            if f.name != "preset"
+        },
+    )
+    assert again.digest() == config.digest() and made[1].name.endswith(config.digest())
+
+
+def test_a_cache_of_ones_own_keeps_stages_and_all_new_records(tmp_path, monkeypatch):
+    """GFR_CACHE, for a machine that forgets: what was trained there is found again by another one."""
+    home, drive = tmp_path / "home", tmp_path / "drive"
+    monkeypatch.setenv("GFR_HOME", str(home))
+    monkeypatch.setenv("GFR_CACHE", str(drive))
+    config = tiny("finetune")
+    first = experiments.run_or_load(config)
+    assert first.status == "computed now" and first.path.parent == drive / "records"
+    assert (
+        list((drive / "stages").glob("*/done.pt"))
+        and not (home / "data" / "cache").exists()
+    )
+    assert records.folder(tiny("finetune", dataset="digits")) == drive / "records"
+    monkeypatch.setenv("GFR_HOME", str(tmp_path / "another"))
+    assert experiments.run_or_load(config).status == "loaded"

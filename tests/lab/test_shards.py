@@ -1,0 +1,428 @@
+"""ImageNet's way in: real JPEG files with the real thing's faults, packed in parallel, resumed, streamed, and trained on."""
+
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+from helpers_core import gfrlib, train
+from PIL import Image
+
+from gfrlib import tasks, training
+from gfrlib.config import UserError, make_config
+from gfrlib.engine import augment, streams
+from gfrlib.lab import datasets, shards
+
+CLASSES, SIDE = 4, 72
+
+
+def jpeg(rng, mode: str = "RGB", size=(96, 80)) -> bytes:
+    """A JPEG of smooth random colours."""
+    small = rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode).save(
+        file, "JPEG", quality=90
+    )
+    return file.getvalue()
+
+
+def png(rng) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (90, 80, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """train/n0..n3 and val/, 12 and 4 files a class; some odd, three faulty."""
+    rng, top = np.random.default_rng(0), tmp_path / "imagenet"
+    for part, count in (("train", 12), ("val", 4)):
+        for c in range(CLASSES):
+            place = top / part / f"n{c:08d}"
+            place.mkdir(parents=True)
+            for i in range(count):
+                (place / f"{part}_{i}.JPEG").write_bytes(jpeg(rng))
+    odd = top / "train" / "n00000000"
+    (odd / "train_0.JPEG").write_bytes(jpeg(rng, "L"))
+    (odd / "train_1.JPEG").write_bytes(jpeg(rng, "CMYK"))
+    (odd / "train_2.JPEG").write_bytes(png(rng))  # as n02105855_2933.JPEG is
+    (top / "train" / "n00000001" / "train_3.JPEG").write_bytes(jpeg(rng)[:700])
+    (top / "train" / "n00000002" / "train_4.JPEG").write_bytes(b"<html>404</html>")
+    (top / "val" / "n00000003" / "val_1.JPEG").write_bytes(b"")
+    return top
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("GFR_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+FAULTY = {
+    "train/n00000001/train_3.JPEG",
+    "train/n00000002/train_4.JPEG",
+    "val/n00000003/val_1.JPEG",
+}
+
+
+def pack(folder, **more):
+    return shards.pack(
+        "imagenet-four", folder, **{"size": SIDE, "crop": 64, "workers": 2, **more}
+    )
+
+
+def test_faults_are_named_counted_and_left_out(folder):
+    packing = pack(folder)
+    assert set(packing.faults) == FAULTY and packing.images == {"train": 48, "test": 16}
+    packed = datasets.packed("imagenet-four")
+    assert packed.train_images.shape == (48, SIDE, SIDE, 3) and packed.crop == 64
+    assert ((packed.train_labels < 0).sum(), (packed.test_labels < 0).sum()) == (2, 1)
+    grey = np.asarray(packed.train_images[0]).astype(int)
+    assert np.abs(grey[..., 0] - grey[..., 2]).max() == 0 and grey.std() > 5
+    stream = tasks.build(
+        make_config("quick", "gfr", base=2, tasks=1), packed, torch.device("cpu")
+    )
+    assert (
+        len(stream.train_labels) == 46
+        and len(stream.test_labels) == 15
+        and stream.shape == (3, 64, 64)
+    )
+    assert (stream.train_labels >= 0).all()
+
+
+def test_an_image_is_scaled_and_its_centre_kept(tmp_path):
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 20:60] = 200  # the centre square
+    Image.fromarray(image).save(tmp_path / "wide.png")
+    found = shards.decode(tmp_path / "wide.png", 40)
+    assert found.shape == (40, 40, 3) and (found == 200).all()
+
+
+def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
+    def stop(done, total):
+        if done >= shards.CHUNK // 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards, "CHUNK", 8)
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder, report=stop)
+    half = next(datasets.folder().glob(".imagenet-four-*.partial"))
+    done = sum(
+        (np.load(half / f"{part}_state.npy") != shards.TO_DO).sum()
+        for part in ("train", "test")
+    )
+    assert 0 < done < 64
+    seen = []
+    assert set(pack(folder, report=lambda *now: seen.append(now)).faults) == FAULTY
+    assert seen[0][0] > done and seen[-1] == (64, 64) and not half.exists()
+    seen.clear()
+    assert set(pack(folder, report=lambda *now: seen.append(now)).faults) == FAULTY
+    assert not seen, "the second start decodes nothing"
+
+
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (
+            lambda top: [
+                f.write_bytes(b"") for f in (top / "train" / "n00000001").iterdir()
+            ],
+            "n00000001' can be read",
+        ),
+        (
+            lambda top: [f.unlink() for f in (top / "val" / "n00000002").iterdir()],
+            "empty or missing",
+        ),
+        (lambda top: (top / "val").rename(top / "valid"), "must hold the folders"),
+    ],
+)
+def test_folders_that_cannot_be_used(folder, spoil, says):
+    spoil(folder)
+    with pytest.raises(UserError, match=says):
+        pack(folder)
+
+
+def test_the_two_lists_of_imagenet_subset():
+    names = [f"n{k:08d}" for k in range(1000)]
+    a, b = (set(shards.subset(names, which)) for which in ("lucir", "gfr"))
+    assert (
+        len(a) == len(b) == 100 and len(a & b) == 9
+    )  # methods: "shares 9 of 100 classes"
+    assert a == {
+        names[i] for i in np.random.RandomState(1993).choice(1000, 100, replace=False)
+    }  # LUCIR's own call
+    with pytest.raises(UserError, match="lucir or gfr"):
+        shards.subset(names, "podnet")
+    with pytest.raises(UserError, match="cannot be chosen from 20"):
+        shards.subset(names[:20], "lucir")
+
+
+def test_streamed_rows_are_those_of_the_array(monkeypatch):
+    source = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
+    rows = np.array([5, 3, 3, 20, 29, 0])
+    whole = torch.from_numpy(source[rows])
+    monkeypatch.setenv("GFR_RESIDENT_BYTES", "100")
+    images = streams.resident_or_streamed(source, rows, torch.device("cpu"))
+    assert (
+        isinstance(images, streams.Streamed)
+        and images.shape == whole.shape
+        and len(images) == 6
+    )
+    index = torch.tensor([4, 0, 2, 2])
+    assert torch.equal(images[index], whole[index])
+    images.ahead(torch.tensor([1, 5]))
+    assert torch.equal(images[torch.tensor([1, 5])], whole[[1, 5]]) and torch.equal(
+        images[index], whole[index]
+    )
+    assert (
+        torch.equal(images[3], whole[3])
+        and torch.equal(images[1:4], whole[1:4])
+        and images.numel() == whole.numel()
+    )
+    monkeypatch.setenv("GFR_RESIDENT_BYTES", str(whole.numel()))
+    assert torch.equal(
+        streams.resident_or_streamed(source, rows, torch.device("cpu")), whole
+    )
+
+
+def test_a_streamed_run_is_the_resident_one(folder, monkeypatch):
+    pack(folder)
+    config = make_config(
+        "quick",
+        "gfr",
+        dataset="imagenet-four",
+        base=2,
+        tasks=1,
+        network="resnet18",
+        width=16,
+        epochs_base=2,
+        epochs_task=1,
+        batch_size=8,
+        generator_batch=8,
+        generator_steps_base=3,
+        generator_steps_later=3,
+        device="cpu",
+    )
+    packed, outcomes = datasets.packed("imagenet-four"), []
+    for limit in ("1000000000", "1000"):
+        monkeypatch.setenv("GFR_RESIDENT_BYTES", limit)
+        stream = tasks.build(config, packed, torch.device("cpu"))
+        assert isinstance(stream.train_images, streams.Streamed) == (limit == "1000")
+        monkeypatch.setattr(
+            "helpers_core.load_tasks", lambda config, stream=stream: stream
+        )
+        outcomes.append(train(config))
+    assert outcomes[0].weights == outcomes[1].weights
+
+
+def test_boxes_are_those_of_torchvision():
+    """The same law as RandomResizedCrop: area, ratio and place of many boxes, on a wide image."""
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    high, wide, count = 60, 90, 4000
+    ours = augment.draw_boxes(
+        count, (high, wide), True, torch.Generator().manual_seed(0), torch.device("cpu")
+    ).numpy()
+    image = torch.zeros(3, high, wide)
+    theirs = np.array(
+        [
+            RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
+            for _ in range(count)
+        ],
+        dtype=float,
+    )
+    area = (ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3] / (high * wide))
+    ratio = (
+        np.log(ours[:, 3] * wide / (ours[:, 2] * high)),
+        np.log(theirs[:, 3] / theirs[:, 2]),
+    )
+    left = (ours[:, 1], theirs[:, 1] / wide)
+    for a, b in (area, ratio, left):
+        np.testing.assert_allclose(
+            np.quantile(a, [0.1, 0.5, 0.9]), np.quantile(b, [0.1, 0.5, 0.9]), atol=0.03
+        )
+    assert (ours[:, 0] + ours[:, 2] <= 1 + 1e-6).all() and (
+        ours[:, 1] + ours[:, 3] <= 1 + 1e-6
+    ).all()
+    assert 0.45 < ours[:, 4].mean() < 0.55
+
+
+def test_a_cut_box_is_torchvisions_resized_crop():
+    from torchvision.transforms.functional import InterpolationMode, hflip, resized_crop
+
+    rng = np.random.default_rng(0)
+    rough = torch.from_numpy(rng.integers(0, 256, (3, 48, 60, 3), dtype=np.uint8))
+    boxes = torch.tensor(
+        [
+            [6 / 48, 12 / 60, 24 / 48, 30 / 60, 0],
+            [6 / 48, 12 / 60, 24 / 48, 30 / 60, 1],
+            [0, 0, 1, 1, 0],
+        ]
+    )
+    edges = torch.tensor([[6, 12, 30, 42], [6, 12, 30, 42], [0, 0, 48, 60]])
+    for antialias, found in (
+        (True, augment.cut(rough, boxes, 40)),
+        (False, augment._cut_at_once(rough, edges, boxes[:, 4], 40)),
+    ):
+        for k, (place, flip) in enumerate(
+            (((6, 12, 24, 30), False), ((6, 12, 24, 30), True), ((0, 0, 48, 60), False))
+        ):
+            image = rough[k].permute(2, 0, 1)
+            expected = resized_crop(
+                image, *place, [40, 40], InterpolationMode.BILINEAR, antialias=antialias
+            )
+            apart = (
+                found[k].permute(2, 0, 1).int()
+                - (hflip(expected) if flip else expected).int()
+            ).abs()
+            if not antialias:  # at the border of the box torchvision does not look outside, and the GPU's way does
+                apart = apart[:, 2:-2, 2:-2]
+            assert apart.max() <= 1
+
+
+def test_a_box_is_cut_at_whole_pixels():
+    """Two boxes that differ by less than half a pixel are the same."""
+    rough = torch.from_numpy(
+        np.random.default_rng(1).integers(0, 256, (1, 48, 60, 3), dtype=np.uint8)
+    ).expand(2, -1, -1, -1)
+    boxes = torch.tensor(
+        [[6.0, 12, 24, 30, 0], [6.3, 12.4, 24.1, 29.8, 0]]
+    ) / torch.tensor([48, 60, 48, 60, 1])
+    one, other = augment.cut(rough, boxes, 40)
+    assert torch.equal(one, other)
+
+
+def test_testing_sees_the_centre():
+    images = torch.arange(5 * 7).view(1, 5, 7, 1)
+    assert augment.centre(images, 3)[0, :, :, 0].tolist() == [
+        [9, 10, 11],
+        [16, 17, 18],
+        [23, 24, 25],
+    ]
+    assert (
+        augment.centre(images, 9) is not None
+        and augment.centre(images, 9).shape == images.shape
+    )
+
+
+def test_the_command_names_what_it_leaves_out(folder, home):
+    home.mkdir()
+    done = gfrlib(
+        "data", "imagenet-four", folder, "--size", SIDE, "--crop", 64, home=home
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        all(f"left out: {name}" in done.stderr for name in FAULTY)
+        and "61 images decoded, 3 files left out" in done.stdout
+    )
+    assert (
+        json.loads((home / "data/packed/imagenet-four/meta.json").read_text())["crop"]
+        == 64
+    )
+    bad = gfrlib("data", "imagenet-four", folder, "--crop", 300, home=home)
+    assert bad.returncode == 2 and "'crop' must lie" in bad.stderr
+
+
+def test_a_data_set_packed_anew_is_another_one(folder, monkeypatch):
+    """A name does not tell the content: runs and records of the old images are not taken for the new ones'."""
+    from gfrlib.lab import experiments
+
+    pack(folder)
+    config = make_config(
+        "quick",
+        "finetune",
+        dataset="imagenet-four",
+        base=2,
+        tasks=1,
+        width=8,
+        epochs_base=1,
+        epochs_task=1,
+        batch_size=8,
+        device="cpu",
+    )
+    first = experiments.run_or_load(config)
+    assert (
+        first.status == "computed now"
+        and experiments.run_or_load(config).status == "loaded"
+    )
+    pack(folder, size=80)
+    again = experiments.run_or_load(config)
+    assert again.status == "computed now" and again.weights != first.weights
+    assert again.provenance["content"] != first.provenance["content"]
+
+
+def test_large_images_without_crops_are_streamed_too(monkeypatch):
+    """Mean and deviation are the same, and so is the run."""
+    packed = datasets.Packed(
+        "big",
+        *[
+            np.random.default_rng(k).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+            if k % 2 == 0
+            else np.repeat(np.arange(4), 3)
+            for k in range(4)
+        ],
+        class_names=list("abcd"),
+    )
+    config = make_config(
+        "quick",
+        "finetune",
+        base=2,
+        tasks=1,
+        epochs_base=1,
+        epochs_task=1,
+        batch_size=4,
+        device="cpu",
+    )
+    found = []
+    for limit in ("1000000000", "10"):
+        monkeypatch.setenv("GFR_RESIDENT_BYTES", limit)
+        stream = tasks.build(config, packed, torch.device("cpu"))
+        monkeypatch.setattr(
+            "helpers_core.load_tasks", lambda config, stream=stream: stream
+        )
+        found.append((stream.mean.tolist(), stream.std.tolist(), train(config).weights))
+    assert found[0] == found[1]
+
+
+def test_what_is_read_ahead_is_used(monkeypatch):
+    """Every batch of training after the first was read by the thread that reads ahead."""
+    source = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
+    packed = datasets.Packed(
+        "big",
+        source,
+        np.repeat(np.arange(4), 6),
+        source,
+        np.repeat(np.arange(4), 6),
+        list("abcd"),
+    )
+    config = make_config(
+        "quick",
+        "finetune",
+        base=2,
+        tasks=1,
+        epochs_base=2,
+        epochs_task=1,
+        batch_size=4,
+        device="cpu",
+    )
+    monkeypatch.setenv("GFR_RESIDENT_BYTES", "10")
+    stream = tasks.build(config, packed, torch.device("cpu"))
+    reads = []
+    read = streams.Streamed._read
+    monkeypatch.setattr(
+        streams.Streamed,
+        "_read",
+        lambda self, index: (
+            reads.append(threading.current_thread().name),
+            read(self, index),
+        )[1],
+    )
+    monkeypatch.setattr("helpers_core.load_tasks", lambda config: stream)
+    monkeypatch.setattr(training, "predict", lambda *_: {})
+    train(config)
+    assert sum(name == "MainThread" for name in reads) == 2, (
+        "the first batch of each task"
+    )
