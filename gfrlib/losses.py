@@ -137,12 +137,9 @@ def margin_ranking(
     ).clamp_min(1)
 
 
-def parameter_penalty(
-    parameters: list[Tensor], old: list[Tensor], importances: list[Tensor]
-) -> Tensor:
-    """Sum over parameters of Omega_i (theta_i - theta_i*)^2: EWC takes half of it, MAS the whole (Section 3.2)."""
-    theta, theta_old, omega = (
-        torch.cat([p.flatten() for p in group])
-        for group in (parameters, old, importances)
-    )
+def parameter_penalty(theta: Tensor, theta_old: Tensor, omega: Tensor) -> Tensor:
+    """sum_i Omega_i (theta_i - theta_i*)^2 over all parameters [P], Section 3.2.
+
+    EWC takes half of it, MAS the whole.
+    """
     return (omega * (theta - theta_old).square()).sum()
