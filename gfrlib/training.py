@@ -1,7 +1,6 @@
 """Algorithm 1 and its two training phases. Sources of all settings: config.py."""
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,16 +9,25 @@ from torch import Tensor, nn
 
 from gfrlib import losses
 from gfrlib.batches import Batches, FeatureBatches, feature_source, real_features
-from gfrlib.chain import Chain, generator_steps
 from gfrlib.config import Config
 from gfrlib.engine import distributed
+from gfrlib.engine.chain import Chain, generator_steps
+from gfrlib.engine.descent import adam, fit, set_rate
 from gfrlib.engine.machine import Machine, compiled
-from gfrlib.engine.phase import Phase
+from gfrlib.engine.phase import Phase, seed_of
+from gfrlib.heads import Head
 from gfrlib.methods import FEATURES
-from gfrlib.networks import Network, split
-from gfrlib.penalties import HOLDS_OUTPUTS, PENALTIES, Batch, Importance, Past
+from gfrlib.networks import Network, build_network, feature_shape, split
+from gfrlib.penalties import (
+    HOLDS_OUTPUTS,
+    PENALTIES,
+    Batch,
+    Importance,
+    Past,
+    build_importance,
+)
 from gfrlib.prediction import predict
-from gfrlib.replay import DRIFTS, Memory, state_bytes
+from gfrlib.replay import DRIFTS, Memory, build_memory, state_bytes
 from gfrlib.tasks import Tasks
 
 
@@ -52,13 +60,16 @@ def run(
     is not finite or a checkpoint does not fit.
     """
     chain = Chain(config, tasks, store, report, machine)
-    network, memory, importance = chain.build()  # F, H; G, D; Omega (EWC, MAS)
+    # F, H; G, D; Omega, for EWC and MAS alone
+    network, memory, importance = build(config, tasks, chain.machine.device)
+    past = None  # F, H, G of t-1, frozen
     outcome = Outcome(losses=chain.losses, seconds=chain.seconds)
     outcome.predictions += [None] * chain.numbers.start
     outcome.bytes_kept += [None] * chain.numbers.start
     for t in chain.numbers:
-        past = chain.past(network, memory, importance, t)  # F, H, G of t-1, frozen
-        chain.grow_head(network, t)
+        if t > chain.numbers.start:
+            past = Past(network, memory, importance, config, tasks.sizes, t)
+        grow_head(network, config, tasks.sizes, t)
         # Steps 1, 3: train F_t and H_t with D_t and features replayed for old classes
         chain.phase("classifier", t, train_classifier, network, past)
         # Steps 2, 4: train G_t with u_t = F_t(x), x in D_t, and what G_{t-1} replays
@@ -71,6 +82,27 @@ def run(
             observe(t, network, memory)
     outcome.weights = weight_checksum(network)
     return outcome
+
+
+def build(
+    config: Config, tasks: Tasks, device: torch.device
+) -> tuple[Network, Memory, Importance | None]:
+    """F_0 and H_0 without outputs, G_0 with D_0 (or another memory), and Omega = 0 for
+    the penalties that read it. Values depend on the seed alone.
+    """
+    seeds = seed_of(config.seed, "network"), seed_of(config.seed, "memory")
+    network = build_network(config, tasks.shape, seeds[0]).to(device)
+    shape = feature_shape(network, config.cut, tasks.shape)
+    images = tuple(tasks.train_images.shape)
+    memory = build_memory(config, tasks.num_classes, shape, seeds[1], images=images)
+    network = distributed.synchronised(network)
+    return network, memory.to(device), build_importance(config, network)
+
+
+def grow_head(network: Network, config: Config, sizes: tuple[int, ...], t: int) -> None:
+    """Blocks for the tasks up to t (Section 4.3), for all of them with `full_head`."""
+    for k in range(len(network.head.blocks), len(sizes) if config.full_head else t + 1):
+        network.head.grow(sizes[k], seed_of(config.seed, k, "head"))
 
 
 def train_classifier(
@@ -91,22 +123,15 @@ def train_classifier(
         return
     # frozen batch norm: running statistics stay, weights learn all the same
     network.train(past is None or config.batch_norm == "train")
-    extractor, classifier = split(network, config.cut)
     data = training_data(network, past, tasks, t, config, phase)
-    head, first = network.head, 0
-    penalty = None
-    if past:
-        first, penalty = past.classes, PENALTIES.get(config.penalty)
-        held = config.penalty in HOLDS_OUTPUTS
-        new = head.reads_features and real_features(
-            past.network, tasks, t, config, phase
-        )
-        head.begin(new, outputs_held=held)
+    head, extractor, classifier = network.head, *split(network, config.cut)
     if config.compiled:
         extractor = compiled(extractor, phase.device)
-        if past:
-            past.extractor = compiled(past.extractor, phase.device)
     extractor = data.extractor(extractor)
+    first, penalty = 0, None
+    if past:
+        first, penalty = past.classes, PENALTIES.get(config.penalty)
+        begin_later_task(head, past, tasks, t, config, phase)
 
     def losses_of(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         x, y = data.batch(step)
@@ -125,17 +150,26 @@ def train_classifier(
             batch = Batch(network, x, u, logits, phase.autocast)
             parts["penalty"] = penalty(past, batch)
             loss = loss + parts["penalty"]
-        for name, extra in (
-            head.extra_losses(logits, y, first) if past else {}
-        ).items():
-            parts[name] = extra
-            loss = loss + extra
-        return loss, parts
+        extras = head.extra_losses(logits, y, first) if past else {}
+        return sum(extras.values(), loss), parts | extras
 
     epochs, rate = config.epochs_base, config.learning_rate
     if past:
         epochs, rate = config.epochs_task, config.learning_rate_task
-    fit(network, losses_of, epochs, data.per_epoch, rate, config, phase, alone=frozen)
+    trained = head if frozen else network
+    fit(network, trained, losses_of, epochs, data.per_epoch, rate, config, phase)
+
+
+def begin_later_task(
+    head: Head, past: Past, tasks: Tasks, t: int, config: Config, phase: Phase
+) -> None:
+    """What a head does before a task t >= 1, and the old extractor's compilation."""
+    real = None
+    if head.reads_features:
+        real = real_features(past.network, tasks, t, config, phase)
+    head.begin(real, outputs_held=config.penalty in HOLDS_OUTPUTS)
+    if config.compiled:
+        past.extractor = compiled(past.extractor, phase.device)
 
 
 def training_data(
@@ -157,33 +191,6 @@ def training_data(
     features, labels = real_features(network, tasks, t, config, phase)
     past.memory.watch(features, labels)
     return FeatureBatches(tasks, index, config, phase, (features, labels))
-
-
-def fit(
-    network: Network,
-    losses_of: Callable,
-    epochs: int,
-    per_epoch: int,
-    rate: float,
-    config: Config,
-    phase: Phase,
-    *,
-    alone: bool,
-) -> None:
-    """Adam down `losses_of(step)` -> (loss, parts), the same for all rows.
-
-    alone: the head is trained alone.
-    """
-    together = distributed.together(network.head if alone else network)
-    optimizer = adam(network, rate, config)
-    total = epochs * per_epoch
-    steps = phase.steps(total, every=per_epoch, network=network, optimizer=optimizer)
-    for step in steps:
-        factor = rate_factor(config.schedule, step, total, per_epoch)
-        set_rate(optimizer, rate * factor)
-        loss, parts = together(losses_of, step)
-        phase.descend(optimizer, loss)
-        phase.log(loss=loss, **parts)
 
 
 def train_generator(
@@ -241,7 +248,7 @@ def train_gan(
     G, D = memory.generator, memory.discriminator
     count, real = feature_source(network, tasks, t, config, phase)
     rate = config.generator_learning_rate
-    adam_g, adam_d = (adam(m, rate, config, betas=(0.5, 0.999)) for m in (G, D))
+    adam_g, adam_d = (adam(m, rate, betas=(0.5, 0.999)) for m in (G, D))
     whole = config.compiled and config.cut == FEATURES
     critic = critic_losses(memory, config, phase)
     d_step = phase.descent(D, adam_d, critic, compiled=whole)
@@ -379,42 +386,6 @@ def bytes_kept(
     if importance is not None:
         kept["importances"] = state_bytes(importance)
     return kept
-
-
-def rate_factor(schedule: str, step: int, total: int, per_epoch: int) -> float:
-    """The learning rate's factor at one step.
-
-    last-epoch  1, then 0.1 in the last epoch (code, of 201)
-    cosine      a linear rise over the first tenth of the steps, then half a cosine down
-                to 0 (ours, for few epochs)
-    """
-    if schedule == "cosine":
-        rise = max(1, total // 10)
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
-    return 0.1 if step >= total - per_epoch and total > per_epoch else 1.0
-
-
-def adam(
-    module: nn.Module,
-    rate: float,
-    config: Config,
-    betas: tuple[float, float] = (0.9, 0.999),
-) -> torch.optim.Adam:
-    """Adam, as in Section 5; weight decay for networks only (the code's GAN optimisers
-    have none).
-    """
-    decay = config.weight_decay if isinstance(module, Network) else 0.0
-    return torch.optim.Adam(
-        module.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True
-    )
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def weight_checksum(module: nn.Module) -> str:

@@ -102,7 +102,12 @@ def _check(config: Config, device: torch.device) -> None:
 
 
 def compiled(module: nn.Module, device: torch.device) -> Callable:
-    """torch.compile of a module. Raises UserError where a CPU has no C++ compiler."""
+    """torch.compile of a module; one without parameters comes back as it is.
+
+    Raises UserError where a CPU has no C++ compiler.
+    """
+    if not any(True for _ in module.parameters()):
+        return module
     _require_compiler(device)
     return torch.compile(module, dynamic=False)
 

@@ -12,21 +12,20 @@ from torch import nn
 from gfrlib.config import Config, digest_of
 from gfrlib.engine import distributed
 from gfrlib.engine.machine import Machine
-from gfrlib.engine.phase import Phase, seed_of
+from gfrlib.engine.phase import Phase
 from gfrlib.engine.store import NoStore
-from gfrlib.networks import Network, build_network, feature_shape
-from gfrlib.penalties import Importance, Past, build_importance
-from gfrlib.replay import Memory, build_memory
-from gfrlib.tasks import Tasks
 
 
 class Chain:
-    """The book-keeping of one run. `losses` and `seconds` are those of its stages."""
+    """The book-keeping of one run over a stream of tasks (tasks.Tasks).
+
+    `losses` and `seconds` are those of its stages.
+    """
 
     def __init__(
         self,
         config: Config,
-        tasks: Tasks,
+        tasks,
         store=None,
         report: Callable | None = None,
         machine: Machine | None = None,
@@ -46,42 +45,6 @@ class Chain:
         if config.precision == "auto":
             beyond.append(self.machine.precision)
         self.key = digest_of(["start", torch.__version__, self.store.code, *beyond])
-
-    # The parts of a run -------------------------------------------------------------
-
-    def build(self) -> tuple[Network, Memory, Importance | None]:
-        """F_0 and H_0 without outputs, G_0 with D_0 (or another memory), and Omega = 0
-        for penalties that read it. Values depend on the seed alone.
-        """
-        config, tasks, device = self.config, self.tasks, self.machine.device
-        seed = seed_of(config.seed, "network")
-        network = build_network(config, tasks.shape, seed).to(device)
-        memory = build_memory(
-            config,
-            tasks.num_classes,
-            feature_shape(network, config.cut, tasks.shape),
-            seed_of(config.seed, "memory"),
-            images=tuple(tasks.train_images.shape),
-        )
-        network = distributed.synchronised(network)
-        return network, memory.to(device), build_importance(config, network)
-
-    def grow_head(self, network: Network, t: int) -> None:
-        """Blocks for the tasks up to t (Section 4.3), for all with `full_head`."""
-        have = len(network.head.blocks)
-        want = len(self.tasks.sizes) if self.config.full_head else t + 1
-        for k in range(have, want):
-            seed = seed_of(self.config.seed, k, "head")
-            network.head.grow(self.tasks.sizes[k], seed)
-        network.head.to(self.machine.device)
-
-    def past(self, network: Network, memory: Memory, importance, t: int) -> Past | None:
-        """What task t inherits; None for the first task."""
-        if t == self.numbers.start:
-            return None
-        return Past(network, memory, importance, self.config, self.tasks.sizes, t)
-
-    # Stages -------------------------------------------------------------------------
 
     def phase(self, name: str, t: int, train: Callable, module: nn.Module, *others):
         """Load a stage's result into `module`, or train it, and keep it.
@@ -113,7 +76,9 @@ class Chain:
         """A phase of task t on this run's machine; without a stage nothing is kept."""
         return Phase(name, t, self.config.seed, self.machine, stage, self.report)
 
-    def evaluated(self, predict: Callable, network: Network, memory: Memory, t: int):
+    def evaluated(
+        self, predict: Callable, network: nn.Module, memory: nn.Module, t: int
+    ):
         """{rule: predictions} after task t: `predict` of the network, or as kept."""
         config = self.config
         what = [config.validation, config.head, config.penalty]
