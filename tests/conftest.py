@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers_core import SMALL, tiny, train
 
 from gfrlib.book import chapters
 from gfrlib.config import UserError
@@ -60,6 +61,20 @@ def differing(chapter: Path) -> dict:
         for name, value in second_parameters(chapter).items()
         if value != chapters.declared(chapter)[name][1]
     }
+
+
+@pytest.fixture(scope="session")
+def whole():
+    """whole(method, ...) -> the uninterrupted run of SMALL, trained once a process."""
+    known = {}
+
+    def get(method, **changes):
+        key = (method, *sorted(changes.items()))
+        if key not in known:
+            known[key] = train(tiny(method, **{**SMALL, **changes}))
+        return known[key]
+
+    return get
 
 
 @pytest.fixture(scope="session")
