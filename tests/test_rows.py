@@ -1,7 +1,9 @@
-"""The rows beyond the paper's own method: every component against a brute-force reference in float64."""
+"""The rows beyond the paper's own method: every component against a brute-force
+reference in float64.
+"""
 
 import copy
-import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from torch.nn import functional
 
 from gfrlib import losses, penalties, replay, training
 from gfrlib.config import METHODS, UserError, make_config
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
+from gfrlib.heads import CosineHead
 from gfrlib.networks import (
-    CosineHead,
     SpatialDiscriminator,
     SpatialGenerator,
     build_network,
@@ -34,7 +38,9 @@ SMALL = dict(
 
 @pytest.fixture
 def trained():
-    """A double-precision digits network with heads of 3 and 2 classes, in eval mode, and images for it."""
+    """A double-precision digits network with heads of 3 and 2 classes, in eval mode,
+    and images for it.
+    """
     config = tiny("ewc", split=(3, 2, 2))
     stream = load_tasks(config)
     network = build_network(config, stream.shape, 0)
@@ -53,12 +59,13 @@ def trained():
 
 
 def importance_of(config, network):
-    found = penalties.Importance(config, network)
+    found = penalties.build_importance(config, network)
     assert len(found.omegas) == len(list(network.stages.parameters()))
     return found
 
 
-# --- importances -------------------------------------------------------------------------------------------------------
+# --- importances
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [0, 3])
@@ -86,7 +93,9 @@ def test_fisher_information_against_one_image_at_a_time(trained, first):
 
 
 def test_the_fisher_information_is_that_of_the_models_own_labels(trained):
-    """Averaged over many draws it comes to sum_y p(y|x) (d log p(y|x))^2, and not to the batched variant's square of a mean."""
+    """Averaged over many draws it comes to sum_y p(y|x) (d log p(y|x))^2, and not to
+    the batched variant's square of a mean.
+    """
     config, network, images = trained
     x, exact = images[:1], None
     for y in range(3):
@@ -141,14 +150,10 @@ def test_mas_sensitivity_against_one_image_at_a_time(trained):
 
 
 def test_the_parameter_penalty_by_hand():
-    p, old, omega = (
-        [torch.tensor([3.0, 1.0]), torch.tensor([[2.0]])],
-        [torch.tensor([1.0, 1.0]), torch.tensor([[5.0]])],
-        [torch.tensor([0.5, 9.0]), torch.tensor([[2.0]])],
-    )
-    assert losses.parameter_penalty(p, old, omega).item() == pytest.approx(
-        0.5 * 4 + 2 * 9
-    )
+    theta = torch.tensor([3.0, 1.0, 2.0])
+    old, omega = torch.tensor([1.0, 1.0, 5.0]), torch.tensor([0.5, 9.0, 2.0])
+    found = losses.parameter_penalty(theta, old, omega).item()
+    assert found == pytest.approx(0.5 * 4 + 2 * 9)
 
 
 def test_ewc_takes_half_of_the_sum_and_mas_all_of_it(trained):
@@ -158,15 +163,21 @@ def test_ewc_takes_half_of_the_sum_and_mas_all_of_it(trained):
         for p in moved.parameters():
             p.add_(0.01 * torch.ones_like(p))
     for method, share in (("ewc", 0.5), ("mas", 1.0)):
-        importance = importance_of(tiny(method), network)
-        importance.add(
-            network, images, 0, batch=1, rng=torch.Generator().manual_seed(1)
+        config = tiny(method, penalty_weight=1.0)
+        importance = importance_of(config, network)
+        rng = torch.Generator().manual_seed(1)
+        importance.add(network, images, 0, batch=1, rng=rng)
+        past = penalties.Past(
+            network, replay.Memory(), importance, config, (3, 2, 2), 2
         )
         total = sum(float(o.sum()) for o in importance.omegas) * 1e-4
-        assert importance.penalty(moved, network).item() == pytest.approx(
-            share * total, rel=1e-6
-        )
-        assert importance.penalty(network, network).item() == 0
+
+        def penalty(now, past=past, config=config):
+            batch = penalties.Batch(now, None, None, None, None)
+            return penalties.PENALTIES[config.penalty](past, batch).item()
+
+        assert penalty(moved) == pytest.approx(share * total, rel=1e-6)
+        assert penalty(network) == 0
 
 
 def test_a_strong_penalty_holds_the_extractor_and_old_heads_do_not_move():
@@ -197,7 +208,8 @@ def test_a_strong_penalty_holds_the_extractor_and_old_heads_do_not_move():
     )
 
 
-# --- exemplars ---------------------------------------------------------------------------------------------------------
+# --- exemplars
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_herding_against_trying_every_image():
@@ -260,38 +272,8 @@ def test_nearest_exemplar_mean_against_numpy():
     ).mean() > 0.995
 
 
-def test_icarl_distils_one_softmax_and_lwf_one_per_head():
-    logits, old = (
-        torch.randn(5, 7, dtype=torch.float64),
-        torch.randn(5, 7, dtype=torch.float64),
-    )
-    u = torch.zeros(5, 2)
-    single = penalties.penalty(
-        make_config("quick", "icarl-cnn", penalty_weight=1.0),
-        u=u,
-        u_old=u,
-        logits=logits,
-        logits_old=old,
-        old_sizes=[3, 2],
-        f=4.0,
-    )
-    target = (old[:, :5] / 2).softmax(1)
-    assert single.item() == pytest.approx(
-        4 * -(target * (logits[:, :5] / 2).log_softmax(1)).sum(1).mean().item()
-    )
-    heads = penalties.penalty(
-        make_config("quick", "lwf", penalty_weight=1.0),
-        u=u,
-        u_old=u,
-        logits=logits,
-        logits_old=old,
-        old_sizes=[3, 2],
-        f=4.0,
-    )
-    assert heads.item() != pytest.approx(single.item())
-
-
-# --- Rebalance -----------------------------------------------------------------------------------------------------------
+# --- Rebalance
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_margin_ranking_against_loops():
@@ -366,30 +348,8 @@ def test_the_cosine_heads_scale_begins_where_it_is_told_and_splits_no_other_run(
         make_config("quick", "lucir", head_scale=0.0)
 
 
-def test_less_forget_weight_adapts_to_the_classes():
-    config = make_config("quick", "lucir")
-    u, u_old = (
-        torch.randn(5, 4, dtype=torch.float64),
-        torch.randn(5, 4, dtype=torch.float64),
-    )
-    logits = torch.randn(5, 12)
-    found = penalties.penalty(
-        config,
-        u=u,
-        u_old=u_old,
-        logits=logits,
-        logits_old=logits,
-        old_sizes=[8, 1],
-        f=99.0,
-    )
-    assert found.item() == pytest.approx(
-        5
-        * math.sqrt(9 / 3)
-        * (1 - functional.cosine_similarity(u, u_old)).mean().item()
-    )
-
-
-# --- replay below the last cut ---------------------------------------------------------------------------------------------
+# --- replay below the last cut
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -483,10 +443,10 @@ def test_joint_retraining_shows_old_replays_as_real():
     outcome = train(tiny("mergan", **SMALL, alignment="retrain"))
     assert not any("alignment" in row for row in outcome.losses)
     config = tiny("gfr", **SMALL, generator_batch=4000)
-    memory = replay.GAN(10, 6, 4, 8)
-    phase = training.Phase(config, 1, "generator", training.NoStore(), None)
+    past = SimpleNamespace(memory=replay.GAN(10, 6, 4, 8), classes=3)
+    phase = Phase("generator", 1, 0, Machine.of(config))
     u, c = torch.full((4000, 6), -1.0), torch.full((4000,), 4)
-    v, k = training.with_replays(u, c, memory, (3, 5), phase)
+    v, k = training.with_replays(u, c, past, 5, config, phase)
     old = k < 3
     assert old.float().mean().item() == pytest.approx(3 / 5, abs=0.04)
     assert (
@@ -496,7 +456,8 @@ def test_joint_retraining_shows_old_replays_as_real():
     )
 
 
-# --- controls beyond the paper ----------------------------------------------------------------------------------------------
+# --- controls beyond the paper
+# ----------------------------------------------------------------------------------------------
 
 
 def test_translated_features_against_loops():
@@ -626,7 +587,8 @@ def test_drift_compensation_moves_what_is_replayed():
     )
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------------
+# --- the table
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_every_row_is_named_by_its_columns():
@@ -708,26 +670,12 @@ def test_drift_compensation_shares_what_it_cannot_change():
 
 @pytest.mark.parametrize("method", ["gfr", "lwf", "lucir"])
 def test_every_parameter_is_on_the_runs_device(method, monkeypatch):
-    """On a machine without a GPU the meta device stands for one: what is built must be moved there as a whole."""
+    """The meta device stands for a GPU: what is built must be moved as a whole."""
     config = tiny(method)
     stream = load_tasks(config)
-    monkeypatch.setattr(training, "resolve_device", lambda config: torch.device("meta"))
     monkeypatch.setattr(training, "feature_shape", lambda *_: (512,))
-    chain = training.Chain(config, stream, None, None)
-    network, memory, _ = chain.build()
+    network, memory, _ = training.build(config, stream, torch.device("meta"))
     for t in range(2):
-        chain.grow_head(network, t)
-        assert {
-            p.device.type for module in (network, memory) for p in module.parameters()
-        } == {"meta"}
-
-
-def test_rows_that_share_their_training_share_its_stages():
-    """iCaRL's two rows differ in prediction only: the second trains nothing, and gives the same network."""
-    from test_training import MemoryStore
-
-    store = MemoryStore()
-    first = train(tiny("icarl-cnn", **SMALL), store)
-    kept = len(store.trained)
-    second = train(tiny("icarl-nme", **SMALL), store)
-    assert second.weights == first.weights and len(store.trained) == kept > 0
+        training.grow_head(network, config, stream.sizes, t)
+        parameters = [*network.parameters(), *memory.parameters()]
+        assert {p.device.type for p in parameters} == {"meta"}
