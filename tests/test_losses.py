@@ -243,7 +243,10 @@ def test_gradient_penalty_is_taken_at_the_mixture():
 
 
 def numpy_critic(weights: dict, labels: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """The projection discriminator, written again: two hidden layers with slope 0.2, then w h + <V c, h> + b."""
+    """The projection discriminator, written again: w h + <V c, h> + b.
+
+    Its h has two hidden layers with slope 0.2.
+    """
     h = u
     for layer in ("phi.0", "phi.2"):
         h = h @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
