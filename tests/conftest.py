@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from find_chromium import find
 from helpers_core import SMALL, tiny, train
 
 from gfrlib.book import chapters
@@ -61,6 +62,22 @@ def differing(chapter: Path) -> dict:
         for name, value in second_parameters(chapter).items()
         if value != chapters.declared(chapter)[name][1]
     }
+
+
+def missing(reason: str) -> None:
+    """Skip the test, which counts as a failure in CI."""
+    pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def browser_window():
+    """The one window of the one Chromium that all browser tests of a process share."""
+    if not find():
+        missing("no Chromium (apt-get install chromium, or CHROMIUM=path)")
+    from site_server import chromium
+
+    with chromium() as window:
+        yield window
 
 
 @pytest.fixture(scope="session")

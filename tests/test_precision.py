@@ -95,8 +95,16 @@ def test_compiled_takes_the_eager_steps():
 
 
 @pytest.mark.usefixtures("compiler")
-def test_the_fast_path_reaches_what_float32_reaches():
-    """Compiled and in bf16, the last accuracy lies within the reference's spread."""
+def test_the_fast_path_reaches_what_float32_reaches(monkeypatch):
+    """Traced and in bf16, the last accuracy lies within the reference's spread.
+
+    The traced graphs are run by PyTorch's own kernels: that the C++ compiler's are as
+    good shows above, and they take minutes to make.
+    """
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **kwargs: compile_(f, backend="aot_eager", **kwargs)
+    )
 
     def last(seed, **changes):
         steps = dict(split=(4, 3, 3), generator_steps_later=225)
@@ -106,6 +114,7 @@ def test_the_fast_path_reaches_what_float32_reaches():
 
     reference = np.array([last(seed) for seed in range(3)])
     fast = last(0, compiled=True, precision="bf16")
+    torch._dynamo.reset()
     assert reference.min() > 60
     allowed = max(3, 2 * reference.std(ddof=1))
     assert abs(fast - reference.mean()) < allowed, (fast, reference)
