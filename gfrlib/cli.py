@@ -147,7 +147,6 @@ def _parser() -> Parser:
     )
     chapter.add_argument(
         "--out",
-        type=Path,
         help="folder for the executed notebooks (default: the book's own build)",
     )
     chapter.set_defaults(action=_book_run)

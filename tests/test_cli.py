@@ -247,6 +247,24 @@ def test_bad_words_are_refused(run, home, words, says):
     assert left(home) == []
 
 
+def test_a_chapters_source_is_never_overwritten(run, home, monkeypatch):
+    """--out names the sources' folder, in any spelling, or one with the reader's own."""
+    source = ROOT / "book" / "01_tasks.ipynb"
+    before = source.read_bytes()
+    (home / "linked").symlink_to(ROOT / "book")
+    (home / "mine").mkdir()
+    (home / "mine" / source.name).write_bytes(before)
+    (home / "file").write_text("")
+    for folder in (ROOT / "book", ROOT / "gfrlib" / ".." / "book", home / "linked"):
+        refused(run("book", "run", "01", "--out", folder), "holds the chapters' sources")
+    monkeypatch.chdir(ROOT)
+    refused(run("book", "run", "01", "--out", "book"), "holds the chapters' sources")
+    refused(run("book", "run", "--out", ""), "needs a name")
+    refused(run("book", "run", "01", "--out", home / "mine"), "was not made by this")
+    refused(run("book", "run", "01", "--out", home / "file"), "cannot be a folder")
+    assert source.read_bytes() == (home / "mine" / source.name).read_bytes() == before
+
+
 def test_a_process_with_bad_input_ends_with_code_2_and_one_sentence(tmp_path):
     done = gfrlib("run", "--method", "sgd", "--json", home=tmp_path)
     refused((done.returncode, done.stdout, done.stderr), "no method 'sgd'")
