@@ -21,7 +21,7 @@ from benchmarks.ours import limited
 from gfrlib import training
 from gfrlib.config import FEATURES
 from gfrlib.engine import machine
-from gfrlib.lab import experiments, grids, records
+from gfrlib.lab import experiments, plans, records
 
 SIDE = {"cuda": 8192, "cpu": 2048}
 TRIALS = 7
@@ -58,10 +58,10 @@ def peak(precision: str, device: torch.device) -> float:
     return 2 * SIDE[device.type] ** 3 / min(seconds)
 
 
-def operations_per_step(config, stream, stage: grids.Stage) -> float:
+def operations_per_step(config, stream, stage: plans.Stage) -> float:
     """Of one step of the stage's kind, forward and backward; teacher, replay and gradient penalty included."""
     with Operations() as counter:
-        return grids.seconds_per_step(
+        return plans.seconds_per_step(
             config, stream, stage, steps=2, images=IMAGES, clock=lambda: counter.total
         )
 
@@ -100,7 +100,7 @@ def phases(record: records.Record) -> list[dict]:
             continue
         if "each" not in row:
             row["each"] = operations_per_step(
-                config, stream, grids.Stage("", part["task"], part["phase"], 1)
+                config, stream, plans.Stage("", part["task"], part["phase"], 1)
             )
         row["operations"] += row["each"] * part["steps"]
         if part["phase"] == "generator" and config.cut == FEATURES:

@@ -9,7 +9,7 @@ import time
 import torch
 
 from gfrlib import training
-from gfrlib.lab import experiments, grids
+from gfrlib.lab import experiments, plans
 
 STEPS = 12
 
@@ -34,8 +34,8 @@ def step_seconds(
     config, stream, task: int, phase: str, *, images: int, steps: int = STEPS
 ) -> float:
     """Seconds per step of a phase; a generator's step has `critic_steps` critic updates in it."""
-    stage = grids.Stage("", task, phase, steps)
-    return grids.seconds_per_step(config, stream, stage, steps=steps, images=images)
+    stage = plans.Stage("", task, phase, steps)
+    return plans.seconds_per_step(config, stream, stage, steps=steps, images=images)
 
 
 def feature_seconds(config, stream) -> float:

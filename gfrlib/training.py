@@ -24,6 +24,7 @@ from gfrlib.engine.machine import (
     resolve_device,
     resolve_precision,
 )
+from gfrlib.engine.store import NoStore
 from gfrlib.networks import Network, build_network, feature_shape, split
 from gfrlib.penalties import Importance, frozen_copy, old_new_ratio, penalty
 from gfrlib.replay import DRIFTS, Memory, build_memory, state_bytes
@@ -976,27 +977,6 @@ class Chain:
             "drift",
         )
         return {**{k: v for k, v in everything.items() if k not in left_out}, **sizes}
-
-
-class NoStore:
-    """Keeps nothing: every stage is trained. Store is the one that keeps."""
-
-    code, path = "", None
-
-    @contextlib.contextmanager
-    def stage(self, key: str) -> Iterator["NoStore"]:
-        yield self
-
-    def result(self) -> None:
-        return None
-
-    checkpoint = result
-
-    def due(self) -> bool:
-        return False
-
-    def finish(self, state: dict) -> None:
-        pass
 
 
 def generator_steps(config: Config, tasks: int, t: int) -> int:
