@@ -132,10 +132,17 @@ def _threads(config: Config) -> Iterator[None]:
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        with threadpool_limits(config.threads or None, "blas"):
+        with _numpy_threads(config.threads):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def _numpy_threads(count: int) -> contextlib.AbstractContextManager:
+    try:
+        return threadpool_limits(count or None, "blas")
+    except OSError:  # it looks for NumPy's libraries in /proc, which not all may read
+        return contextlib.nullcontext()
 
 
 def _provenance(config: Config, stream: Tasks, commit: str) -> dict:
