@@ -162,15 +162,21 @@ def show(
     """Display a figure or a table, and below it where its numbers are from.
 
     `show(figures.accuracy_curves(found), found, name="figure-5")`. what: Axes, a
-    Figure, or anything that a notebook displays. The rest is as in `provenance`.
+    Figure, or anything that a notebook displays; None, as of a figure of no records, is
+    shown as a sentence. The rest is as in `provenance`.
     """
+    if what is None:
+        display(Markdown("No figure: no run that belongs into it is recorded."))
+        return
     figure = getattr(what, "figure", what)
     if isinstance(figure, Figure):
+        looks.style()
         display(figure)
         plt.close(figure)  # else the notebook shows it once more at the cell's end
     else:
         display(what)
-    display(provenance(records, data, name=name, note=note))
+    if records or data is not None:
+        display(provenance(records, data, name=name, note=note))
 
 
 def csv(records=None, data=None) -> str:
