@@ -178,3 +178,25 @@ def test_without_javascript_the_explorers_starting_view_shows(browser, site):
         ).count(), name
         page.close()
     context.close()
+
+
+# Folded cells and solutions are opened: their code must fit, too.
+WIDE = """() => {
+    document.querySelectorAll('details').forEach(e => { e.open = true })
+    document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'))
+    return [...document.querySelectorAll('main pre')]
+        .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth)
+        .map(e => e.innerText.split('\\n').sort((a, b) => b.length - a.length)[0])}"""
+
+
+def test_no_code_scrolls_sideways_at_1280_pixels(browser, site):
+    wide = []
+    modules = [
+        path.relative_to(site).as_posix() for path in site.glob("_modules/**/*.html")
+    ]
+    assert modules, "the pages of the source are missing"
+    for name in [*names(site), *sorted(modules)]:
+        page, _ = visit(browser, name)
+        wide += [f"{name}: {line.strip()}" for line in page.evaluate(WIDE)]
+        page.context.close()
+    assert not wide, "\n".join(wide)
