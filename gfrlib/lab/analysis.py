@@ -6,9 +6,12 @@ import io
 import numpy as np
 import torch
 
-from gfrlib import similarity, training
+from gfrlib import similarity
+from gfrlib.batches import EVALUATION_BATCH
 from gfrlib.config import Config
 from gfrlib.engine import augment
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
 from gfrlib.networks import Network, split
 from gfrlib.replay import Memory
 from gfrlib.tasks import Tasks
@@ -46,7 +49,7 @@ class Observer:
 
     def __call__(self, t: int, network: Network, memory: Memory) -> None:
         config = self.config
-        phase = training.Phase(config, t, "analysis", training.NoStore(), None)
+        phase = Phase("analysis", t, config.seed, Machine.of(config))
         network.eval()
         extractor, classifier = split(network, len(network.stages))
         now, labels = [], []
@@ -115,7 +118,7 @@ class Observer:
         ]
         chunks = []
         with torch.no_grad(), phase.autocast():
-            for chosen in index.split(training.EVALUATION_BATCH):
+            for chosen in index.split(EVALUATION_BATCH):
                 images = tasks.test_images[chosen]
                 chunks.append(extractor(tasks.normalise(images)).float())
         return torch.cat(chunks), tasks.test_labels[index]
@@ -131,7 +134,7 @@ class Observer:
             :: -(-len(index) // IMAGES)
         ]  # sorted by class, so every class is in
         rows: dict[str, list] = {}
-        for chosen in index.split(training.EVALUATION_BATCH):
+        for chosen in index.split(EVALUATION_BATCH):
             images = tasks.test_images[chosen]
             with phase.autocast():
                 x = tasks.normalise(images)
@@ -215,7 +218,7 @@ class Observer:
         right = torch.cat(
             [
                 upper(memory.sample(part, rng)).argmax(1) == part
-                for part in c.split(training.EVALUATION_BATCH)
+                for part in c.split(EVALUATION_BATCH)
             ]
         )
         self.recognised.append(

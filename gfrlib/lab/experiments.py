@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 from gfrlib import tasks, training
 from gfrlib.config import Config, make_config
 from gfrlib.engine import distributed, machine, store
+from gfrlib.engine.machine import Machine
 from gfrlib.lab import analysis, datasets, records
 from gfrlib.lab.records import Record
 
@@ -50,8 +51,9 @@ def run_or_load(
     config: Config, *, report: Callable | None = None, notice: Callable | None = None
 ) -> Record:
     """The record of `config`: found if its settings are equal, else trained, analysed and kept. See Record.status."""
-    machine.prepare(config)
-    distributed.start(machine.resolve_device(config))
+    here = Machine.of(config)
+    here.prepare()
+    distributed.start(here.device)
     distributed.check(config)
     stream = load_tasks(config)
     found = distributed.broadcast(
@@ -74,11 +76,12 @@ def run_or_load(
             outcome = training.run(
                 config,
                 stream,
+                machine=here,
                 store=store.Store(notice=notice),
                 report=report,
                 observe=observer,
             )
-        record = _record(config, stream, outcome)
+        record = _record(config, stream, outcome, here)
         path = distributed.broadcast(
             records.save(record, observer.result(), observer.sheet())
             if observer
@@ -94,7 +97,9 @@ def seeds(config: Config, numbers: tuple | range = range(3)) -> list[Record]:
     return [run_or_load(dataclasses.replace(config, seed=s)) for s in numbers]
 
 
-def _record(config: Config, stream: tasks.Tasks, outcome: training.Outcome) -> Record:
+def _record(
+    config: Config, stream: tasks.Tasks, outcome: training.Outcome, here: Machine
+) -> Record:
     used = sum(stream.sizes)
     counts = torch.bincount(stream.test_labels, minlength=used)[:used].tolist()
     main = [
@@ -115,10 +120,7 @@ def _record(config: Config, stream: tasks.Tasks, outcome: training.Outcome) -> R
         bytes_kept=outcome.bytes_kept,
         weights=outcome.weights,
         provenance=records.provenance(
-            _machine(config),
-            torch.get_num_threads(),
-            machine.resolve_precision(config),
-            stream.content,
+            _machine(here), torch.get_num_threads(), here.precision, stream.content
         ),
     )
     edges = [0, *torch.tensor(stream.sizes).cumsum(0).tolist()]
@@ -142,6 +144,7 @@ def _record(config: Config, stream: tasks.Tasks, outcome: training.Outcome) -> R
     return dataclasses.replace(bare, rules=rules, losses=losses)
 
 
-def _machine(config: Config) -> str:
+def _machine(here: Machine) -> str:
     """The chip's name, for the provenance; with several processes, their number before it."""
-    return f"{distributed.size()} x " * (distributed.size() > 1) + machine.chip(config)
+    several = f"{distributed.size()} x " if distributed.size() > 1 else ""
+    return several + here.chip

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import torch
 
-from gfrlib import penalties, training
+from gfrlib import training
 from gfrlib.config import Config, UserError
-from gfrlib.engine import machine, store
+from gfrlib.engine import store
+from gfrlib.engine.machine import Machine
 from gfrlib.lab import experiments, records
+from gfrlib.penalties import Past
 from gfrlib.tasks import Tasks
 
 KEYS = {"methods", "splits", "seeds", "settings", "search"}
@@ -126,10 +129,10 @@ class Stage:
 
 def stages(config: Config, stream: Tasks) -> list[Stage]:
     """The stages of a run in their order, without training any."""
-    chain = training.Chain(config, stream, store.Store(), None)
-    last, found = len(stream.sizes) - 1, []
-    for t in chain.task_numbers():
-        alone = t == chain.task_numbers()[0]
+    chain = training.Chain(config, stream, store.Store())
+    found = []
+    for t in chain.numbers:
+        alone = t == chain.numbers.start
         images = sum(
             len(stream.train_index(k))
             for k in (range(t + 1) if config.memory == "real" else [t])
@@ -141,9 +144,7 @@ def stages(config: Config, stream: Tasks) -> list[Stage]:
             epochs = 0
         steps = {
             "classifier": max(1, images // config.batch_size) * epochs,
-            "generator": training.generator_steps(config, last + 1, t)
-            if config.memory == "gan" and t < last
-            else 0,
+            "generator": chain.generator_steps(t),
         }
         if config.penalty in ("fisher", "sensitivity"):
             steps["importance"] = 0
@@ -164,7 +165,8 @@ def seconds_per_step(
     clock: Callable = time.perf_counter,
 ) -> float:
     """Measured here and now: a few steps of the stage's kind, on a few images of each class and untrained networks."""
-    machine.prepare(config)  # as the run will be
+    here = Machine.of(config)
+    here.prepare()  # as the run will be
     t = min(stage.task, 1) if config.memory != "real" else stage.task
     rows = torch.cat(
         [
@@ -186,15 +188,14 @@ def seconds_per_step(
         generator_steps_base=999,
         generator_steps_later=9999,
     )
-    chain = training.Chain(few_config, few, None, None)
-    network, memory, importance = chain.build()
-    chain.grow_head(network, t)
-    old = (
-        None
-        if stage.task == 0 or config.memory == "real"
-        else penalties.frozen_copy(network)
-    )
-    old_memory = None if old is None else penalties.frozen_copy(memory)
+    chain = training.Chain(few_config, few, machine=here)
+    network, memory, importance = training.build(few_config, few, here.device)
+    first = stage.task == 0 or config.memory == "real"
+    past = None
+    if not first:
+        training.grow_head(network, few_config, few.sizes, t - 1)
+        past = Past(network, memory, importance, few_config, few.sizes, t)
+    training.grow_head(network, few_config, few.sizes, t)
     ticks: list[float] = []
 
     def tick(*_):
@@ -204,23 +205,13 @@ def seconds_per_step(
         if len(ticks) > steps:
             raise _Enough
 
-    phase = training.Phase(few_config, t, stage.phase, training.NoStore(), tick)
-    before = torch.get_num_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)  # as in the run itself
-    try:
+    chain.report = tick
+    phase = chain.new_phase(stage.phase, t)
+    with here.limited(), contextlib.suppress(_Enough):
         if stage.phase == "classifier":
-            training.train_classifier(
-                network, old, old_memory, importance, few, t, few_config, phase
-            )
+            training.train_classifier(network, past, few, t, few_config, phase)
         else:
-            training.train_generator(
-                memory, old_memory, network, old, few, t, few_config, phase
-            )
-    except _Enough:
-        pass
-    finally:
-        torch.set_num_threads(before)
+            training.train_generator(memory, network, past, few, t, few_config, phase)
     scale = (
         config.batch_size / few_config.batch_size
         if stage.phase == "classifier"
