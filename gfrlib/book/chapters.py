@@ -38,18 +38,16 @@ QUIET_KERNEL = ["--IPKernelApp.log_level=50"]
 # leaves no name behind but its modules and names with an underscore.
 BOOTSTRAP = """\
 # Brings gfrlib where it is missing (Colab, or this notebook alone in a folder).
-import importlib.util, os, pathlib, subprocess, sys
+import importlib.util, os, subprocess, sys
 if importlib.util.find_spec("gfrlib") is None:
     _url = "{url}"
-    _url, _here = os.environ.get("GFR_REPOSITORY", _url), pathlib.Path.cwd()
-    _places = [_here, *_here.parents, _here / "feature-replay-book"]
-    _found = [_p for _p in _places if (_p / "gfrlib" / "config.py").is_file()]
-    _home = str((_found or _places[-1:])[0])
-    if not os.path.isdir(_home):
-        subprocess.run(["git", "clone", "-q", "--depth=1", _url, _home], check=True)
-    _install = [sys.executable, "-m", "pip", "install", "-q", "-e", _home]
-    subprocess.run(_install, check=True)
-    sys.path.insert(0, _home)"""
+    _url, _at = os.environ.get("GFR_REPOSITORY", _url), "feature-replay-book"
+    _near = [_p for _p in (".", "..", _at) if os.path.isdir(f"{_p}/gfrlib")]
+    _at = os.path.abspath([*_near, _at][0])
+    if not _near:
+        subprocess.check_call(["git", "clone", "-q", "--depth=1", _url, _at])
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-qe", _at])
+    sys.path.insert(0, _at)"""
 
 # Run after a chapter's last cell: what it looked for among the committed records.
 TELL = """\
