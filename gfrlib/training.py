@@ -103,6 +103,7 @@ def grow_head(network: Network, config: Config, sizes: tuple[int, ...], t: int) 
     """Blocks for the tasks up to t (Section 4.3), for all of them with `full_head`."""
     for k in range(len(network.head.blocks), len(sizes) if config.full_head else t + 1):
         network.head.grow(sizes[k], seed_of(config.seed, k, "head"))
+    network.head.to(next(network.stages.parameters()).device)
 
 
 def train_classifier(

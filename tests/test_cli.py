@@ -118,7 +118,7 @@ def test_methods_prints_the_table(run):
     rows = [line.split() for line in out.splitlines()]
     assert code == 0 and [r[0] for r in rows[1:]] == list(METHODS)
     for row in rows[1:]:
-        assert row[1:] == [str(METHODS[row[0]][c]) for c in rows[0][1:]]
+        assert row[1:] == [str(METHODS[row[0]].columns[c]) for c in rows[0][1:]]
 
 
 def test_records_lists_and_compare_compares(run):

@@ -1,7 +1,6 @@
 """The penalty column: Fisher information, sensitivity, distillation, less-forget."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -9,9 +8,10 @@ import torch
 from helpers_core import SMALL, load_tasks, tiny, train
 from torch.nn import functional
 
-from gfrlib import losses, penalties
+from gfrlib import losses, penalties, replay
 from gfrlib.config import make_config
 from gfrlib.networks import build_network
+from gfrlib.penalties import PENALTIES, Batch
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def trained():
 
 
 def importance_of(config, network):
-    found = penalties.Importance(config, network)
+    found = penalties.build_importance(config, network)
     assert len(found.omegas) == len(list(network.stages.parameters()))
     return found
 
@@ -118,10 +118,9 @@ def test_mas_sensitivity_against_one_image_at_a_time(trained):
 
 
 def test_the_parameter_penalty_by_hand():
-    p = [torch.tensor([3.0, 1.0]), torch.tensor([[2.0]])]
-    old = [torch.tensor([1.0, 1.0]), torch.tensor([[5.0]])]
-    omega = [torch.tensor([0.5, 9.0]), torch.tensor([[2.0]])]
-    found = losses.parameter_penalty(p, old, omega).item()
+    theta = torch.tensor([3.0, 1.0, 2.0])
+    old, omega = torch.tensor([1.0, 1.0, 5.0]), torch.tensor([0.5, 9.0, 2.0])
+    found = losses.parameter_penalty(theta, old, omega).item()
     assert found == pytest.approx(0.5 * 4 + 2 * 9)
 
 
@@ -132,15 +131,21 @@ def test_ewc_takes_half_of_the_sum_and_mas_all_of_it(trained):
         for p in moved.parameters():
             p.add_(0.01 * torch.ones_like(p))
     for method, share in (("ewc", 0.5), ("mas", 1.0)):
-        importance = importance_of(tiny(method), network)
-        importance.add(
-            network, images, 0, batch=1, rng=torch.Generator().manual_seed(1)
+        config = tiny(method, penalty_weight=1.0)
+        importance = importance_of(config, network)
+        rng = torch.Generator().manual_seed(1)
+        importance.add(network, images, 0, batch=1, rng=rng)
+        past = penalties.Past(
+            network, replay.Memory(), importance, config, (3, 2, 2), 2
         )
         total = sum(float(o.sum()) for o in importance.omegas) * 1e-4
-        assert importance.penalty(moved, network).item() == pytest.approx(
-            share * total, rel=1e-6
-        )
-        assert importance.penalty(network, network).item() == 0
+
+        def penalty(now, past=past, config=config):
+            batch = penalties.Batch(now, None, None, None, None)
+            return penalties.PENALTIES[config.penalty](past, batch).item()
+
+        assert penalty(moved) == pytest.approx(share * total, rel=1e-6)
+        assert penalty(network) == 0
 
 
 def test_a_strong_penalty_holds_the_extractor_and_old_heads_do_not_move():
@@ -174,55 +179,61 @@ def test_a_strong_penalty_holds_the_extractor_and_old_heads_do_not_move():
 # --- distillation ---------------------------------------------------------------------
 
 
-def test_icarl_distils_one_softmax_and_lwf_one_per_head():
-    logits, old = (
-        torch.randn(5, 7, dtype=torch.float64),
-        torch.randn(5, 7, dtype=torch.float64),
-    )
-    u = torch.zeros(5, 2)
-    single = penalties.penalty(
-        make_config("quick", "icarl-cnn", penalty_weight=1.0),
-        u=u,
-        u_old=u,
-        logits=logits,
-        logits_old=old,
-        old_sizes=[3, 2],
-        f=4.0,
-    )
-    target = (old[:, :5] / 2).softmax(1)
-    assert single.item() == pytest.approx(
-        4 * -(target * (logits[:, :5] / 2).log_softmax(1)).sum(1).mean().item()
-    )
-    heads = penalties.penalty(
-        make_config("quick", "lwf", penalty_weight=1.0),
-        u=u,
-        u_old=u,
-        logits=logits,
-        logits_old=old,
-        old_sizes=[3, 2],
-        f=4.0,
-    )
-    assert heads.item() != pytest.approx(single.item())
+# --- the column: what a penalty adds, and what it asks of the old network -----------
+
+
+class Given:
+    """Stands for Past: what a penalty may ask, and a note of what it asked."""
+
+    def __init__(self, config, u_old, logits_old, sizes, new_classes=1):
+        self.config, self.u_old, self.logits_old = config, u_old, logits_old
+        self.sizes, self.classes, self.new_classes = sizes, sum(sizes), new_classes
+        self.f, self.asked = self.classes / new_classes, []
+
+    def features(self, batch):
+        self.asked.append("features")
+        return self.u_old
+
+    def logits(self, batch):
+        self.asked.append("logits")
+        return self.logits_old
+
+
+def penalty_of(config, u, u_old, logits, logits_old, sizes, new_classes=1):
+    """(the penalty, what it asked of the old network)"""
+    past = Given(config, u_old, logits_old, sizes, new_classes)
+    batch = Batch(None, None, u, logits, None)
+    return PENALTIES[config.penalty](past, batch).item(), past.asked
+
+
+def test_penalty_is_the_weighted_loss_of_its_column():
+    rng = torch.Generator().manual_seed(0)
+    wide = dict(generator=rng, dtype=torch.float64)
+    u, old = (torch.randn(6, 4, **wide) for _ in range(2))
+    logits, logits_old = torch.randn(6, 6, **wide), torch.randn(6, 5, **wide)
+    given = u, old, logits, logits_old, (3, 2)
+    gfr = make_config("quick", "gfr", penalty_weight=0.5)
+    found, asked = penalty_of(gfr, *given)
+    expected = 0.5 * 5 * losses.feature_distillation(u, old).item()  # f = 5 / 1
+    assert found == pytest.approx(expected, rel=1e-12) and asked == ["features"]
+    lwf = make_config("quick", "lwf", penalty_weight=3.0, temperature=4.0)
+    found, asked = penalty_of(lwf, *given)
+    raw = losses.lwf_distillation(logits, logits_old, [3, 2], temperature=4.0)
+    # f does not enter
+    assert found == pytest.approx(3 * raw.item(), rel=1e-12) and asked == ["logits"]
+    icarl = make_config("quick", "icarl-cnn", penalty_weight=1.0)
+    single, _ = penalty_of(icarl, *given)
+    target = (logits_old / 2).softmax(1)
+    own = (logits[:, :5] / 2).log_softmax(1)
+    assert single == pytest.approx(4 * -(target * own).sum(1).mean().item())
+    heads, _ = penalty_of(make_config("quick", "lwf", penalty_weight=1.0), *given)
+    assert heads != pytest.approx(single)
 
 
 def test_less_forget_weight_adapts_to_the_classes():
-    config = make_config("quick", "lucir")
-    u, u_old = (
-        torch.randn(5, 4, dtype=torch.float64),
-        torch.randn(5, 4, dtype=torch.float64),
-    )
-    logits = torch.randn(5, 12)
-    found = penalties.penalty(
-        config,
-        u=u,
-        u_old=u_old,
-        logits=logits,
-        logits_old=logits,
-        old_sizes=[8, 1],
-        f=99.0,
-    )
-    assert found.item() == pytest.approx(
-        5
-        * math.sqrt(9 / 3)
-        * (1 - functional.cosine_similarity(u, u_old)).mean().item()
-    )
+    lucir, wide = make_config("quick", "lucir"), dict(dtype=torch.float64)
+    u, old = torch.randn(5, 4, **wide), torch.randn(5, 4, **wide)
+    logits = torch.randn(5, 12, **wide)
+    found, asked = penalty_of(lucir, u, old, logits, logits, (8, 1), 3)
+    apart = (1 - functional.cosine_similarity(u, old)).mean().item()
+    assert found == pytest.approx(5 * 3**0.5 * apart) and asked == ["features"]

@@ -34,14 +34,14 @@ def test_auto_is_what_the_chip_has(monkeypatch):
         ("", "float32"),
     ):
         monkeypatch.setattr(machine, "_cpuinfo", lambda field, flags=flags: flags)
-        assert machine.resolve_precision(config) == expected
-    monkeypatch.setattr(machine, "resolve_device", lambda config: torch.device("cuda"))
+        assert machine.Machine.of(config).precision == expected
+    cuda = torch.device("cuda")
     for has, expected in ((True, "bf16"), (False, "fp16")):
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has
         )
-        assert machine.resolve_precision(config) == expected
-    assert machine.resolve_precision(tiny("gfr", precision="float32")) == "float32"
+        assert machine.resolve_precision(config, cuda) == expected
+    assert machine.Machine.of(tiny("gfr", precision="float32")).half is None
 
 
 def test_a_gpu_computes_what_the_record_says(monkeypatch):
@@ -53,18 +53,18 @@ def test_a_gpu_computes_what_the_record_says(monkeypatch):
     monkeypatch.setattr(torch.backends, "cudnn", cudnn)
     matmul = SimpleNamespace(allow_tf32=True)
     monkeypatch.setattr(torch.backends.cuda, "matmul", matmul)
-    machine.prepare(tiny("gfr", device="cpu"))
+    machine.Machine.of(tiny("gfr", device="cpu")).prepare()
     assert cudnn.allow_tf32  # a run on the CPU leaves the GPU as it is
     with pytest.raises(UserError, match="There is no GPU here"):
-        machine.prepare(tiny("gfr", device="cuda"))
+        machine.Machine.of(tiny("gfr", device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation
     )
     with pytest.raises(UserError, match="Tesla T4 has no bfloat16 arithmetic"):
-        machine.prepare(tiny("gfr", device="cuda", precision="bf16"))
-    machine.prepare(tiny("gfr", device="cuda", precision="float32"))
+        machine.Machine.of(tiny("gfr", device="cuda", precision="bf16"))
+    machine.Machine.of(tiny("gfr", device="cuda")).prepare()
     assert not cudnn.allow_tf32 and not matmul.allow_tf32
     assert cudnn.benchmark
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from helpers_core import SMALL, load_tasks, tiny, train
 
-from gfrlib import training
+from gfrlib import prediction
 from gfrlib.config import METHODS
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
 from gfrlib.networks import build_network
 from gfrlib.replay import Memory
 
@@ -44,7 +46,7 @@ RULES = {
 @pytest.mark.parametrize("method", METHODS)
 def test_every_rule_that_applies_is_evaluated(whole, method):
     last = whole(method).predictions[-1]
-    assert set(last) == RULES[method] and METHODS[method]["prediction"] in last
+    assert set(last) == RULES[method] and METHODS[method].columns["prediction"] in last
     if "task-aware" in last:  # knowing the task cannot hurt
         stream = load_tasks(tiny(method, **SMALL))
         labels = stream.test_labels[stream.test_labels < 7].numpy()
@@ -67,8 +69,8 @@ def test_prediction_rules_against_numpy():
         for block in network.head.blocks:
             block.weight.mul_(8)
     network.eval()
-    phase = training.Phase(config, 2, "test", training.NoStore(), None)
-    found = training.predict(network, Memory(), stream, 2, config, phase)
+    phase = Phase("test", 2, 0, Machine.of(config))
+    found = prediction.predict(network, Memory(), stream, 2, config, phase)
     with torch.no_grad():
         logits = network(stream.normalise(stream.test_images)).double().numpy()
     heads = [softmax(head) for head in np.split(logits, [6, 8], axis=1)]

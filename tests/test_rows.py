@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from gfrlib import losses, replay, training
 from gfrlib.config import METHODS, UserError, make_config
-from gfrlib.networks import CosineHead, build_network, split
+from gfrlib.heads import CosineHead
+from gfrlib.networks import build_network, split
 
 # --- the table ------------------------------------------------------------------------
 
@@ -94,18 +95,15 @@ def test_drift_compensation_shares_what_it_cannot_change():
 
 @pytest.mark.parametrize("method", ["gfr", "lwf", "lucir"])
 def test_every_parameter_is_on_the_runs_device(method, monkeypatch):
-    """The meta device stands for a GPU: what is built is moved there as a whole."""
+    """The meta device stands for a GPU: what is built must be moved as a whole."""
     config = tiny(method)
     stream = load_tasks(config)
-    monkeypatch.setattr(training, "resolve_device", lambda config: torch.device("meta"))
     monkeypatch.setattr(training, "feature_shape", lambda *_: (512,))
-    chain = training.Chain(config, stream, None, None)
-    network, memory, _ = chain.build()
+    network, memory, _ = training.build(config, stream, torch.device("meta"))
     for t in range(2):
-        chain.grow_head(network, t)
-        assert {
-            p.device.type for module in (network, memory) for p in module.parameters()
-        } == {"meta"}
+        training.grow_head(network, config, stream.sizes, t)
+        parameters = [*network.parameters(), *memory.parameters()]
+        assert {p.device.type for p in parameters} == {"meta"}
 
 
 # --- exemplars ------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Replay below the last cut: generators of images and feature maps."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from helpers_core import SMALL, tiny, train
 
 from gfrlib import losses, replay, training
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
 from gfrlib.networks import (
     SpatialDiscriminator,
     SpatialGenerator,
@@ -108,10 +111,10 @@ def test_joint_retraining_shows_old_replays_as_real():
     outcome = train(tiny("mergan", **SMALL, alignment="retrain"))
     assert not any("alignment" in row for row in outcome.losses)
     config = tiny("gfr", **SMALL, generator_batch=4000)
-    memory = replay.GAN(10, 6, 4, 8)
-    phase = training.Phase(config, 1, "generator", training.NoStore(), None)
+    past = SimpleNamespace(memory=replay.GAN(10, 6, 4, 8), classes=3)
+    phase = Phase("generator", 1, 0, Machine.of(config))
     u, c = torch.full((4000, 6), -1.0), torch.full((4000,), 4)
-    v, k = training.with_replays(u, c, memory, (3, 5), phase)
+    v, k = training.with_replays(u, c, past, 5, config, phase)
     old = k < 3
     assert old.float().mean().item() == pytest.approx(3 / 5, abs=0.04)
     assert (

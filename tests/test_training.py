@@ -10,6 +10,9 @@ from memory_store import MemoryStore, until_done
 
 from gfrlib import losses, training
 from gfrlib.config import METHODS, UserError, make_config
+from gfrlib.engine import descent
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
 
 # --- what the rows do -----------------------------------------------------------------
 
@@ -103,7 +106,7 @@ def test_bytes_kept_name_what_is_carried(whole):
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "joint"])
 def test_all_outputs_from_the_start(method):
     """full_head, as the official code: arg-max over classes yet to come, too."""
-    if METHODS[method]["head"] != "single":
+    if METHODS[method].columns["head"] != "single":
         with pytest.raises(UserError, match="it needs head = single"):
             tiny(method, **SMALL, full_head=True)
         return
@@ -140,16 +143,16 @@ def test_nan_is_never_kept_in_a_checkpoint():
 
 
 def test_learning_rate_schedules():
-    last = [training.rate_factor("last-epoch", s, 50, 10) for s in (0, 39, 40, 49)]
+    last = [descent.rate_factor("last-epoch", s, 50, 10) for s in (0, 39, 40, 49)]
     assert last == [1, 1, 0.1, 0.1]
     # a single epoch keeps its rate
-    assert training.rate_factor("last-epoch", 5, 10, 10) == 1
+    assert descent.rate_factor("last-epoch", 5, 10, 10) == 1
     # eleven steps of rise, then half a cosine over 99
     at = (0, 4, 10, 11, 60, 61, 110)
-    found = [training.rate_factor("cosine", s, 110, 10) for s in at]
+    found = [descent.rate_factor("cosine", s, 110, 10) for s in at]
     middle = [0.5 * (1 + math.cos(math.pi * s / 99)) for s in (49, 50)]
     assert found == pytest.approx([1 / 11, 5 / 11, 1, 1, *middle, 0])
-    assert max(training.rate_factor("cosine", s, 3, 3) for s in range(3)) == 1
+    assert max(descent.rate_factor("cosine", s, 3, 3) for s in range(3)) == 1
 
 
 def test_generator_steps_are_shared_by_the_later_tasks():
@@ -162,7 +165,7 @@ def test_generator_steps_are_shared_by_the_later_tasks():
 
 def test_every_epoch_sees_every_image_at_most_once_and_in_another_order():
     def fresh():
-        return training.Phase(tiny("gfr"), 0, "classifier", training.NoStore(), None)
+        return Phase("classifier", 0, 0, Machine.of(tiny("gfr")))
 
     phase = fresh()
     epochs = [
