@@ -1,3 +1,3 @@
-"""The thin library under the feature-replay book: models, training loop and analysis of generative feature replay."""
+"""The thin library under the feature-replay book: the paper, and three rooms."""
 
 __version__ = "0.1.0"

@@ -1,272 +1,336 @@
-"""One frozen dataclass, the table of methods, and three presets: every value with its source.
+"""One frozen dataclass, each setting declared once, and the presets.
 
-Sources in the comments: *paper* = Liu et al. 2020; *code* = its official code (xialeiliu/GFR-IL); *ours* = chosen here.
+A declaration holds the default with its source, the check, who reads the setting, and
+which stage of a run it changes; everything else is derived from it.
+
+Sources in the comments: *paper* = Liu et al. 2020; *code* = its official code
+(xialeiliu/GFR-IL); *ours* = chosen here.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from gfrlib.methods import COLUMNS, FEATURES, METHODS, conflict
+
 RESULT_VERSION = 1  # raised by hand whenever a change to the code can move a number
+ABSENT = object()
 
 
 class UserError(Exception):
-    """Bad input: the message is one sentence that says what is wrong and what to do."""
+    """Bad input: the message is one sentence: what is wrong and what to do."""
 
 
-# A method is a row: what ties model t to model t-1 | what stands for the old classes | head | prediction | batch norm
-# from task 1 on | where the penalty acts and the memory enters (`cut`) | whether the memory follows the features' drift.
-FEATURES = (
-    4  # the cut named `features`: all four stages below it (both networks have four)
-)
+def always(c: "Config") -> bool:
+    """The condition of a setting that every run reads."""
+    return True
 
 
-def _row(
-    penalty,
-    memory,
-    head="single",
-    prediction="softmax",
-    batch_norm="train",
-    cut=FEATURES,
-    drift="none",
+def setting(
+    default,
+    *,
+    choices: tuple = (),
+    bounds: tuple = (),
+    read: Callable = always,
+    unread=ABSENT,
+    stage: str = "start",
 ):
-    return dict(
-        penalty=penalty,
-        memory=memory,
-        head=head,
-        prediction=prediction,
-        batch_norm=batch_norm,
-        cut=cut,
-        drift=drift,
-    )
+    """A field of Config.
+
+    choices  its words, or `bounds` (lowest, highest) of a number
+    read     condition on the Config under which a run reads it
+    unread   what the identity holds where nothing reads it: a value, a function of the
+             Config, or nothing at all. A value where committed records have one
+    stage    the first stage of a run that it changes: "start" (task 0's classifier),
+             "memory" (what is fitted or trained to stand for a task's classes),
+             "later" (the classifier from task 1 on), "later memory", "stream" and
+             "steps" (which the stages count themselves), "result" (predictions), or
+             "nothing", if no result depends on it
+    """
+    about = dict(choices=choices, bounds=bounds, read=read, unread=unread, stage=stage)
+    return dataclasses.field(default=default, metadata=about)
 
 
-METHODS = {
-    "finetune": _row("none", "none"),
-    "joint": _row("none", "real"),
-    "lwf": _row("logits", "none", "per-task", "max-prob"),
-    "ewc": _row("fisher", "none", "per-task", "max-prob"),
-    "mas": _row("sensitivity", "none", "per-task", "max-prob"),
-    "icarl-cnn": _row("logits", "exemplars"),
-    "icarl-nme": _row("logits", "exemplars", prediction="nearest-exemplar-mean"),
-    "lucir": _row("less-forget", "exemplars", "cosine"),
-    "mergan": _row("none", "gan", cut=0),
-    "block-1": _row("features", "gan", cut=1),
-    "block-2": _row("features", "gan", cut=2),
-    "block-3": _row("features", "gan", cut=3),
-    "gfr-gaussian": _row("features", "gaussian", batch_norm="frozen"),
-    "gfr": _row("features", "gan", batch_norm="frozen"),
-    "ewc-gan": _row("fisher", "gan", batch_norm="frozen"),
-    "mas-gan": _row("sensitivity", "gan", batch_norm="frozen"),
-    # controls beyond the paper
-    "frozen": _row("frozen", "means", prediction="nearest-mean", batch_norm="frozen"),
-    "fetril": _row("frozen", "translated", batch_norm="frozen"),
-    "fecam": _row(
-        "frozen", "covariances", prediction="mahalanobis", batch_norm="frozen"
-    ),
-    "gfr-gaussian-drift": _row(
-        "features", "gaussian", batch_norm="frozen", drift="linear"
-    ),
-    "gfr-drift": _row("features", "gan", batch_norm="frozen", drift="linear"),
-}
+# Conditions -----------------------------------------------------------------------
 
-CHOICES = {
-    "penalty": (
-        "none",
-        "logits",
-        "features",
-        "less-forget",
-        "fisher",
-        "sensitivity",
-        "frozen",
-    ),
-    "memory": (
-        "none",
-        "real",
-        "exemplars",
-        "means",
-        "translated",
-        "covariances",
-        "gaussian",
-        "gan",
-    ),
-    "head": ("single", "per-task", "cosine"),
-    "prediction": (
-        "softmax",
-        "max-prob",
-        "concat-logits",
-        "over-chance",
-        "nearest-mean",
-        "nearest-exemplar-mean",
-        "mahalanobis",
-    ),
-    "batch_norm": ("train", "frozen"),
-    "drift": ("none", "linear"),
-    "class_order": ("lucir", "gfr", "sorted", "random"),
-    "distance": ("batch", "sample", "mse", "cosine"),
-    "gaussian": ("diagonal", "scalar", "full"),
-    "alignment": ("code", "paper", "retrain"),
-    "importance": ("per-sample", "batched"),
-    "schedule": ("last-epoch", "cosine"),
-    "network": ("cnn", "resnet18"),
-    "precision": ("float32", "bf16", "fp16", "auto"),
-    "device": ("auto", "cpu", "cuda"),
-}
+
+def gan(c: "Config") -> bool:
+    """A GAN is trained."""
+    return c.memory == "gan"
+
+
+def distilled(c: "Config") -> bool:
+    """Features are held close to what they were."""
+    return c.penalty == "features"
+
+
+def trains_later(c: "Config") -> bool:
+    """Something is trained by gradients from task 1 on: not with a frozen extractor
+    whose prediction needs no head, nor in joint training, which has one task.
+    """
+    idle = c.penalty == "frozen" and c.prediction != "softmax"
+    return not idle and c.memory != "real"
+
+
+def weighs_old_tasks(c: "Config") -> bool:
+    """f_t weighs replay, distillation or alignment."""
+    replays = c.memory in ("means", "translated", "gaussian", "gan")
+    return trains_later(c) and (distilled(c) or replays)
+
+
+def of_features(c: "Config") -> bool:
+    """Something enters or acts at the cut."""
+    return distilled(c) or c.memory not in ("none", "real", "exemplars")
+
+
+def important(c: "Config") -> bool:
+    """Importances of parameters are measured (EWC, MAS)."""
+    return c.penalty in ("fisher", "sensitivity")
+
+
+INFINITE = (0.0, 1e30)
+POSITIVE = (1e-30, 1e30)
+COUNT = (1, 10**9)
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Every field but the last three can change a result; equal fields mean the same run."""
+    """One run. Two runs are the same run if their `identity` is equal."""
 
     # data and task stream
-    dataset: str = "digits"
-    base: int = 4  # classes in task 0
-    tasks: int = 3  # equal tasks after the base (the paper's "5, 10, 25 tasks")
-    split: tuple = ()  # class counts of every task, instead of base and tasks
-    class_order: str = (
-        "lucir"  # the shuffle of NumPy's seed 1993, as LUCIR and iCaRL use it
+    dataset: str = setting("digits")
+    # classes in task 0, and equal tasks after it (the paper's "5, 10, 25 tasks")
+    base: int = setting(4, read=lambda c: not c.split, stage="stream")
+    tasks: int = setting(3, read=lambda c: not c.split, stage="stream")
+    # class counts of every task, instead of base and tasks
+    split: tuple = setting((), stage="stream")
+    # the shuffle of NumPy's seed 1993, as LUCIR and iCaRL use it
+    class_order: str = setting("lucir", choices=("lucir", "gfr", "sorted", "random"))
+    seed: int = setting(0, bounds=(0, 2**32 - 1))
+    # share of each class's training images held out, and evaluated on instead of the
+    # test images
+    validation: float = setting(0.0, bounds=(0.0, 0.89))
+
+    # the method's columns (methods.py)
+    penalty: str = setting("features", choices="penalty", stage="later")
+    memory: str = setting("gan", choices="memory", stage="memory")
+    # stages below the cut form the extractor F; 0 would replay images
+    cut: int = setting(FEATURES, bounds=(0, FEATURES), read=of_features, stage="memory")
+    head: str = setting("single", choices="head", stage="later")
+    prediction: str = setting("softmax", choices="prediction", stage="result")
+    # code: model.eval() from task 1 on; affine parameters still train
+    batch_norm: str = setting(
+        "frozen",
+        choices="batch_norm",
+        read=lambda c: c.penalty != "frozen" and c.memory != "real",
+        unread=lambda c: "frozen" if c.penalty == "frozen" else "train",
+        stage="later",
     )
-    seed: int = 0
-    validation: float = 0.0  # share of each class's training images held out and evaluated on instead of the test images
-    # the method's columns
-    penalty: str = "features"
-    memory: str = "gan"
-    cut: int = (
-        FEATURES  # stages below the cut form the extractor F; 0 would replay images
+    # beyond the paper: move what is replayed by a "linear" map fitted on the new
+    # task's data (LDC, FCS)
+    drift: str = setting(
+        "none", choices="drift", read=lambda c: c.drift != "none", stage="later memory"
     )
-    head: str = "single"
-    prediction: str = "softmax"
-    batch_norm: str = (
-        "frozen"  # code: model.eval() from task 1 on; affine parameters still train
-    )
-    drift: str = "none"  # beyond the paper: move what is replayed by a "linear" map fitted on the new task's data (LDC, FCS)
+
     # losses
-    penalty_weight: float = (
-        1.0  # paper, Section 5: coefficient of the distillation loss is 1
+    # paper, Section 5: the coefficient of the distillation loss is 1
+    penalty_weight: float = setting(
+        1.0,
+        bounds=INFINITE,
+        read=lambda c: c.penalty not in ("none", "frozen"),
+        stage="later",
     )
-    temperature: float = 2.0  # LwF's original and FACIL; the paper names none
-    distance: str = "batch"  # code: one L2 norm over batch and dimensions (torch.dist); "sample" is Equation 4 as printed
-    old_task_weighting: bool = True  # code: f_t = old classes / new classes weighs replay, distillation and alignment
-    gaussian: str = "diagonal"  # paper: N(mu, Sigma); code draws one scalar for the whole vector ("scalar")
-    gaussian_clamp: bool = True  # ours: features end in a ReLU, so samples are clamped at 0 (code: no clamp)
-    alignment: str = "code"  # code: squared error summed over one batch, x 1e-3 x f_t; "paper": Equation 3, summed over
-    # classes; "retrain": MeRGAN's other way, old classes' replays are shown to the discriminator as if they were real
-    alignment_weight: float = 1e-3  # code
-    importance: str = "per-sample"  # squared or absolute gradient image by image; "batched": of a batch's mean (FACIL, PyCIL)
-    importance_images: int = 500  # ours: training images of a task that EWC's and MAS's importances are measured on
-    exemplars: int = (
-        20  # images kept per class (paper, Section 5: 20 a class, chosen by herding)
+    # LwF's original and FACIL; the paper names none
+    temperature: float = setting(
+        2.0, bounds=POSITIVE, read=lambda c: c.penalty == "logits", stage="later"
     )
-    full_head: bool = (
-        False  # code: all outputs from task 0 on (True); paper: the head grows
+    # code: one L2 norm over batch and dimensions (torch.dist); "sample" is Equation 4
+    # as printed
+    distance: str = setting(
+        "batch",
+        choices=("batch", "sample", "mse", "cosine"),
+        read=distilled,
+        stage="later",
     )
-    head_scale: float = (
-        1.0  # cosine head: its factor eta before training (LUCIR: 1, under SGD)
+    # code: f_t = old classes / new classes weighs replay, distillation and alignment
+    old_task_weighting: bool = setting(
+        True,
+        read=weighs_old_tasks,
+        unread=lambda c: True if of_features(c) else ABSENT,
+        stage="later",
     )
+    # paper: N(mu, Sigma); code draws one scalar for the whole vector ("scalar")
+    gaussian: str = setting(
+        "diagonal",
+        choices=("diagonal", "scalar", "full"),
+        read=lambda c: c.memory == "gaussian",
+        stage="memory",
+    )
+    # ours: features end in a ReLU, so samples are clamped at 0 (code: no clamp)
+    gaussian_clamp: bool = setting(
+        True, read=lambda c: c.memory == "gaussian", stage="memory"
+    )
+    # code: squared error summed over one batch, x 1e-3 x f_t. "paper": Equation 3,
+    # summed over classes. "retrain": MeRGAN's other way, old classes' replays are
+    # shown to the discriminator as if they were real
+    alignment: str = setting(
+        "code", choices=("code", "paper", "retrain"), read=gan, stage="later memory"
+    )
+    alignment_weight: float = setting(  # code; Equation 3 is printed with weight 1
+        1e-3,
+        bounds=INFINITE,
+        read=lambda c: gan(c) and c.alignment == "code",
+        unread=lambda c: 1e-3 if gan(c) else ABSENT,
+        stage="later memory",
+    )
+    # squared or absolute gradient image by image; "batched": of a batch's mean (FACIL,
+    # PyCIL)
+    importance: str = setting(
+        "per-sample", choices=("per-sample", "batched"), read=important, stage="later"
+    )
+    # ours: training images of a task that EWC's and MAS's importances are measured on
+    importance_images: int = setting(500, bounds=COUNT, read=important, stage="later")
+    # images kept per class (paper, Section 5: 20 a class, chosen by herding)
+    exemplars: int = setting(
+        20, bounds=(1, 10**6), read=lambda c: c.memory == "exemplars", stage="memory"
+    )
+    # code: all outputs from task 0 on (True); paper: the head grows
+    full_head: bool = setting(False)
+    # cosine head: its factor eta before training (LUCIR: 1, under SGD)
+    head_scale: float = setting(
+        1.0, bounds=POSITIVE, read=lambda c: c.head == "cosine" and c.head_scale != 1
+    )
+
     # network and its training
-    network: str = "cnn"
-    width: int = 16  # channels of the first block
-    epochs_base: int = 30
-    epochs_task: int = 20
-    batch_size: int = 128  # code
-    learning_rate: float = 1e-3  # paper: Adam, 1e-3
-    learning_rate_task: float = 1e-3  # from task 1 on; the paper has one rate for all
-    schedule: str = "last-epoch"  # code: x 0.1 in the last epoch of 201
-    weight_decay: float = 2e-4  # code
-    precision: str = "float32"  # of convolutions; weights stay in float32. "auto": what the chip computes fast, see the record
-    compiled: bool = False  # torch.compile: the network, and a feature GAN's whole update; starts later, then faster
-    # generator and discriminator
-    generator_hidden: int = 512  # paper, Appendix D
-    generator_parameters: int = 1_000_000  # ours: size of a convolutional generator (cut below features), equal at every cut
-    latent_dim: int = 200  # paper, Appendix D
-    generator_steps_base: int = (
-        19539  # code: 501 epochs of 195 batches, one G step in 5
+    network: str = setting("cnn", choices=("cnn", "resnet18"))
+    width: int = setting(16, bounds=(1, 4096))  # channels of the first block
+    epochs_base: int = setting(30, bounds=COUNT)
+    epochs_task: int = setting(20, bounds=COUNT, read=trains_later, stage="later")
+    batch_size: int = setting(128, bounds=(1, 10**6))  # code
+    learning_rate: float = setting(1e-3, bounds=POSITIVE)  # paper: Adam, 1e-3
+    # from task 1 on; the paper has one rate for all
+    learning_rate_task: float = setting(
+        1e-3, bounds=POSITIVE, read=trains_later, stage="later"
     )
-    # code: 501 epochs a task, which is 4,008 G steps at 5 tasks; ours: one sum for all later tasks, shared equally
-    generator_steps_later: int = 20040
-    critic_steps: int = 5  # code
-    gradient_penalty_weight: float = 10.0  # code (WGAN-GP)
-    generator_learning_rate: float = 1e-4  # paper
-    generator_batch: int = 128  # code
-    feature_views: int = 8  # ours: augmented views whose features are kept for the GAN (code: fresh ones every epoch)
-    # not result-relevant
-    preset: str = "quick"
-    device: str = "auto"
-    threads: int = 0  # 0 = PyTorch's default
+    schedule: str = setting(  # code: x 0.1 in the last epoch of 201
+        "last-epoch", choices=("last-epoch", "cosine")
+    )
+    weight_decay: float = setting(2e-4, bounds=INFINITE)  # code
+    # of convolutions; weights stay in float32. "auto": what the chip computes fast,
+    # see the record
+    precision: str = setting("float32", choices=("float32", "bf16", "fp16", "auto"))
+    # torch.compile: the network, and a feature GAN's whole update; starts later, then
+    # runs faster
+    compiled: bool = setting(False, read=lambda c: c.compiled)
+
+    # generator and discriminator
+    generator_hidden: int = setting(  # paper, Appendix D
+        512,
+        bounds=(1, 10**6),
+        read=lambda c: gan(c) and c.cut == FEATURES,
+        stage="memory",
+    )
+    # ours: size of a convolutional generator (cut below features), equal at every cut
+    generator_parameters: int = setting(
+        1_000_000,
+        bounds=COUNT,
+        read=lambda c: gan(c) and c.cut < FEATURES,
+        stage="memory",
+    )
+    latent_dim: int = setting(  # paper, Appendix D
+        200, bounds=(1, 10**6), read=gan, stage="memory"
+    )
+    # code: 501 epochs of 195 batches, one G step in 5
+    generator_steps_base: int = setting(19539, bounds=COUNT, read=gan, stage="steps")
+    # code: 501 epochs a task, which is 4,008 G steps at 5 tasks; ours: one sum for all
+    # later tasks, shared equally
+    generator_steps_later: int = setting(20040, bounds=COUNT, read=gan, stage="steps")
+    critic_steps: int = setting(5, bounds=(1, 10**4), read=gan, stage="memory")  # code
+    gradient_penalty_weight: float = setting(  # code (WGAN-GP)
+        10.0, bounds=INFINITE, read=gan, stage="memory"
+    )
+    generator_learning_rate: float = setting(  # paper
+        1e-4, bounds=POSITIVE, read=gan, stage="memory"
+    )
+    generator_batch: int = setting(  # code
+        128, bounds=(1, 10**6), read=gan, stage="memory"
+    )
+    # ours: augmented views whose features are kept for the GAN (code: fresh ones every
+    # epoch)
+    feature_views: int = setting(
+        8,
+        bounds=(1, 10**4),
+        read=lambda c: gan(c) and c.cut == FEATURES,
+        stage="memory",
+    )
+
+    # what no result depends on
+    preset: str = setting("quick", read=lambda c: False, stage="nothing")
+    device: str = setting(
+        "auto", choices=("auto", "cpu", "cuda"), read=lambda c: False, stage="nothing"
+    )
+    threads: int = setting(  # 0 = PyTorch's default
+        0, bounds=(0, 1024), read=lambda c: False, stage="nothing"
+    )
 
     @property
     def method(self) -> str:
-        """Name of the row of METHODS whose columns these are (as they are, or as searched), else the columns themselves."""
+        """Name of the row whose columns these are (as they are, or as searched), else
+        the columns themselves.
+        """
         for name, row in METHODS.items():
-            searched = {**row, **SEARCHED.get(self.preset, {}).get(name, {})}
+            found = {**row.columns, **row.searched.get(self.preset, {})}
             if all(
-                getattr(self, column) in (value, searched[column])
-                for column, value in row.items()
+                getattr(self, column) in (word, found[column])
+                for column, word in row.columns.items()
             ):
                 return name
-        return f"{self.penalty}+{self.memory}" + (
-            f"@{self.cut}" if self.cut != FEATURES else ""
-        )
+        at = f"@{self.cut}" if self.cut != FEATURES else ""
+        return f"{self.penalty}+{self.memory}{at}"
 
     def identity(self) -> dict:
-        """The result-relevant settings; a field that this method never reads is left out (so it cannot split runs)."""
-        unread = {"preset", "device", "threads"}
-        if self.split:
-            unread |= {"base", "tasks"}
-        if self.memory != "gan":
-            unread |= {
-                "generator_hidden",
-                "latent_dim",
-                "generator_steps_base",
-                "generator_steps_later",
-                "critic_steps",
-                "gradient_penalty_weight",
-                "generator_learning_rate",
-                "generator_batch",
-                "feature_views",
-                "alignment",
-                "alignment_weight",
-                "generator_parameters",
-            }
-        else:
-            unread |= (
-                {"generator_parameters"}
-                if self.cut == FEATURES
-                else {"generator_hidden", "feature_views"}
-            )
-        if self.memory != "gaussian":
-            unread |= {"gaussian", "gaussian_clamp"}
-        reads = {
-            "drift": self.drift != "none",
-            "compiled": self.compiled,
-            "exemplars": self.memory == "exemplars",
-            "head_scale": self.head == "cosine" and self.head_scale != 1,
-            "temperature": self.penalty == "logits",
-            "penalty_weight": self.penalty not in ("none", "frozen"),
-            "distance": self.penalty == "features",
+        """The result-relevant settings; what this run never reads cannot split it."""
+        found = {}
+        for name, about in sorted(DECLARED.items()):
+            value = getattr(self, name)
+            if not about["read"](self):
+                unread = about["unread"]
+                value = unread(self) if callable(unread) else unread
+            if value is not ABSENT:
+                found[name] = value
+        return found
+
+    def stage_settings(self, stage: str, *, first: bool) -> dict:
+        """The settings that can change a stage ("classifier", "generator" or
+        "importance"), in a run's first task or in a later one.
+
+        The first classifier is one function for all rows and all splits of one base.
+        """
+        kinds = {"start", "memory", "later"}
+        if stage == "generator":
+            kinds = {"memory"} if first else {"memory", "later memory"}
+        elif first and stage == "classifier":
+            kinds = {"start"}
+        found = {
+            k: v for k, v in self.identity().items() if DECLARED[k]["stage"] in kinds
         }
-        unread |= {name for name, read in reads.items() if not read}
-        if self.penalty not in ("fisher", "sensitivity"):
-            unread |= {"importance", "importance_images"}
-        if (
-            self.memory == "real"
-            or self.penalty == "frozen"
-            and self.prediction != "softmax"
-        ):
-            unread |= {"epochs_task", "learning_rate_task"}
-        if self.penalty != "features" and self.memory in ("none", "real", "exemplars"):
-            unread |= {"old_task_weighting", "cut"}
-        return {
-            k: v for k, v in sorted(dataclasses.asdict(self).items()) if k not in unread
-        }
+        if first and stage == "classifier" and self.head == "cosine":
+            found["head"] = self.head
+        if stage == "generator":
+            more = ("compiled",) if first else ("compiled", "old_task_weighting")
+            found |= {k: v for k, v in self.identity().items() if k in more}
+        return found
 
     def digest(self) -> str:
         """Ten hexadecimal digits that name the identity."""
         return digest_of(self.identity())
 
     def difference(self, other: "Config") -> dict:
-        """Settings that differ: {field: (ours, theirs)}, the fields that do not change results left out."""
+        """{setting: (ours, theirs)} of those that differ and can change a result."""
         a, b = self.identity(), other.identity()
         return {
             k: (a.get(k, "-"), b.get(k, "-"))
@@ -275,304 +339,190 @@ class Config:
         }
 
 
+DECLARED = {f.name: f.metadata for f in dataclasses.fields(Config)}
+DEFAULTS = {f.name: f.default for f in dataclasses.fields(Config)}
+
+
+def choices(name: str) -> tuple:
+    """The words that a setting takes; () for a number or free text."""
+    words = DECLARED[name]["choices"]
+    return COLUMNS[words] if isinstance(words, str) else words
+
+
 def digest_of(value) -> str:
     """Ten hexadecimal digits of SHA-256 over the value's JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-# A preset is what differs from the dataclass's defaults (which are the paper's where the paper speaks).
+# A preset is what differs from the defaults (which are the paper's where it speaks).
 PRESETS = {
-    "quick": dict(  # every reader, offline, and the tests: scikit-learn's digits; all values ours
-        dataset="digits",
-        base=4,
-        tasks=3,
-        network="cnn",
-        width=16,
-        epochs_base=30,
-        epochs_task=20,
-        batch_size=32,
-        generator_hidden=128,
-        latent_dim=32,
-        generator_steps_base=400,
-        generator_steps_later=450,
-        feature_views=8,
-        generator_batch=32,
-        generator_learning_rate=4e-3,
-        critic_steps=3,
-        threads=1,
+    # every reader, offline, and the tests: scikit-learn's digits; all values ours
+    "quick": dict(
+        dataset="digits", base=4, tasks=3, network="cnn", width=16, epochs_base=30,
+        epochs_task=20, batch_size=32, generator_hidden=128, latent_dim=32,
+        generator_steps_base=400, generator_steps_later=450, feature_views=8,
+        generator_batch=32, generator_learning_rate=4e-3, critic_steps=3, threads=1,
     ),
-    "slim": dict(  # a 2-core machine, real CIFAR-100; all values ours, what they reduce stands in the chapter
-        dataset="cifar100",
-        base=50,
-        tasks=5,
-        network="resnet18",
-        width=16,
-        epochs_base=24,
-        epochs_task=6,
-        batch_size=64,
-        learning_rate=2e-3,
-        learning_rate_task=5e-4,
-        schedule="cosine",
-        generator_hidden=256,
-        latent_dim=64,
-        generator_steps_base=2000,
-        generator_steps_later=3200,
-        feature_views=2,
-        generator_learning_rate=2e-3,
-        threads=1,
+    # a 2-core machine, real CIFAR-100; all values ours, what they reduce stands in the
+    # chapter
+    "slim": dict(
+        dataset="cifar100", base=50, tasks=5, network="resnet18", width=16,
+        epochs_base=24, epochs_task=6, batch_size=64, learning_rate=2e-3,
+        learning_rate_task=5e-4, schedule="cosine", generator_hidden=256,
+        latent_dim=64, generator_steps_base=2000, generator_steps_later=3200,
+        feature_views=2, generator_learning_rate=2e-3, threads=1,
     ),
-    "paper": dict(  # Section 5: CIFAR-100, ResNet-18, 201 epochs a task, 501 for the GAN
-        dataset="cifar100",
-        base=50,
-        tasks=5,
-        network="resnet18",
-        width=64,
-        epochs_base=201,
-        epochs_task=201,
-        feature_views=8,
-        precision="auto",
+    # Section 5: CIFAR-100, ResNet-18, 201 epochs a task, 501 for the GAN
+    "paper": dict(
+        dataset="cifar100", base=50, tasks=5, network="resnet18", width=64,
+        epochs_base=201, epochs_task=201, feature_views=8, precision="auto",
     ),
-}
-
-# lwf's weight, searched on held-out training images. Quick (20 % held out, three seeds, after the last task): weights
-# 2, 5, 10, 20, 50 gave 69.0, 70.2, 70.2, 69.3, 68.3 %. Slim (a tenth held out): lwf's weight among 0.5 to 10 (the largest is
-# best), batch norm and weight of ewc and mas, the rate of lwf, icarl, gfr and gfr-gaussian, and G's (in the preset).
-SEARCHED = {
-    "quick": {"lwf": dict(penalty_weight=10.0)},
-    "slim": {
-        "lwf": dict(penalty_weight=10.0),
-        "ewc": dict(penalty_weight=5e5, batch_norm="frozen"),
-        "mas": dict(penalty_weight=1000.0, batch_norm="frozen"),
-        **dict.fromkeys(("icarl-cnn", "icarl-nme"), dict(learning_rate_task=2e-3)),
-        "lucir": dict(learning_rate_task=2e-3, penalty_weight=5.0),
-        **dict.fromkeys(
-            ("gfr-gaussian", "gfr-gaussian-drift"), dict(learning_rate_task=2e-3)
-        ),
-        **dict.fromkeys(
-            ("gfr", "gfr-drift", "ewc-gan", "mas-gan"), dict(learning_rate_task=1e-3)
-        ),
-    },
-    "paper": {"lwf": dict(penalty_weight=2.0)},
-}
-# What a row brings along in every preset (weights as its source has them; a searched value goes before).
-OWN = {
-    "ewc": dict(
-        penalty_weight=5000.0
-    ),  # FACIL's default; not portable between codes: search it
-    "mas": dict(
-        penalty_weight=1.0
-    ),  # FACIL's default, whose importance is another one: search it
-    "icarl-cnn": dict(penalty_weight=0.25),
-    "icarl-nme": dict(penalty_weight=0.25),  # LUCIR's baseline: beta, times T^2
-    # LUCIR, CIFAR-100; times sqrt(old / new classes). eta begins at 10 (Gidaris and Komodakis 2018), since Adam moves one
-    # number by no more than the learning rate a step: from 1 it would take most of task 0, in a short schedule all of it
-    "lucir": dict(penalty_weight=5.0, head_scale=10.0),
-    "ewc-gan": dict(penalty_weight=5000.0),
-    "mas-gan": dict(penalty_weight=1.0),
-}
-# Convolutional generators take far longer a step: fewer of them, where seconds count (ours).
+}  # fmt: skip
+# Convolutional generators take far longer a step: fewer, where seconds count (ours).
 SPATIAL = {
     "quick": dict(
-        generator_parameters=60_000,
-        generator_steps_base=200,
-        generator_steps_later=200,
-        generator_learning_rate=1e-3,
+        generator_parameters=60_000, generator_steps_base=200,
+        generator_steps_later=200, generator_learning_rate=1e-3,
     ),
     "slim": dict(
-        generator_batch=64,
-        critic_steps=2,
-        generator_steps_base=1200,
-        generator_steps_later=1600,
-        generator_learning_rate=5e-4,
+        generator_batch=64, critic_steps=2, generator_steps_base=1200,
+        generator_steps_later=1600, generator_learning_rate=5e-4,
     ),
-    "paper": {},
-}
-
-
-NEEDS = {
-    "nearest-mean": ("means", "gaussian"),
-    "nearest-exemplar-mean": ("exemplars",),
-    "mahalanobis": ("covariances",),
-}
+}  # fmt: skip
 
 
 def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config:
-    """A checked Config: the preset, then the method's row and its searched values, then `changes`.
+    """A checked Config: the preset, then the row, what was searched, and `changes`.
 
-    Raises UserError for an unknown preset, method or field, a value of the wrong type, or one that cannot be meant.
+    Raises UserError for an unknown preset, method or setting, a value of the wrong
+    type or out of bounds, or an invalid combination.
     """
     if preset not in PRESETS:
-        raise UserError(
-            f"There is no preset '{preset}'; choose one of {', '.join(PRESETS)}."
-        )
+        words = ", ".join(PRESETS)
+        raise UserError(f"There is no preset '{preset}'; choose one of {words}.")
     if method not in METHODS:
         raise UserError(
-            f"There is no method '{method}'; choose one of {', '.join(METHODS)} (python -m gfrlib methods)."
+            f"There is no method '{method}'; choose one of {', '.join(METHODS)} "
+            "(python -m gfrlib methods)."
         )
-    known = {f.name: f for f in dataclasses.fields(Config)}
     row = METHODS[method]
-    values = {
-        "preset": preset,
-        **PRESETS[preset],
-        **row,
-        **OWN.get(method, {}),
-        **(SPATIAL[preset] if row["memory"] == "gan" and row["cut"] < FEATURES else {}),
-        **SEARCHED[preset].get(method, {}),
-    }
+    values = {"preset": preset, **PRESETS[preset], **row.columns, **row.own}
+    values |= SPATIAL.get(preset, {}) if row.spatial else {}
+    values |= row.searched.get(preset, {})
     if ("base" in changes or "tasks" in changes) and "split" not in changes:
         values["split"] = ()
     for name, value in changes.items():
-        if name not in known or name == "preset":
-            close = [k for k in known if k.startswith(name[:4])]
+        if name not in DECLARED or name == "preset":
+            close = difflib.get_close_matches(name, DECLARED)
             hint = f" (did you mean {' or '.join(close)}?)" if close else ""
             raise UserError(
-                f"There is no setting '{name}'{hint}; see gfrlib.config.Config for all of them."
+                f"There is no setting '{name}'{hint}; see gfrlib.config.Config for all "
+                "of them."
             )
-        values[name] = _typed(name, value, known[name].default)
+        values[name] = _typed(name, value)
     config = Config(**values)
     _check(config)
     return config
 
 
-def _typed(name, value, default):
-    """The value in the field's type, or a UserError. An int serves as a float; nothing else is converted."""
+def from_text(name: str, text: str):
+    """A setting's value from text, as a command line has it.
+
+    Counts are written 25,25,25,25. Raises UserError for text that is no such value.
+    """
+    default = DEFAULTS[name]
+    try:
+        if name == "cut" and text == "features":
+            return FEATURES
+        if isinstance(default, tuple):
+            parts = text.replace(" ", "").strip("[]()").split(",")
+            return tuple(int(part) for part in parts if part)
+        return value_of(text, (type(default),))
+    except ValueError as problem:
+        wanted = "counts such as 25,25,25,25" if default == () else str(problem)
+        raise UserError(f"'--{name}' takes {wanted}, not '{text}'.") from None
+
+
+WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+KINDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    type(None): "none",
+}  # fmt: skip
+
+
+def value_of(text: str, kinds: tuple[type, ...]):
+    """Text as the first of these types that it can be read as.
+
+    bool, int, float, str, None; text stays as it stands. Raises ValueError, whose
+    message says what was wanted.
+    """
+    for kind in sorted(kinds, key=lambda kind: kind is str):
+        try:
+            if kind is bool:
+                return WORDS[text.lower()]
+            if kind is type(None):
+                return {"none": None, "null": None}[text.lower()]
+            return kind(text)
+        except (KeyError, ValueError):
+            continue
+    raise ValueError(" or ".join(KINDS[kind] for kind in kinds))
+
+
+def _typed(name: str, value):
+    """The value in its field's type, or a UserError. An int serves as a float."""
+    default = DEFAULTS[name]
     if name == "cut" and value == "features":
         return FEATURES
     if isinstance(default, tuple):
-        if not isinstance(value, (list, tuple)) or not all(
-            type(v) is int for v in value
-        ):
+        listed = isinstance(value, (list, tuple))
+        if not listed or not all(type(v) is int for v in value):
             raise UserError(
-                f"'split' is a list of class counts such as [25, 25, 25, 25], not {value!r}."
+                "'split' is a list of class counts such as [25, 25, 25, 25], not "
+                f"{value!r}."
             )
         return tuple(value)
     if type(default) is float and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf
     if type(value) is not type(default):
+        kind = type(default).__name__
         raise UserError(
-            f"'{name}' must be a {type(default).__name__} (such as {default!r}), not {value!r}."
+            f"'{name}' must be a {kind} (such as {default!r}), not {value!r}."
         )
     return value
 
 
 def _check(c: Config) -> None:
-    for name, allowed in CHOICES.items():
-        if getattr(c, name) not in allowed:
-            raise UserError(
-                f"'{name}' must be one of {', '.join(allowed)}, not '{getattr(c, name)}'."
-            )
-    for name in (
-        "width",
-        "epochs_base",
-        "epochs_task",
-        "batch_size",
-        "latent_dim",
-        "generator_hidden",
-        "critic_steps",
-        "generator_batch",
-        "feature_views",
-        "generator_steps_base",
-        "generator_steps_later",
-        "exemplars",
-        "importance_images",
-        "generator_parameters",
-    ):
-        if getattr(c, name) < 1:
-            raise UserError(f"'{name}' must be at least 1, not {getattr(c, name)}.")
-    for name in (
-        "learning_rate",
-        "learning_rate_task",
-        "generator_learning_rate",
-        "temperature",
-        "head_scale",
-    ):
-        if not 0 < getattr(c, name) < float("inf"):
-            raise UserError(
-                f"'{name}' must be a number above 0, not {getattr(c, name)}."
-            )
-    for name in (
-        "penalty_weight",
-        "alignment_weight",
-        "weight_decay",
-        "gradient_penalty_weight",
-        "threads",
-        "seed",
-    ):
-        if not 0 <= getattr(c, name) < float("inf"):
-            raise UserError(
-                f"'{name}' must not be negative, infinite or NaN, and is {getattr(c, name)}."
-            )
-    if not 0 <= c.validation < 0.9:
-        raise UserError(
-            f"'validation' is a share of the training images from 0 to below 0.9, not {c.validation}."
+    for name, about in DECLARED.items():
+        value, words = getattr(c, name), choices(name)
+        if words and value not in words:
+            listed = ", ".join(words)
+            raise UserError(f"'{name}' must be one of {listed}, not '{value}'.")
+        if about["bounds"]:
+            low, high = about["bounds"]
+            if not low <= value <= high:
+                raise UserError(_out_of_bounds(name, value, low, high))
+    problem = conflict(c)
+    if problem:
+        raise UserError(problem)
+
+
+def _out_of_bounds(name: str, value, low, high) -> str:
+    if name == "cut":
+        return f"'cut' counts stages, 0 to {high} (or 'features'), not {value}."
+    if name == "validation":
+        return (
+            "'validation' is a share of the training images from 0 to below 0.9, not "
+            f"{value}."
         )
-    if not 0 <= c.cut <= FEATURES:
-        raise UserError(
-            f"'cut' counts stages, 0 to {FEATURES} (or 'features'), not {c.cut}."
-        )
-    if (
-        c.memory in ("means", "translated", "covariances", "gaussian")
-        and c.cut != FEATURES
-    ):
-        raise UserError(
-            f"The memory '{c.memory}' lives on feature vectors: it needs cut = features, not {c.cut}."
-        )
-    if c.head != "single" and c.memory in ("gaussian", "gan", "translated"):
-        raise UserError(
-            f"Replay trains one softmax over all seen classes: it needs head = single, not {c.head}."
-        )
-    if (
-        c.penalty == "logits"
-        and c.head == "cosine"
-        or (c.penalty == "less-forget") != (c.head == "cosine")
-    ):
-        raise UserError(
-            "The cosine head and the penalty 'less-forget' (Rebalance) belong together: take both or neither."
-        )
-    if c.full_head and c.head != "single":
-        raise UserError(
-            f"'full_head' gives all classes their outputs from task 0 on: it needs head = single, not {c.head}."
-        )
-    if c.drift != "none" and (c.memory not in ("gaussian", "gan") or c.cut != FEATURES):
-        raise UserError(
-            "Drift compensation moves replayed feature vectors: it needs memory = gaussian or gan, cut = features."
-        )
-    if c.prediction in NEEDS and c.memory not in NEEDS[c.prediction]:
-        raise UserError(
-            f"The prediction '{c.prediction}' reads what the memory keeps: it needs memory = "
-            f"{' or '.join(NEEDS[c.prediction])}, not {c.memory}."
-        )
-    if (c.prediction in ("max-prob", "concat-logits", "over-chance")) != (
-        c.head == "per-task"
-    ) and c.prediction not in NEEDS:
-        raise UserError(
-            f"The prediction '{c.prediction}' does not fit head = {c.head}; "
-            "per-task heads take max-prob, concat-logits or over-chance, another head takes softmax."
-        )
-    if c.memory == "exemplars" and (c.head == "per-task" or c.cut != FEATURES):
-        raise UserError(
-            "Exemplars are images under one softmax of all classes: they need head = single or cosine, "
-            "and cut = features."
-        )
-    stands_in = ("means", "gaussian", "gan", "translated", "covariances")
-    if c.penalty == "frozen" and (c.memory not in stands_in or c.cut != FEATURES):
-        raise UserError(
-            "With a frozen extractor only what stands for features can teach new classes: use memory = means, "
-            "gaussian, gan, translated or covariances, and cut = features."
-        )
-    if (
-        c.penalty == "frozen"
-        and c.prediction == "softmax"
-        and c.memory in ("means", "covariances")
-    ):
-        raise UserError(
-            f"On a frozen extractor the memory '{c.memory}' trains no softmax: use prediction = "
-            f"{'nearest-mean' if c.memory == 'means' else 'mahalanobis'}, or memory = gaussian, gan or translated."
-        )
-    if c.memory == "translated" and (
-        c.penalty != "frozen" or c.prediction != "softmax"
-    ):
-        raise UserError(
-            "Translated features (FeTrIL) train a head on a frozen extractor: take penalty = frozen and "
-            "prediction = softmax with them."
-        )
+    if isinstance(value, int):
+        if value < low == 0:
+            return f"'{name}' must not be negative, and is {value}."
+        where = f"at least {low}" if value < low else f"at most {high}"
+        return f"'{name}' must be {where}, not {value}."
+    if (low, high) == POSITIVE:
+        return f"'{name}' must be a number above 0 (and below 1e30), not {value}."
+    return (
+        f"'{name}' must not be negative, infinite or NaN (nor above 1e30), and is "
+        f"{value}."
+    )

@@ -1,4 +1,7 @@
-"""One pure function per equation. Tensors in, scalar out; weights are applied by the caller. All in float32 or wider."""
+"""One pure function per equation.
+
+Tensors in, scalar out; weights are applied by the caller. All in float32 or wider.
+"""
 
 from collections.abc import Callable
 
@@ -10,14 +13,18 @@ REFERENCE_BATCH = 128  # the paper's batch size, to which batch-wide sums are re
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
-    """L_CE of Section 3.1: mean over the batch of -log softmax(logits)[label]. logits [B, C], labels [B]."""
+    """L_CE of Section 3.1: mean over the batch of -log softmax(logits)[label]. logits
+    [B, C], labels [B].
+    """
     return functional.cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)), labels
     )
 
 
 def balanced_classification(new: Tensor, replayed: Tensor, f: float) -> Tensor:
-    """(CE_new + f CE_replayed) / (f + 1): the two mean losses weighted by the number of tasks each stands for (code)."""
+    """(CE_new + f CE_replayed) / (f + 1): the two mean losses weighted by the number of
+    tasks each stands for (code).
+    """
     return (new + f * replayed) / (f + 1)
 
 
@@ -26,7 +33,8 @@ def feature_distillation(
 ) -> Tensor:
     """L_FD, Equation 4: how far F_t(x) has moved from F_{t-1}(x). u, u_old [B, ...].
 
-    batch   sqrt(sum over batch and dimensions of (u - u_old)^2) x sqrt(128 / B): the official code's torch.dist,
+    batch   sqrt(sum over batch and dimensions of (u - u_old)^2) x sqrt(128 / B): the
+            official code's torch.dist,
             rescaled so that the batch size is not a hidden weight
     sample  E_x ||u - u_old||_2, as Equation 4 is printed
     mse     mean over batch and dimensions of (u - u_old)^2
@@ -49,10 +57,12 @@ def feature_distillation(
 def lwf_distillation(
     logits: Tensor, logits_old: Tensor, sizes: list[int], *, temperature: float = 2.0
 ) -> Tensor:
-    """L_LwF, Section 3.2: sum over old heads j of -E_x sum_c y_old^j log y^j, one softmax per head.
+    """L_LwF, Section 3.2: sum over old heads j of -E_x sum_c y_old^j log y^j, one
+    softmax per head.
 
-    logits and logits_old [B, >= sum(sizes)]; sizes are the old heads'. Softened by the temperature, and
-    scaled by its square so that its choice does not change the gradients' size (Hinton et al.; the paper names none).
+    logits and logits_old [B, >= sum(sizes)]; sizes are the old heads'. Softened by the
+    temperature, and scaled by its square so that its choice does not change the
+    gradients' size (Hinton et al.; the paper names none).
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
     heads, old_heads = (
@@ -86,9 +96,11 @@ def generator(scores_fake: Tensor) -> Tensor:
 def gradient_penalty(
     discriminator: Callable, labels: Tensor, real: Tensor, fake: Tensor, mix: Tensor
 ) -> Tensor:
-    """WGAN-GP: E[(||grad_u D(c, u)||_2 - 1)^2] at u = mix real + (1 - mix) fake. real, fake [B, d], mix [B, 1] in [0, 1].
+    """WGAN-GP: E[(||grad_u D(c, u)||_2 - 1)^2] at u = mix real + (1 - mix) fake. real,
+    fake [B, d], mix [B, 1] in [0, 1].
 
-    The paper writes WGAN; its code adds this penalty with weight 10 (Gulrajani et al. 2017).
+    The paper writes WGAN; its code adds this penalty with weight 10 (Gulrajani et al.
+    2017).
     """
     u = (mix * real + (1 - mix) * fake).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(
@@ -104,10 +116,13 @@ def replay_alignment(
     form: str = "code",
     old_classes: int | Tensor = 1,
 ) -> Tensor:
-    """L_RA, Equation 3: G_t must replay what G_{t-1} replays for the same old class c and latent z. Both [B, d].
+    """L_RA, Equation 3: G_t must replay what G_{t-1} replays for the same old class c
+    and latent z. Both [B, d].
 
-    paper  sum over old classes of E_z ||G_t - G_{t-1}||^2, estimated from uniformly drawn classes: old_classes x mean
-    code   the squared error summed over the batch (x 128 / B, so that the batch size is not a hidden weight)
+    paper  sum over old classes of E_z ||G_t - G_{t-1}||^2, estimated from uniformly
+           drawn classes: old_classes x mean
+    code   the squared error summed over the batch (x 128 / B, so that the batch size is
+           not a hidden weight)
     Raises ValueError for another name.
     """
     squared = (replayed - replayed_old).square().flatten(1).sum(dim=1)  # [B]
@@ -121,10 +136,12 @@ def replay_alignment(
 def margin_ranking(
     scores: Tensor, labels: Tensor, old: int, *, margin: float = 0.5, rivals: int = 2
 ) -> Tensor:
-    """L_mr of Rebalance: an old image's own score must exceed those of its hardest new classes by a margin.
+    """L_mr of Rebalance: an old image's own score must exceed those of its hardest new
+    classes by a margin.
 
-    scores [B, C] are cosines, not scaled; rows with labels < `old` are exemplars of old classes, the others do not count;
-    the mean over exemplars and their `rivals` highest new classes, 0 where there are none (LUCIR, Equation 8).
+    scores [B, C] are cosines, not scaled; rows with labels < `old` are exemplars of old
+    classes, the others do not count; the mean over exemplars and their `rivals` highest
+    new classes, 0 where there are none (LUCIR, Equation 8).
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     counts = (
@@ -137,12 +154,9 @@ def margin_ranking(
     ).clamp_min(1)
 
 
-def parameter_penalty(
-    parameters: list[Tensor], old: list[Tensor], importances: list[Tensor]
-) -> Tensor:
-    """Sum over parameters of Omega_i (theta_i - theta_i*)^2: EWC takes half of it, MAS the whole (Section 3.2)."""
-    theta, theta_old, omega = (
-        torch.cat([p.flatten() for p in group])
-        for group in (parameters, old, importances)
-    )
+def parameter_penalty(theta: Tensor, theta_old: Tensor, omega: Tensor) -> Tensor:
+    """sum_i Omega_i (theta_i - theta_i*)^2 over all parameters [P], Section 3.2.
+
+    EWC takes half of it, MAS the whole.
+    """
     return (omega * (theta - theta_old).square()).sum()

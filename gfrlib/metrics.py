@@ -1,7 +1,9 @@
-"""From predictions to every figure of the field. NumPy only; all accuracies are fractions from 0 to 1.
+"""From predictions to every figure of the field.
 
-accuracy[t, k] is the accuracy on task k's test images after task t; NaN above the diagonal, and in rows that a method
-does not have (joint training has only the last).
+NumPy only; all accuracies are fractions from 0 to 1.
+
+accuracy[t, k] is the accuracy on task k's test images after task t; NaN above the
+diagonal, and in rows that a method does not have (joint training has only the last).
 """
 
 import numpy as np
@@ -11,9 +13,11 @@ from numpy.typing import ArrayLike
 def accuracy_matrix(
     predictions: list, labels: np.ndarray, task_sizes: ArrayLike
 ) -> np.ndarray:
-    """[T+1, T+1] from predictions[t] (class positions of the test images of tasks 0..t, or None) and sorted labels [N].
+    """[T+1, T+1] from predictions[t] (class positions of the test images of tasks 0..t,
+    or None) and sorted labels [N].
 
-    Raises ValueError if a row has another length than the test images of the classes seen by then.
+    Raises ValueError if a row has another length than the test images of the classes
+    seen by then.
     """
     edges = np.searchsorted(labels, np.concatenate([[0], np.cumsum(task_sizes)]))
     matrix = np.full((len(task_sizes), len(task_sizes)), np.nan)
@@ -22,7 +26,8 @@ def accuracy_matrix(
             continue
         if len(row) != edges[t + 1]:
             raise ValueError(
-                f"after task {t} there are {edges[t + 1]} test images, but {len(row)} predictions"
+                f"after task {t} there are {edges[t + 1]} test images, but {len(row)} "
+                "predictions"
             )
         correct = np.asarray(row) == labels[: edges[t + 1]]
         for k in range(t + 1):
@@ -31,12 +36,17 @@ def accuracy_matrix(
 
 
 def mean_over_tasks(accuracy: np.ndarray) -> np.ndarray:
-    """[T+1] A_t = mean over k <= t of accuracy[t, k]; every task counts the same (FACIL's and the code's "average")."""
+    """[T+1] A_t = mean over k <= t of accuracy[t, k]; every task counts the same
+    (FACIL's and the code's "average").
+    """
     return np.array([row[: t + 1].mean() for t, row in enumerate(accuracy)])
 
 
 def class_weighted(accuracy: np.ndarray, task_sizes: ArrayLike) -> np.ndarray:
-    """[T+1] W_t = sum_k n_k a[t, k] / sum_k n_k: every class counts the same. The paper's curves (GFR-IL#7)."""
+    """[T+1] W_t = sum_k n_k a[t, k] / sum_k n_k: every class counts the same.
+
+    The paper's curves (GFR-IL#7).
+    """
     n = np.asarray(task_sizes, dtype=float)
     return np.array(
         [
@@ -47,12 +57,16 @@ def class_weighted(accuracy: np.ndarray, task_sizes: ArrayLike) -> np.ndarray:
 
 
 def average_incremental(curve: ArrayLike) -> float:
-    """Mean of a curve over all steps, the first included (PODNet, PASS, LUCIR); steps that do not exist are left out."""
+    """Mean of a curve over all steps, the first included (PODNet, PASS, LUCIR); steps
+    that do not exist are left out.
+    """
     return float(np.nanmean(curve))
 
 
 def forgetting_per_task(accuracy: np.ndarray) -> np.ndarray:
-    """[T+1, T+1] f[t, k] = max over l < t of a[l, k] - a[t, k] for k < t (Chaudhry et al.); can be negative."""
+    """[T+1, T+1] f[t, k] = max over l < t of a[l, k] - a[t, k] for k < t (Chaudhry et
+    al.); can be negative.
+    """
     result = np.full(accuracy.shape, np.nan)
     for t in range(1, len(accuracy)):
         for k in range(t):
@@ -65,7 +79,10 @@ def forgetting_per_task(accuracy: np.ndarray) -> np.ndarray:
 def forgetting(
     accuracy: np.ndarray, task_sizes: ArrayLike, *, weighted: bool = True
 ) -> np.ndarray:
-    """[T+1] average forgetting over the tasks k < t; NaN at t = 0. Class-weighted as in the paper (GFR-IL#7), or plain."""
+    """[T+1] average forgetting over the tasks k < t; NaN at t = 0.
+
+    Class-weighted as in the paper (GFR-IL#7), or plain.
+    """
     per_task, n = forgetting_per_task(accuracy), np.asarray(task_sizes, dtype=float)
     result = np.full(len(accuracy), np.nan)
     for t in range(1, len(accuracy)):
@@ -85,7 +102,9 @@ def confusion(
 def old_new(
     predictions: ArrayLike, labels: ArrayLike, task_sizes: ArrayLike, t: int
 ) -> tuple[float, float]:
-    """(accuracy on classes of tasks < t, accuracy on task t's classes) after task t; the first is NaN at t = 0."""
+    """(accuracy on classes of tasks < t, accuracy on task t's classes) after task t;
+    the first is NaN at t = 0.
+    """
     correct, old = (
         np.asarray(predictions) == labels,
         np.asarray(labels) < int(np.sum(task_sizes[:t])),

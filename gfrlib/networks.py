@@ -1,86 +1,26 @@
-"""The network cut in two (extractor F, classifier H), and the feature generator G and discriminator D.
+"""The network cut in two (extractor F, classifier H); generators G, discriminators D.
 
-A network is four stages and a head. `split(network, cut)` gives F, the stages below the cut, and H, the rest.
+A network is four stages and a head. `split(network, cut)` gives F, the stages below the
+cut, and H, the rest.
 """
 
 import torch
 from torch import Tensor, nn
 
 from gfrlib.config import Config
-
-
-class Head(nn.Module):
-    """Linear blocks, one per task, whose outputs stand side by side: u [B, d] -> logits [B, classes].
-
-    A single softmax over all of them and one softmax per block are both read from the same logits (`sizes`).
-    """
-
-    def __init__(self, features: int):
-        super().__init__()
-        self.features = features
-        self.blocks = nn.ModuleList()
-
-    @property
-    def sizes(self) -> list[int]:
-        """Number of classes of each block."""
-        return [block.out_features for block in self.blocks]
-
-    def grow(self, classes: int, seed: int) -> None:
-        """Add a block for `classes` new classes: Section 4.3 extends V_{t-1} to V_t. Its values depend on `seed` alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            block = nn.Linear(self.features, classes)
-        like = next(self.parameters(), None)
-        self.blocks.append(block if like is None else block.to(like.device))
-
-    def forward(self, u: Tensor) -> Tensor:
-        return torch.cat([block(u) for block in self.blocks], dim=1)
-
-
-class CosineHead(Head):
-    """Rebalance's head: eta cos(u, w_c), without bias; eta is learned and begins at `head_scale` (LUCIR: `sigma`, 1)."""
-
-    def __init__(self, features: int):
-        super().__init__(features)
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def grow(self, classes: int, seed: int) -> None:
-        super().grow(classes, seed)
-        self.blocks[-1].register_parameter("bias", None)
-
-    @torch.no_grad()
-    def imprint(self, u: Tensor, labels: Tensor, first: int) -> None:
-        """Weights of the newest block: the mean direction of each new class's features, as long as the old weights are.
-
-        u [N, d] are features of the new task's images under the old network, labels [N] >= `first` (LUCIR, Section 3.2).
-        """
-        old = torch.cat([block.weight for block in self.blocks[:-1]])
-        length = torch.linalg.vector_norm(old, dim=1).mean()
-        directions = nn.functional.normalize(u, dim=1)
-        means = torch.stack(
-            [directions[labels == first + k].mean(0) for k in range(self.sizes[-1])]
-        )
-        self.blocks[-1].weight.copy_(length * nn.functional.normalize(means, dim=1))
-
-    def forward(self, u: Tensor) -> Tensor:
-        u = nn.functional.normalize(u, dim=1)
-        return self.scale * torch.cat(
-            [
-                nn.functional.linear(u, nn.functional.normalize(block.weight, dim=1))
-                for block in self.blocks
-            ],
-            dim=1,
-        )
+from gfrlib.heads import HEADS, Head
 
 
 class Network(nn.Module):
     """M = H o F: four stages, then the head. x [B, C, H, W] -> logits [B, classes]."""
 
-    def __init__(self, stages: list[nn.Module], features: int, *, cosine: bool = False):
+    def __init__(
+        self, stages: list[nn.Module], features: int, head: Head | None = None
+    ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.features = features  # dimension d of u = F(x)
-        self.head = CosineHead(features) if cosine else Head(features)
+        self.head = head or Head(features)
 
     def forward(self, x: Tensor) -> Tensor:
         for stage in self.stages:
@@ -89,15 +29,15 @@ class Network(nn.Module):
 
 
 def split(network: Network, cut: int) -> tuple[nn.Module, nn.Module]:
-    """F = the stages below the cut, H = the stages above it and the head. At cut 0, F is the identity.
+    """F = the stages below the cut, H = the stages above it and the head.
 
-    Both share the network's parameters: nothing is copied. Raises ValueError for a cut that does not exist.
+    At cut 0, F is the identity. Both share the network's parameters: nothing is copied.
+    Raises ValueError for a cut that does not exist.
     """
     if not 0 <= cut <= len(network.stages):
         raise ValueError(f"cut must lie in 0..{len(network.stages)}, not {cut}")
-    return nn.Sequential(*network.stages[:cut]), nn.Sequential(
-        *network.stages[cut:], network.head
-    )
+    lower, upper = network.stages[:cut], network.stages[cut:]
+    return nn.Sequential(*lower), nn.Sequential(*upper, network.head)
 
 
 class Residual(nn.Module):
@@ -110,15 +50,10 @@ class Residual(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
-        same = stride == 1 and inputs == outputs
-        self.shortcut = (
-            nn.Identity()
-            if same
-            else nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
-                nn.BatchNorm2d(outputs),
-            )
-        )
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            project = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(project, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm1(self.conv1(x)))
@@ -135,95 +70,88 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
 
 
 def resnet18(channels: int, width: int, size: int, *, cosine: bool = False) -> Network:
-    """ResNet-18; up to 64 pixels with the paper's 3x3 stem and no max-pool, above that with the ImageNet stem.
+    """ResNet-18: the paper's 3x3 stem and no max-pool up to 64 pixels, above that the
+    ImageNet stem.
 
-    With a cosine head the last ReLU is off, so that features point in all directions (LUCIR).
+    u [B, 8 width] is never negative. With a cosine head the last ReLU is off, so that
+    features point in all directions (LUCIR).
     """
-    stem = (
-        _conv(channels, width)
-        if size <= 64
-        else [
-            nn.Conv2d(channels, width, 7, 2, 3, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2, 1),
-        ]
-    )
+    stem = _conv(channels, width)
+    if size > 64:
+        wide = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
+        stem = [wide, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     stages, inputs = [], width
     for k in range(4):
         outputs, stride = width * 2**k, 1 if k == 0 else 2
         relu = not (cosine and k == 3)
-        stages.append(
-            nn.Sequential(
-                Residual(inputs, outputs, stride),
-                Residual(outputs, outputs, 1, relu=relu),
-            )
-        )
+        first = Residual(inputs, outputs, stride)
+        stages.append(nn.Sequential(first, Residual(outputs, outputs, 1, relu=relu)))
         inputs = outputs
     stages[0] = nn.Sequential(*stem, *stages[0])
-    stages[3] = nn.Sequential(
-        *stages[3], nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )  # u [B, 8 width], never negative
+    stages[3] = nn.Sequential(*stages[3], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for module in nn.ModuleList(stages).modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                module.weight, mode="fan_out", nonlinearity="relu"
-            )  # torchvision's initialisation
-    return Network(stages, inputs, cosine=cosine)
+        if isinstance(module, nn.Conv2d):  # torchvision's initialisation
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return Network(stages, inputs)
 
 
 def small_cnn(channels: int, width: int, size: int, *, cosine: bool = False) -> Network:
-    """Four stages for small images such as the 8 x 8 digits; u [B, 32 width] after ReLU and pooling to 4 x 4.
+    """Four stages for small images such as the 8 x 8 digits.
 
-    Where a stroke lies matters in a digit, so the features keep a coarse grid of places (ours; ResNet averages it away).
+    u [B, 32 width] after ReLU and pooling to 4 x 4. Where a stroke lies matters in a
+    digit, so the features keep a coarse grid of places (ours; ResNet averages it away).
     """
     stages = [
-        nn.Sequential(*_conv(channels, width)),
-        nn.Sequential(*_conv(width, 2 * width, 2)),
-        nn.Sequential(*_conv(2 * width, 2 * width, 2 if size > 8 else 1)),
-        nn.Sequential(
-            *_conv(2 * width, 2 * width)[: 2 if cosine else 3],
-            nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(),
-        ),
+        _conv(channels, width),
+        _conv(width, 2 * width, 2),
+        _conv(2 * width, 2 * width, 2 if size > 8 else 1),
+        [*_conv(2 * width, 2 * width), nn.AdaptiveAvgPool2d(4), nn.Flatten()],
     ]
-    return Network(stages, 2 * width * 16, cosine=cosine)
+    if cosine:
+        del stages[3][2]  # no ReLU, as in resnet18
+    stages = [nn.Sequential(*layers) for layers in stages]
+    return Network(stages, 2 * width * 16)
+
+
+NETWORKS = {"resnet18": resnet18, "cnn": small_cnn}
 
 
 def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Network:
-    """The preset's network for images of shape (channels, height, width), without head blocks; set by `seed` alone."""
+    """The preset's network for images of shape (channels, height, width).
+
+    Its head has no blocks yet; its values depend on `seed` alone.
+    """
+    channels, *sides = shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        build = {"resnet18": resnet18, "cnn": small_cnn}[config.network]
-        network = build(
-            shape[0], config.width, max(shape[1:]), cosine=config.head == "cosine"
-        )
-    if config.head == "cosine":
-        nn.init.constant_(network.head.scale, config.head_scale)
+        cosine = config.head == "cosine"
+        build = NETWORKS[config.network]
+        network = build(channels, config.width, max(sides), cosine=cosine)
+    network.head = HEADS[config.head](network.features, config.head_scale)
     return network.to(memory_format=torch.channels_last)
 
 
 def _initialise(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, 0.0, 0.02)  # the official code's N(0, 0.02)
+            nn.init.normal_(layer.weight, 0.0, 0.02)  # code
             nn.init.zeros_(layer.bias)
 
 
 class Generator(nn.Module):
-    """G(c, z): labels c [B] and latents z [B, latent_dim] -> features u-hat [B, d] >= 0 (Appendix D; final ReLU: code)."""
+    """G(c, z): labels c [B], latents z [B, latent_dim] -> features u-hat [B, d] >= 0.
+
+    Layers: Appendix D; the last ReLU: code.
+    """
 
     def __init__(self, classes: int, latent_dim: int, hidden: int, features: int):
         super().__init__()
         self.classes, self.latent_dim = classes, latent_dim
         self.layers = nn.Sequential(
-            nn.Linear(latent_dim + classes, hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(hidden, hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(hidden, features),
-            nn.ReLU(),
-        )
+            nn.Linear(latent_dim + classes, hidden), nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden), nn.LeakyReLU(0.2),
+            nn.Linear(hidden, features), nn.ReLU(),
+        )  # fmt: skip
         _initialise(self)
 
     def forward(self, labels: Tensor, z: Tensor) -> Tensor:
@@ -232,24 +160,28 @@ class Generator(nn.Module):
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """PyTorch's, bit for bit in float32, but its second derivative is nothing and no tensor of zeros, which the gradient
-    penalty would multiply by every weight matrix below."""
+    """PyTorch's, bit for bit in float32, but it has no second derivative.
+
+    PyTorch's has one, a tensor of zeros, which the gradient penalty would multiply by
+    every weight matrix below.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.full_like(x, self.negative_slope).masked_fill(x > 0, 1.0)
 
 
 class Discriminator(nn.Module):
-    """D(c, u): a score per row. An MLP phi, then w phi(u) + <V c, phi(u)> (projection discriminator, as in the code)."""
+    """D(c, u): a score per row, labels [B], u [B, d] -> [B].
+
+    An MLP phi, then w phi(u) + <V c, phi(u)> (projection discriminator; code).
+    """
 
     def __init__(self, classes: int, hidden: int, features: int):
         super().__init__()
         self.phi = nn.Sequential(
-            nn.Linear(features, hidden),
-            LeakyReLU(0.2),
-            nn.Linear(hidden, hidden),
-            LeakyReLU(0.2),
-        )
+            nn.Linear(features, hidden), LeakyReLU(0.2),
+            nn.Linear(hidden, hidden), LeakyReLU(0.2),
+        )  # fmt: skip
         self.score = nn.Linear(hidden, 1)
         self.projection = nn.Embedding(classes, hidden)
         _initialise(self)
@@ -261,10 +193,12 @@ class Discriminator(nn.Module):
 
 
 class SpatialGenerator(nn.Module):
-    """G(c, z) for images (cut 0) or feature maps (cuts 1 to 3): labels [B], z [B, latent_dim] -> [B, C, H, W] (ours).
+    """G(c, z) for images (cut 0) or feature maps (cuts 1 to 3), ours.
 
-    A linear layer makes the smallest map; each further level doubles its side. Group norm needs no running statistics,
-    so a replay does not depend on its batch. Feature maps end in the stage's ReLU; images in a scaled tanh.
+    labels [B], z [B, latent_dim] -> [B, C, H, W]. A linear layer makes the smallest
+    map; each further level doubles its side. Group norm needs no running statistics, so
+    a replay does not depend on its batch. Feature maps end in the stage's ReLU; images
+    in a scaled tanh.
     """
 
     def __init__(
@@ -281,47 +215,41 @@ class SpatialGenerator(nn.Module):
         doublings = _doublings(shape)
         widths = [width * 2**k for k in reversed(range(doublings + 1))]
         sides = (shape[1] >> doublings, shape[2] >> doublings)
+        smallest = widths[0] * sides[0] * sides[1]
         layers = [
-            nn.Linear(latent_dim + classes, widths[0] * sides[0] * sides[1]),
+            nn.Linear(latent_dim + classes, smallest),
             nn.Unflatten(1, (widths[0], *sides)),
         ]
         for inputs, outputs in zip(widths, widths[1:]):
-            layers += [
-                nn.GroupNorm(4, inputs),
-                nn.LeakyReLU(0.2),
-                nn.Upsample(scale_factor=2),
-                nn.Conv2d(inputs, outputs, 3, padding=1),
-            ]
-        self.layers = nn.Sequential(
-            *layers,
-            nn.GroupNorm(4, widths[-1]),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(widths[-1], shape[0], 3, padding=1),
-        )
+            layers += [nn.GroupNorm(4, inputs), nn.LeakyReLU(0.2)]
+            layers += [nn.Upsample(scale_factor=2)]
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1)]
+        layers += [nn.GroupNorm(4, widths[-1]), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(widths[-1], shape[0], 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, labels: Tensor, z: Tensor) -> Tensor:
         one_hot = nn.functional.one_hot(labels, self.classes).to(z.dtype)
         u = self.layers(torch.cat([z, one_hot], dim=1))
-        return (
-            2.5 * torch.tanh(u) if self.images else torch.relu(u)
-        )  # normalised pixels lie within -2.5 .. 2.5
+        # normalised pixels lie within -2.5 .. 2.5
+        return 2.5 * torch.tanh(u) if self.images else torch.relu(u)
 
 
 class SpatialDiscriminator(nn.Module):
-    """D(c, u) for u [B, C, H, W]: convolutions down to the smallest map, summed over places, then the projection as in D."""
+    """D(c, u) for u [B, C, H, W] -> [B].
+
+    Convolutions down to the smallest map, summed over places, then the projection.
+    """
 
     def __init__(self, classes: int, shape: tuple[int, int, int], width: int):
         super().__init__()
         widths = [width * 2**k for k in range(_doublings(shape) + 1)]
         layers = [nn.Conv2d(shape[0], width, 3, padding=1), nn.LeakyReLU(0.2)]
         for inputs, outputs in zip(widths, widths[1:]):
-            layers += [
-                nn.Conv2d(inputs, outputs, 4, stride=2, padding=1),
-                nn.LeakyReLU(0.2),
-            ]
-        self.phi = nn.Sequential(
-            *layers, nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(0.2)
-        )
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)]
+            layers += [nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(widths[-1], widths[-1], 3, padding=1), nn.LeakyReLU(0.2)]
+        self.phi = nn.Sequential(*layers)
         self.score = nn.Linear(widths[-1], 1)
         self.projection = nn.Embedding(classes, widths[-1])
 
@@ -332,16 +260,20 @@ class SpatialDiscriminator(nn.Module):
 
 def _doublings(shape: tuple[int, int, int]) -> int:
     """How often a map's side can be halved evenly before it is smaller than 4."""
+
+    def fits(k: int) -> bool:
+        return all(side >> k >= 4 and side % 2**k == 0 for side in shape[1:])
+
     k = 0
-    while min(shape[1:]) >> (k + 1) >= 4 and all(
-        side % 2 ** (k + 1) == 0 for side in shape[1:]
-    ):
+    while fits(k + 1):
         k += 1
     return k
 
 
 def widest(build, parameters: int) -> int:
-    """The largest multiple of 4 for which `build(width)` has at most so many parameters (at least 4)."""
+    """The largest multiple of 4 (at least 4) for which `build(width)` has at most so
+    many parameters.
+    """
     width = 4
     with torch.device("meta"):
         while sum(p.numel() for p in build(width + 4).parameters()) <= parameters:
@@ -353,10 +285,12 @@ def widest(build, parameters: int) -> int:
 def feature_shape(
     network: Network, cut: int, shape: tuple[int, int, int]
 ) -> tuple[int, ...]:
-    """Shape of F(x) without the batch, for images of `shape`: (d,) at the cut named features, else (C, H, W)."""
+    """Shape of F(x) without the batch, for images of `shape`.
+
+    (d,) at the cut named features, else (C, H, W).
+    """
     training = network.training
-    u = split(network.eval(), cut)[0](
-        torch.zeros(1, *shape, device=next(network.parameters()).device)
-    )
+    extractor, _ = split(network.eval(), cut)
+    u = extractor(torch.zeros(1, *shape, device=next(network.parameters()).device))
     network.train(training)
     return tuple(u.shape[1:])

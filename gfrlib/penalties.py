@@ -1,46 +1,177 @@
-"""The penalty column: what ties the network of task t to that of task t-1."""
+"""The penalty column: what ties the network of task t to that of task t-1.
+
+A penalty is a function of `past` and the batch of new images; it asks `past` for the
+old network's features or logits only if it reads them.
+"""
 
 import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gfrlib import losses
 from gfrlib.config import Config
-from gfrlib.networks import Network
+from gfrlib.engine import distributed
+from gfrlib.networks import Network, split
+from gfrlib.replay import Memory
 
 
 def frozen_copy(module: nn.Module | None) -> nn.Module | None:
-    """The copy with index t-1 that Algorithm 1 hands to the next task: same values, eval mode, no gradients."""
-    return (
-        None if module is None else copy.deepcopy(module).eval().requires_grad_(False)
-    )
+    """The copy with index t-1: same values, eval mode, no gradients."""
+    if module is None:
+        return None
+    return copy.deepcopy(module).eval().requires_grad_(False)
 
 
 def old_new_ratio(config: Config, sizes: tuple[int, ...], t: int) -> float:
-    """f_t: old classes per new class, the code's `old_task_factor` (5 to 9 over 50 + 5 x 10); 1 with the weighting off."""
+    """f_t: old classes per new class, the code's `old_task_factor`.
+
+    5 to 9 over 50 + 5 x 10; 1 with the weighting off.
+    """
     return sum(sizes[:t]) / sizes[t] if config.old_task_weighting else 1.0
 
 
-class Importance(nn.Module):
-    """Omega_i >= 0 of every parameter of F, summed over the tasks so far: EWC's Fisher information or MAS's sensitivity.
+@dataclass
+class Batch:
+    """A batch of new images, as the new network sees it."""
 
-    Empty for the other penalties. The heads are left out, as in FACIL.
+    network: Network
+    x: Tensor  # [B, C, H, W]
+    u: Tensor  # F_t(x) [B, ...]
+    logits: Tensor  # [B, classes seen]
+    autocast: Callable  # of this phase of training
+
+
+class Past:
+    """What Algorithm 1 hands to task t >= 1, frozen: F_{t-1}, H_{t-1}, the memory.
+
+    `importance` is that of the tasks so far, or None. Nothing here is trained.
     """
 
-    def __init__(self, config: Config, network: Network):
-        super().__init__()
-        self.kind = (
-            config.penalty if config.penalty in ("fisher", "sensitivity") else None
+    def __init__(
+        self,
+        network: Network,
+        memory: Memory,
+        importance: "Importance | None",
+        config: Config,
+        sizes: tuple[int, ...],
+        t: int,
+    ):
+        self.network, self.memory = frozen_copy(network), frozen_copy(memory)
+        self.config, self.new_classes = config, sizes[t]
+        self.sizes, self.classes = sizes[:t], sum(sizes[:t])  # of the old tasks
+        self.f = old_new_ratio(config, sizes, t)
+        self.extractor, self.classifier = split(self.network, config.cut)
+        if importance is not None:
+            self.theta = _flat(self.network.stages.parameters())
+            self.omega = _flat(importance.omegas)
+
+    def features(self, batch: Batch) -> Tensor:
+        """F_{t-1}(x) [B, ...]."""
+        with torch.no_grad(), batch.autocast():
+            return self.extractor(batch.x)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """M_{t-1}(x) [B, old classes]."""
+        with torch.no_grad(), batch.autocast():
+            return self.classifier(self.extractor(batch.x))
+
+    def replay(self, count: int, phase) -> tuple[Tensor, Tensor]:
+        """What stands for the old classes: u-hat = G_{t-1}(c, z) [B, ...], c [B].
+
+        The labels c are uniform over the old classes. `count` is the whole batch's;
+        each process gets its share.
+        """
+        c = torch.randint(
+            0, self.classes, (count,), generator=phase.rng, device=phase.device
         )
+        # convolutions alone: a vector's small networks stay in float32
+        spatial = self.config.cut < len(self.network.stages)
+        with torch.no_grad(), phase.autocast(spatial):
+            return distributed.share(self.memory.sample(c, phase.rng), c)
+
+
+def _flat(parameters) -> Tensor:
+    """All parameters in one row [P]."""
+    return torch.cat([p.flatten() for p in parameters])
+
+
+# The column: function(past, batch) -> the weighted penalty, a scalar ---------------
+
+
+def logits(past: Past, batch: Batch) -> Tensor:
+    """Distillation of the old outputs (LwF; iCaRL: one softmax over all old classes).
+
+    Not weighted by f_t: it has a term per old head.
+    """
+    config = past.config
+    sizes = past.sizes if config.head == "per-task" else [past.classes]
+    return config.penalty_weight * losses.lwf_distillation(
+        batch.logits, past.logits(batch), list(sizes), temperature=config.temperature
+    )
+
+
+def features(past: Past, batch: Batch) -> Tensor:
+    """Feature distillation, Equation 4, weighted by f_t as in the official code."""
+    config = past.config
+    moved = losses.feature_distillation(
+        batch.u, past.features(batch), distance=config.distance
+    )
+    total = config.penalty_weight * past.f * moved
+    # one L2 norm over the whole batch, whatever the number of processes
+    return distributed.root_mean_square(total) if config.distance == "batch" else total
+
+
+def less_forget(past: Past, batch: Batch) -> Tensor:
+    """Rebalance: the cosine distance of features times sqrt(old / new classes)."""
+    moved = losses.feature_distillation(
+        batch.u, past.features(batch), distance="cosine"
+    )
+    weight = past.config.penalty_weight * math.sqrt(past.classes / past.new_classes)
+    return weight * moved
+
+
+def fisher(past: Past, batch: Batch) -> Tensor:
+    """EWC: half of sum Omega (theta - theta*)^2."""
+    return past.config.penalty_weight * (_moved_parameters(past, batch) / 2)
+
+
+def sensitivity(past: Past, batch: Batch) -> Tensor:
+    """MAS: sum Omega (theta - theta*)^2."""
+    return past.config.penalty_weight * _moved_parameters(past, batch)
+
+
+def _moved_parameters(past: Past, batch: Batch) -> Tensor:
+    theta = _flat(batch.network.stages.parameters())
+    return losses.parameter_penalty(theta, past.theta, past.omega)
+
+
+# {word: function}; `none` and `frozen` have none: nothing is added to the loss
+PENALTIES: dict[str, Callable[[Past, Batch], Tensor]] = {
+    "logits": logits,
+    "features": features,
+    "less-forget": less_forget,
+    "fisher": fisher,
+    "sensitivity": sensitivity,
+}
+HOLDS_OUTPUTS = {"logits"}  # these tie the old outputs themselves
+
+
+class Importance(nn.Module):
+    """Omega_i >= 0 of every parameter of F, summed over the tasks so far.
+
+    EWC's Fisher information or MAS's sensitivity; heads are left out, as in FACIL.
+    """
+
+    def __init__(self, measure: Callable, network: Network):
+        super().__init__()
+        self.measure = measure
+        zeros = [torch.zeros_like(p) for p in network.stages.parameters()]
         self.omegas = nn.ParameterList(
-            [
-                nn.Parameter(torch.zeros_like(p), requires_grad=False)
-                for p in network.stages.parameters()
-            ]
-            if self.kind
-            else []
+            [nn.Parameter(zero, requires_grad=False) for zero in zeros]
         )
 
     def add(
@@ -52,76 +183,44 @@ class Importance(nn.Module):
         batch: int,
         rng: torch.Generator,
     ) -> None:
-        """Add the importance of every parameter for `images` [N, C, H, W], N at a time `batch` (1 = per sample).
+        """Add the importance for `images` [N, C, H, W], `batch` at a time (1: each).
 
-        fisher       the squared gradient of log p(y|x), y drawn from the model's own p (so it is the Fisher information,
-                     not its empirical stand-in); `first` is where the outputs begin that compete for this task
-        sensitivity  the absolute gradient of ||f(x)||^2, f the logits (MAS; FACIL takes the norm without the square)
-        The mean over images (or batches) is added. The network stays in eval mode.
+        `first` is where the outputs begin that compete for this task. The mean over
+        images (or batches) is added. The network stays in eval mode.
         """
         network.eval()
         parameters = list(network.stages.parameters())
         chunks = images.split(batch)
         for x in chunks:
-            logits = network(x)
-            if self.kind == "fisher":
-                y = (
-                    logits[:, first:]
-                    .detach()
-                    .softmax(dim=1)
-                    .multinomial(1, generator=rng)
-                    .squeeze(1)
-                )
-                value = losses.classification(logits[:, first:], y)
-            else:
-                value = logits.square().sum(dim=1).mean()
-            for omega, g in zip(self.omegas, torch.autograd.grad(value, parameters)):
-                omega += (g.square() if self.kind == "fisher" else g.abs()) / len(
-                    chunks
-                )
-
-    def penalty(self, network: Network, old_network: Network) -> Tensor:
-        """EWC: half of sum Omega (theta - theta*)^2; MAS: all of it. theta* are the parameters after the last task."""
-        total = losses.parameter_penalty(
-            list(network.stages.parameters()),
-            list(old_network.stages.parameters()),
-            list(self.omegas),
-        )
-        return total / 2 if self.kind == "fisher" else total
+            value, size_of = self.measure(network(x), first, rng)
+            gradients = torch.autograd.grad(value, parameters)
+            for omega, gradient in zip(self.omegas, gradients):
+                omega += size_of(gradient) / len(chunks)
 
 
-def penalty(
-    config: Config,
-    *,
-    u: Tensor,
-    u_old: Tensor,
-    logits: Tensor,
-    logits_old: Tensor,
-    old_sizes: list[int],
-    f: float,
-) -> Tensor:
-    """The weighted penalty of one batch of new images, of the three kinds that need images: a scalar.
+def fisher_information(logits: Tensor, first: int, rng: torch.Generator):
+    """The squared gradient of log p(y|x), y drawn from the model's own p.
 
-    u, u_old [B, ...] = F_t(x), F_{t-1}(x); logits [B, seen classes], logits_old [B, old classes]. Feature distillation
-    is weighted by f_t as in the official code; the distillation of outputs is not (it has a term per old head, or one
-    for a single head: iCaRL); Rebalance's less-forget loss by sqrt(old / new classes), whatever f is.
+    So it is the Fisher information, not its empirical stand-in.
     """
-    old, new = sum(old_sizes), logits.shape[1] - sum(old_sizes)
-    if config.penalty == "features":
-        return (
-            config.penalty_weight
-            * f
-            * losses.feature_distillation(u, u_old, distance=config.distance)
-        )
-    if config.penalty == "less-forget":
-        return (
-            config.penalty_weight
-            * math.sqrt(old / new)
-            * losses.feature_distillation(u, u_old, distance="cosine")
-        )
-    return config.penalty_weight * losses.lwf_distillation(
-        logits,
-        logits_old,
-        old_sizes if config.head == "per-task" else [old],
-        temperature=config.temperature,
-    )
+    own = logits[:, first:]
+    y = own.detach().softmax(dim=1).multinomial(1, generator=rng).squeeze(1)
+    return losses.classification(own, y), torch.square
+
+
+def output_sensitivity(logits: Tensor, first: int, rng: torch.Generator):
+    """The absolute gradient of ||f(x)||^2, f the logits (MAS).
+
+    FACIL takes the norm without the square.
+    """
+    return logits.square().sum(dim=1).mean(), torch.abs
+
+
+# {penalty: what its importances measure}
+IMPORTANCES = {"fisher": fisher_information, "sensitivity": output_sensitivity}
+
+
+def build_importance(config: Config, network: Network) -> Importance | None:
+    """Omega = 0 for the penalties that read it, else None."""
+    measure = IMPORTANCES.get(config.penalty)
+    return measure and Importance(measure, network)

@@ -1,12 +1,19 @@
-"""The memory column: what stands for the old classes, how it is sampled, and how many bytes it takes.
+"""The memory column: what stands for the old classes, how it is sampled, its bytes.
 
-Every memory is an nn.Module, so that copying, saving and counting bytes are the same for all of them.
+Every memory is an nn.Module, so that copying, saving and counting bytes are the same
+for all of them.
 """
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from gfrlib.config import FEATURES, Config
+from gfrlib.config import Config
+from gfrlib.methods import FEATURES
 from gfrlib.networks import (
     Discriminator,
     Generator,
@@ -17,31 +24,46 @@ from gfrlib.networks import (
 
 
 class Memory(nn.Module):
-    """Nothing is carried (the rows `none` and `real`: the latter reads all the data again)."""
+    """Nothing is carried; the base of all others."""
 
-    trained = (
-        False  # by train_generator's adversarial loop; otherwise `fit` is closed-form
-    )
+    trained = False  # by a GAN's loop; otherwise `fit` is closed-form
     fits = False  # closed-form, from all features of a task
     replays = False  # samples enter the classifier's loss
-    keeps_means = (
-        False  # a buffer `means` [classes, d], from which nearest-mean can predict
-    )
+    keeps_means = False  # a buffer `means` [classes, d], for nearest-mean prediction
 
-    rows = None  # training images kept: their row numbers
+    rows: Tensor | None = None  # training images kept: their row numbers
 
     def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
-        """Take up task t's classes from all their features u = F_t(x) [N, d], labels [N] and row numbers [N]."""
+        """Take up task t's classes from all their features u = F_t(x) [N, d].
+
+        labels [N], row numbers of the images [N].
+        """
 
     def watch(self, features: Tensor, labels: Tensor) -> None:
-        """Look at the new task's features [N, d] and labels [N] before it is learned; most memories need not."""
+        """Hook before a task is learned, with its features [N, d] and labels [N].
+
+        The default does nothing.
+        """
 
     def move(self, W: Tensor, b: Tensor) -> None:
-        """Follow the features of old classes: those of class c moved from u to W u + b_c; W [d, d], b [classes, d]."""
+        """Follow the features of old classes: those of class c moved from u to
+        W u + b_c; W [d, d], b [classes, d].
+        """
 
     def nbytes(self) -> dict[str, int]:
         """Bytes kept for the next task, item by item."""
         return {}
+
+
+class AllImages(Memory):
+    """Joint training: all data are read again."""
+
+    def __init__(self, image_bytes: int):
+        super().__init__()
+        self.image_bytes = image_bytes
+
+    def nbytes(self) -> dict[str, int]:
+        return {"training images": self.image_bytes}
 
 
 class ClassMeans(Memory):
@@ -66,7 +88,10 @@ class ClassMeans(Memory):
         return self.means[labels]
 
     def class_means(self, rng: torch.Generator) -> Tensor:
-        """[classes, d]: where the memory believes every class's mean feature to be; asked by the drift functions."""
+        """[classes, d]: where the memory believes every class's mean feature to be.
+
+        The drift functions ask for it.
+        """
         return self.means
 
     def nbytes(self) -> dict[str, int]:
@@ -74,10 +99,13 @@ class ClassMeans(Memory):
 
 
 class Gaussians(ClassMeans):
-    """G_t(c, z) = N(mu_c, Sigma_c), Section 4.1; old classes' statistics stay (official code) until `move`.
+    """G_t(c, z) = N(mu_c, Sigma_c), Section 4.1.
+
+    Old classes' statistics stay (official code) until `move`.
 
     diagonal  one standard deviation per dimension, one noise value per dimension
-    scalar    the same, but one noise value for the whole vector: samples lie on a line (the official code)
+    scalar    the same, but one noise value for the whole vector: samples lie on a line
+              (the official code)
     full      the whole covariance, kept as a Cholesky factor
     """
 
@@ -95,12 +123,9 @@ class Gaussians(ClassMeans):
             u = features[labels == c].double()
             if self.kind == "full":
                 covariance = torch.cov(u.T, correction=0)
-                ridge = (
-                    1e-4 * covariance.diagonal().mean() + 1e-8
-                )  # ours: fewer images than dimensions still factorise
-                covariance += ridge * torch.eye(
-                    len(covariance), dtype=u.dtype, device=u.device
-                )
+                # ours: so that fewer images than dimensions still factorise
+                ridge = 1e-4 * covariance.diagonal().mean() + 1e-8
+                covariance += ridge * _eye(covariance)
                 self.spread[c] = torch.linalg.cholesky(covariance).float()
             else:
                 self.spread[c] = u.std(dim=0, correction=0).float()
@@ -109,19 +134,20 @@ class Gaussians(ClassMeans):
         mean, spread = self.means[labels], self.spread[labels]
         shape = (len(labels), 1) if self.kind == "scalar" else mean.shape
         z = torch.randn(shape, generator=rng, device=mean.device)
-        u = mean + (
-            torch.einsum("bij,bj->bi", spread, z) if self.kind == "full" else spread * z
-        )
+        full = self.kind == "full"
+        u = mean + (torch.einsum("bij,bj->bi", spread, z) if full else spread * z)
         return u.clamp_min(0) if self.clamp else u
 
     def move(self, W: Tensor, b: Tensor) -> None:
-        """mu -> W mu + b and Sigma -> W Sigma W^T: exactly for `full`, its diagonal for the others; means stay >= 0."""
+        """mu -> W mu + b and Sigma -> W Sigma W^T; means stay >= 0.
+
+        Exactly for `full`, the diagonal of it for the others.
+        """
         self.means = (self.means @ W.T + b).clamp_min(0)
-        self.spread = (
-            W @ self.spread
-            if self.kind == "full"
-            else (self.spread.square() @ W.T.square()).sqrt()
-        )
+        if self.kind == "full":
+            self.spread = W @ self.spread
+        else:
+            self.spread = (self.spread.square() @ W.T.square()).sqrt()
 
     def nbytes(self) -> dict[str, int]:
         name = "covariance factors" if self.kind == "full" else "standard deviations"
@@ -129,7 +155,10 @@ class Gaussians(ClassMeans):
 
 
 class GAN(Memory):
-    """G(c, z) and D(c, u) of Appendix D, trained by training.train_generator; both are carried from task to task."""
+    """G(c, z) and D(c, u) of Appendix D, trained by training.train_generator.
+
+    Both are carried from task to task.
+    """
 
     trained = True
     replays = True
@@ -161,15 +190,10 @@ class GAN(Memory):
 
     def class_means(self, rng: torch.Generator) -> Tensor:
         """[classes, d]: the means of 100 replays a class."""
-        labels = torch.arange(
-            self.generator.classes, device=rng.device
-        ).repeat_interleave(100)
+        classes = self.generator.classes
+        labels = torch.arange(classes, device=rng.device).repeat_interleave(100)
         with torch.no_grad():
-            return (
-                self.sample(labels, rng)
-                .view(self.generator.classes, 100, -1)
-                .mean(dim=1)
-            )
+            return self.sample(labels, rng).view(classes, 100, -1).mean(dim=1)
 
     def move(self, W: Tensor, b: Tensor) -> None:
         self.drift = W, b
@@ -182,7 +206,10 @@ class GAN(Memory):
 
 
 class SpatialGAN(GAN):
-    """G and D for images or feature maps u [C, H, W], each with at most `parameters` parameters at every cut."""
+    """G and D for images or feature maps u [C, H, W].
+
+    Each has at most `parameters` parameters, at every cut.
+    """
 
     def __init__(
         self,
@@ -207,7 +234,9 @@ class SpatialGAN(GAN):
 
 
 class Exemplars(Memory):
-    """Real training images of the old classes, `per_class` each, chosen by herding (iCaRL, Algorithm 4)."""
+    """Real training images of the old classes, `per_class` each, chosen by herding
+    (iCaRL, Algorithm 4).
+    """
 
     fits = True
 
@@ -232,11 +261,12 @@ class Exemplars(Memory):
 
 
 def herding(features: Tensor, count: int) -> Tensor:
-    """Indices of `count` rows of [N, d] whose running mean follows the class mean best, in the order of choice.
+    """Indices of the `count` rows of [N, d] whose running mean follows the class mean
+    best, in the order of choice.
 
     On L2-normalised features; no row is taken twice (iCaRL, Algorithm 4).
     """
-    u = nn.functional.normalize(features.double(), dim=1)
+    u = functional.normalize(features.double(), dim=1)
     mean, total, chosen = u.mean(0), torch.zeros_like(u[0]), []
     free = torch.ones(len(u), dtype=torch.bool, device=u.device)
     for k in range(1, min(count, len(u)) + 1):
@@ -248,7 +278,9 @@ def herding(features: Tensor, count: int) -> Tensor:
 
 
 class Translated(ClassMeans):
-    """FeTrIL: features of an old class are those of the most similar new class, moved by the difference of the means."""
+    """FeTrIL: an old class's features are those of the most similar new class, moved by
+    the difference of the means.
+    """
 
     keeps_means = True
 
@@ -258,11 +290,10 @@ class Translated(ClassMeans):
         classes, counts = labels.unique(return_counts=True)  # labels ascend
         self.begin, self.length = counts.cumsum(0) - counts, counts
         self.new_means = torch.stack([features[labels == c].mean(0) for c in classes])
-        cosine = (
-            nn.functional.normalize(self.means, dim=1)
-            @ nn.functional.normalize(self.new_means, dim=1).T
+        old, new = (
+            functional.normalize(m, dim=1) for m in (self.means, self.new_means)
         )
-        self.like = cosine.argmax(1)
+        self.like = (old @ new.T).argmax(1)
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         like = self.like[labels]
@@ -272,10 +303,12 @@ class Translated(ClassMeans):
 
 
 class Covariances(Memory):
-    """FeCAM: a mean and a whole covariance per class, of features to the power 1/2, for Mahalanobis distances.
+    """FeCAM: a mean and a whole covariance per class, of features to the power 1/2, for
+    Mahalanobis distances.
 
-    Each covariance is shrunk, Sigma + V1 I + V2 (1 - I) with V1, V2 the means of its diagonal and of the rest, and scaled
-    to a correlation matrix (Goswami et al. 2023, Equations 4 to 7, with alpha1 = alpha2 = 1 as for CIFAR-100).
+    Each covariance is shrunk, Sigma + V1 I + V2 (1 - I) with V1, V2 the means of its
+    diagonal and of the rest, and scaled to a correlation matrix (Goswami et al. 2023,
+    Equations 4 to 7, with alpha1 = alpha2 = 1 as for CIFAR-100).
     """
 
     fits = True
@@ -294,26 +327,22 @@ class Covariances(Memory):
             diagonal = covariance.diagonal()
             d = len(diagonal)
             rest = (covariance.sum() - diagonal.sum()) / max(1, d * (d - 1))
-            shrunk = (
-                covariance
-                + rest
-                + (diagonal.mean() - rest)
-                * torch.eye(d, dtype=u.dtype, device=u.device)
-            )
+            shrunk = covariance + rest + (diagonal.mean() - rest) * _eye(covariance)
             scale = shrunk.diagonal().rsqrt()
             self.precisions[c] = torch.linalg.inv(shrunk * scale[:, None] * scale)
 
     def distances(self, features: Tensor, classes: int) -> Tensor:
-        """Squared Mahalanobis distances [N, classes] of features [N, d]; vectors and means are L2-normalised first."""
-        u = nn.functional.normalize(features.clamp_min(0).sqrt(), dim=1)
-        centres = nn.functional.normalize(self.centres[:classes], dim=1)
-        return torch.stack(
-            [
-                ((u - m) @ p * (u - m)).sum(1)
-                for m, p in zip(centres, self.precisions[:classes])
-            ],
-            dim=1,
-        )
+        """Squared Mahalanobis distances [N, classes] of features [N, d].
+
+        Vectors and means are L2-normalised first.
+        """
+        u = functional.normalize(features.clamp_min(0).sqrt(), dim=1)
+        centres = functional.normalize(self.centres[:classes], dim=1)
+        rows = []
+        for centre, precision in zip(centres, self.precisions[:classes]):
+            away = u - centre
+            rows.append((away @ precision * away).sum(1))
+        return torch.stack(rows, dim=1)
 
     def nbytes(self) -> dict[str, int]:
         return {
@@ -323,22 +352,62 @@ class Covariances(Memory):
 
 
 def linear_drift(before: Tensor, after: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """W [d, d] with W F_{t-1}(x) close to F_t(x) over D_t, by least squares; b = 0 (LDC, FCS's calibration).
+    """W [d, d] with W F_{t-1}(x) close to F_t(x) over D_t, by least squares; b = 0
+    (LDC, FCS's calibration).
 
-    before, after [N, d]: features of the new task's images under F_{t-1} and F_t; means [classes, d]. Slightly drawn
-    towards the identity, so that directions which the new classes never use stay where they are.
+    before, after [N, d]: features of the new task's images under F_{t-1} and F_t; means
+    [classes, d]. Slightly drawn towards the identity, so that directions which the new
+    classes never use stay where they are.
     """
     before, moved = before.double(), after.double() - before.double()
-    gram = before.T @ before
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    change = torch.linalg.solve(
-        gram + 1e-2 * gram.diagonal().mean() * eye, before.T @ moved
-    ).T
+    gram, eye = before.T @ before, _eye(before.T @ before)
+    ridge = 1e-2 * gram.diagonal().mean() * eye
+    change = torch.linalg.solve(gram + ridge, before.T @ moved).T
     return (eye + change).float(), torch.zeros_like(means)
 
 
-# What can be known of old classes' drift from new images alone: function(before, after, means) -> W, b of Memory.move
+# What can be known of old classes' drift from new images alone:
+# {word: function(before, after, means) -> W, b of Memory.move}
 DRIFTS = {"linear": linear_drift}
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a memory is built for."""
+
+    classes: int
+    shape: tuple[int, ...]  # of F(x): (d,) or (C, H, W)
+    images: tuple[int, ...]  # of all training images: [N, H, W, C], in bytes
+
+
+def _gan(config: Config, room: Room) -> GAN:
+    if config.cut == FEATURES:
+        hidden = config.generator_hidden
+        return GAN(room.classes, room.shape[0], config.latent_dim, hidden)
+    return SpatialGAN(
+        room.classes,
+        room.shape,
+        config.latent_dim,
+        config.generator_parameters,
+        images=config.cut == 0,
+    )
+
+
+# The column: {word: function(config, room) -> its memory}
+MEMORIES: dict[str, Callable[[Config, Room], Memory]] = {
+    "none": lambda config, room: Memory(),
+    "real": lambda config, room: AllImages(math.prod(room.images)),
+    "exemplars": lambda config, room: Exemplars(
+        room.classes, config.exemplars, math.prod(room.images[1:])
+    ),
+    "means": lambda config, room: ClassMeans(room.classes, room.shape[0]),
+    "translated": lambda config, room: Translated(room.classes, room.shape[0]),
+    "covariances": lambda config, room: Covariances(room.classes, room.shape[0]),
+    "gaussian": lambda config, room: Gaussians(
+        room.classes, room.shape[0], config.gaussian, config.gaussian_clamp
+    ),
+    "gan": _gan,
+}
 
 
 def build_memory(
@@ -347,37 +416,24 @@ def build_memory(
     shape: tuple[int, ...],
     seed: int,
     *,
-    image_bytes: int = 0,
+    images: tuple[int, ...] = (0, 0, 0, 0),
 ) -> Memory:
-    """The config's memory for `classes` classes and F(x) of `shape` (d,) or (C, H, W); values depend on `seed` alone."""
-    if config.memory == "exemplars":
-        return Exemplars(classes, config.exemplars, image_bytes)
-    if config.memory in ("means", "translated", "covariances"):
-        return {
-            "means": ClassMeans,
-            "translated": Translated,
-            "covariances": Covariances,
-        }[config.memory](classes, shape[0])
-    if config.memory == "gaussian":
-        return Gaussians(classes, shape[0], config.gaussian, config.gaussian_clamp)
-    if config.memory == "gan":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if config.cut < FEATURES:
-                return SpatialGAN(
-                    classes,
-                    shape,
-                    config.latent_dim,
-                    config.generator_parameters,
-                    images=config.cut == 0,
-                )
-            return GAN(classes, shape[0], config.latent_dim, config.generator_hidden)
-    return Memory()
+    """The config's memory for `classes` classes and F(x) of `shape` (d,) or (C, H, W).
+
+    images: the shape of all training images. Values depend on `seed` alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MEMORIES[config.memory](config, Room(classes, shape, images))
 
 
 def state_bytes(module: nn.Module) -> int:
     """Bytes of all parameters and buffers."""
     return sum(_bytes(v) for v in module.state_dict().values())
+
+
+def _eye(matrix: Tensor) -> Tensor:
+    return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -1,4 +1,7 @@
-"""A data set is a tensor on the device; a task is an index into it. Class orders, splits, batched augmentation."""
+"""A data set is a tensor on the device; a task is an index into it.
+
+Class orders, splits, batched augmentation.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,8 @@ from gfrlib.config import Config, UserError
 from gfrlib.engine import augment
 from gfrlib.engine.streams import resident_or_streamed
 
-# Pad-and-crop in pixels, and whether a mirrored image keeps its meaning. CIFAR: Section 5 of the paper.
+# Pad-and-crop in pixels, and whether a mirrored image keeps its meaning. CIFAR: Section
+# 5 of the paper.
 AUGMENTATION = {"digits": (1, False)}
 PADDING_SHARE = 1 / 8  # 4 of 32 pixels
 MOMENT_IMAGES = (
@@ -21,8 +25,10 @@ MOMENT_IMAGES = (
 def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
     """The original labels in their order of arrival.
 
-    lucir   NumPy's seed-1993 shuffle, as iCaRL and LUCIR use it (CIFAR-100: 68, 56, 78, 8, ...)
-    gfr     its inverse, which the official code really uses (CIFAR-100: 69, 23, 57, 12, ...)
+    lucir   NumPy's seed-1993 shuffle, as iCaRL and LUCIR use it (CIFAR-100: 68, 56, 78,
+            8, ...)
+    gfr     its inverse, which the official code really uses (CIFAR-100: 69, 23, 57, 12,
+            ...)
     sorted  0, 1, 2, ...
     random  a permutation drawn from `seed`
     Raises UserError for another name.
@@ -44,15 +50,19 @@ def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
 def task_sizes(
     num_classes: int, base: int, tasks: int, split: tuple = ()
 ) -> tuple[int, ...]:
-    """Class counts of tasks 0 .. T: `base`, then `tasks` equal ones; or `split` itself, which may leave classes unused.
+    """Class counts of tasks 0 ..
+
+    T: `base`, then `tasks` equal ones; or `split` itself, which may leave classes
+    unused.
 
     Raises UserError where the classes do not divide or do not suffice.
     """
     if split:
         if min(split) < 1 or sum(split) > num_classes:
             raise UserError(
-                f"The split {list(split)} needs {sum(split)} classes with at least 1 a task, and the data set "
-                f"has {num_classes}; give counts that add up to at most {num_classes}."
+                f"The split {list(split)} needs {sum(split)} classes with at least 1 a "
+                f"task, and the data set has {num_classes}; give counts that add up to "
+                f"at most {num_classes}."
             )
         return tuple(split)
     if base < 1 or base > num_classes:
@@ -65,20 +75,21 @@ def task_sizes(
             f"A base of {base} leaves {num_classes - base} classes for {tasks} tasks; "
             f"choose at least 1 task, or tasks = 0 with base = {num_classes}."
         )
-    if tasks and (num_classes - base) % tasks:
-        fits = [
-            n for n in range(1, num_classes - base + 1) if (num_classes - base) % n == 0
-        ]
+    later = num_classes - base
+    if tasks and later % tasks:
+        fits = [n for n in range(1, later + 1) if later % n == 0]
         raise UserError(
-            f"{num_classes - base} classes after a base of {base} do not divide into {tasks} equal tasks; "
-            f"choose tasks from {fits}, or give the counts with split."
+            f"{later} classes after a base of {base} do not divide into {tasks} equal "
+            f"tasks; choose tasks from {fits}, or give the counts with split."
         )
-    return (base, *[(num_classes - base) // tasks] * tasks) if tasks else (base,)
+    return (base, *[later // tasks] * tasks) if tasks else (base,)
 
 
 @dataclass
 class Tasks:
-    """The task stream: uint8 images on the device, labels as positions in the class order, sorted by position."""
+    """The task stream: uint8 images on the device, labels as positions in the class
+    order, sorted by position.
+    """
 
     name: str
     sizes: tuple[int, ...]
@@ -92,7 +103,8 @@ class Tasks:
     std: Tensor
     padding: int
     mirror: bool
-    crop: int = 0  # side of random resized crops in training, of the centre in testing; 0: pad and crop
+    # side of random resized crops in training, of the centre in testing; 0: pad, crop
+    crop: int = 0
     content: str = ""  # of the data set, where its name does not tell
 
     @property
@@ -121,7 +133,8 @@ class Tasks:
         return torch.arange(first, last, device=labels.device)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] -> float32 [B, C, H, W], zero mean and unit variance per channel (channels-last in memory).
+        """uint8 [B, H, W, C] -> float32 [B, C, H, W], zero mean and unit variance per
+        channel (channels-last in memory).
 
         With `crop` set, larger images are cut to their centre: what testing sees.
         """
@@ -135,7 +148,9 @@ class Tasks:
         )
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Augmentations for `count` images: augment.draw_shifts [count, 3], with `crop` set augment.draw_boxes [count, 5]."""
+        """Augmentations for `count` images: augment.draw_shifts [count, 3], with `crop`
+        set augment.draw_boxes [count, 5].
+        """
         device = self.train_images.device
         if self.crop:
             return augment.draw_boxes(
@@ -144,52 +159,33 @@ class Tasks:
         return augment.draw_shifts(count, self.padding, self.mirror, generator, device)
 
     def augment(self, images: Tensor, draws: Tensor) -> Tensor:
-        """What was drawn, applied to uint8 [B, H, W, C], all images at once; uint8 again."""
-        return (
-            augment.cut(images, draws, self.crop)
-            if self.crop
-            else augment.shift(images, draws, self.padding)
-        )
+        """What was drawn, applied to uint8 [B, H, W, C], all images at once; uint8
+        again.
+        """
+        if self.crop:
+            return augment.cut(images, draws, self.crop)
+        return augment.shift(images, draws, self.padding)
 
 
 def build(config: Config, packed, device: torch.device) -> Tasks:
-    """The stream over `packed` arrays (see datasets.Packed), in the config's class order, split and validation share."""
+    """The stream over `packed` arrays (see datasets.Packed), in the config's class
+    order, split and validation share.
+    """
     order = class_order(config.class_order, len(packed.class_names), config.seed)
     sizes = task_sizes(len(order), config.base, config.tasks, config.split)
-    position = np.argsort(order)  # original label -> position
-    train, test = (
-        np.where(labels < 0, -1, position[labels])
-        for labels in (packed.train_labels, packed.test_labels)
-    )
-    train_rows, test_rows = (
-        np.argsort(v, kind="stable")[(v < 0).sum() :] for v in (train, test)
-    )  # without faulty images
-    train_source, test_source, test = (
-        packed.train_images,
-        packed.test_images,
-        test[test_rows],
-    )
-    if (
-        config.validation
-    ):  # the last share of each class's training images stands in for the test images
-        held = np.concatenate(
-            [
-                rows[len(rows) - max(1, round(len(rows) * config.validation)) :]
-                for rows in np.split(
-                    train_rows, np.flatnonzero(np.diff(train[train_rows])) + 1
-                )
-            ]
-        )
+    train, train_rows = _positions(packed.train_labels, order)
+    test, test_rows = _positions(packed.test_labels, order)
+    test_source, test = packed.test_images, test[test_rows]
+    if config.validation:
+        held = _held_out(train_rows, train, config.validation)
         test_source, test_rows, test = packed.train_images, held, train[held]
         train_rows = train_rows[~np.isin(train_rows, held)]
-    images = resident_or_streamed(train_source, train_rows, device)
-    few = np.linspace(
-        0, len(train_rows) - 1, MOMENT_IMAGES if packed.crop else len(train_rows)
-    ).astype(int)
+    images = resident_or_streamed(packed.train_images, train_rows, device)
+    some = MOMENT_IMAGES if packed.crop else len(train_rows)
+    few = np.linspace(0, len(train_rows) - 1, some).astype(int)
     mean, std = _moments(images, torch.from_numpy(few).to(device))
-    padding, mirror = AUGMENTATION.get(
-        packed.name, (round(images.shape[1] * PADDING_SHARE), True)
-    )
+    usual = round(images.shape[1] * PADDING_SHARE), True
+    padding, mirror = AUGMENTATION.get(packed.name, usual)
     return Tasks(
         name=packed.name,
         sizes=sizes,
@@ -208,18 +204,35 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
     )
 
 
+def _positions(labels: np.ndarray, order: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(position in the class order of every image, -1 for a faulty one; the rows of the
+    others, sorted by position).
+    """
+    position = np.where(labels < 0, -1, np.argsort(order)[labels])
+    return position, np.argsort(position, kind="stable")[(position < 0).sum() :]
+
+
+def _held_out(rows: np.ndarray, position: np.ndarray, share: float) -> np.ndarray:
+    """The last share of each class's rows, which stands in for the test images."""
+    edges = np.flatnonzero(np.diff(position[rows])) + 1
+    held = []
+    for own in np.split(rows, edges):
+        count = max(1, round(len(own) * share))
+        held.append(own[len(own) - count :])
+    return np.concatenate(held)
+
+
 def _moments(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, in 0-1, exactly: from how often each of the 256 values occurs."""
+    """Mean and standard deviation per channel, in 0-1, exactly: from how often each of
+    the 256 values occurs.
+    """
     values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
-    counts = sum(
-        torch.stack(
-            [
-                torch.bincount(some[..., c].reshape(-1), minlength=256)
-                for c in range(some.shape[-1])
-            ]
-        )
-        for some in (images[chunk] for chunk in rows.split(1000))
-    ).double()
+    counts = torch.zeros(images.shape[3], 256, dtype=torch.int64, device=images.device)
+    for some in rows.split(1000):
+        chunk = images[some]
+        for c in range(len(counts)):
+            counts[c] += torch.bincount(chunk[..., c].reshape(-1), minlength=256)
+    counts = counts.double()
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ values
     std = ((values - mean[:, None]).square() * share).sum(1).sqrt()

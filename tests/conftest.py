@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from find_chromium import find
+from helpers_core import SMALL, tiny, train
 
 from gfrlib.book import chapters
 from gfrlib.config import UserError
@@ -60,6 +62,36 @@ def differing(chapter: Path) -> dict:
         for name, value in second_parameters(chapter).items()
         if value != chapters.declared(chapter)[name][1]
     }
+
+
+def missing(reason: str) -> None:
+    """Skip the test, which counts as a failure in CI."""
+    pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def browser_window():
+    """The one window of the one Chromium that all browser tests of a process share."""
+    if not find():
+        missing("no Chromium (apt-get install chromium, or CHROMIUM=path)")
+    from site_server import chromium
+
+    with chromium() as window:
+        yield window
+
+
+@pytest.fixture(scope="session")
+def whole():
+    """whole(method, ...) -> the uninterrupted run of SMALL, trained once a process."""
+    known = {}
+
+    def get(method, **changes):
+        key = (method, *sorted(changes.items()))
+        if key not in known:
+            known[key] = train(tiny(method, **{**SMALL, **changes}))
+        return known[key]
+
+    return get
 
 
 @pytest.fixture(scope="session")

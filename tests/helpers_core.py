@@ -14,9 +14,8 @@ from gfrlib.config import make_config
 from gfrlib.lab.datasets import Packed
 from gfrlib.lab.experiments import load_tasks
 
-torch.set_num_threads(
-    1
-)  # as the presets have it; and threads that wait for a busy core only burn time
+# As the presets have it; and threads that wait for a busy core only burn time.
+torch.set_num_threads(1)
 threadpool_limits(1, "blas")
 ROOT = Path(__file__).resolve().parents[1]
 TINY = dict(
@@ -29,6 +28,10 @@ TINY = dict(
     latent_dim=8,
     feature_views=2,
     device="cpu",
+)
+# three tasks, five phases, a few steps each: what most tests of training need
+SMALL = dict(
+    split=(3, 2, 2), epochs_base=1, generator_steps_base=6, generator_steps_later=5
 )
 
 

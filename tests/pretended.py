@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from gfrlib import tasks, training
+from gfrlib.engine import machine
 from gfrlib.lab import analysis, datasets
 
 _setup_privateuseone_for_python_backend("pretended")
@@ -142,7 +143,7 @@ def pretended():
     with (
         mock.patch.object(torch, "Generator", Generator),
         mock.patch.object(torch, "tensor", tensor),
-        mock.patch.object(training, "resolve_device", lambda config: DEVICE),
+        mock.patch.object(machine, "resolve_device", lambda config: DEVICE),
         Factories(),
     ):
         yield

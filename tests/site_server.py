@@ -1,4 +1,8 @@
-"""A built site served on 127.0.0.1 and a Chromium that may go nowhere else: for the browser tests and the screenshots."""
+"""A built site on 127.0.0.1 and a Chromium that reaches nothing else.
+
+For the browser tests and the screenshots. One Chromium and one window of it (a
+context) serve all pages, so that scripts and fonts are fetched and compiled once.
+"""
 
 import contextlib
 import functools
@@ -9,6 +13,7 @@ import urllib.parse
 from find_chromium import find
 from playwright.sync_api import sync_playwright
 
+HERE = "127.0.0.1"
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -18,87 +23,99 @@ FLAGS = [
     "--disable-sync",
     "--disable-background-networking",
     "--disable-component-update",
+    # no name of another host is found
+    f"--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE {HERE}",
 ]
-HARMLESS = (
-    "Got invalid theme mode",
-    "allowUnionTypes",
-)  # the theme without a stored choice; ipywidgets' schema checker
-MATHJAX = "cdn.jsdelivr.net/npm/mathjax"  # where the pages ask for MathJax when npm could not bring it
+# the theme without a stored choice; ipywidgets' checker; a host that was not found
+HARMLESS = ("Got invalid theme mode", "allowUnionTypes", "ERR_NAME_NOT_RESOLVED")
+# where the pages ask for MathJax when npm could not bring it
+MATHJAX = "cdn.jsdelivr.net/npm/mathjax"
+WIDGETS = "script[type='application/vnd.jupyter.widget-view+json']"
+EQUATIONS = "script#MathJax-script, script[src*='mathjax/es5']"
+EQUATIONS_DRAWN = (
+    "!window.MathJax || !MathJax.startup || !MathJax.startup.promise "
+    "|| MathJax.startup.promise.then(() => true)"
+)
+TWO_FRAMES = (
+    "() => new Promise(done => requestAnimationFrame("
+    "() => requestAnimationFrame(() => done(true))))"
+)
+DARKEN = (
+    "document.documentElement.dataset.theme = "
+    "document.documentElement.dataset.mode = 'dark'"
+)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
+    """Quiet, with connections that stay open, and files that a browser may keep."""
+
+    protocol_version = "HTTP/1.1"
+
     def log_message(self, *words):
         pass
+
+    def end_headers(self):
+        self.send_header("Cache-Control", "max-age=3600")
+        super().end_headers()
 
 
 @contextlib.contextmanager
 def served(folder):
     """The address under which the folder's files are served."""
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    ) as server:
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer((HERE, 0), handler) as server:
+        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://{HERE}:{server.server_port}"
         server.shutdown()
 
 
 @contextlib.contextmanager
 def chromium():
-    """A running browser."""
+    """A window of a running browser: a context, whose pages share what they fetch."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find(), args=FLAGS)
-        yield browser
+        yield browser.new_context(viewport={"width": 1280, "height": 900})
         browser.close()
 
 
-def open_page(browser, address, *, width=1280, height=900, dark=False):
-    """A page at the address, loaded and drawn; and the list of its faults: errors, answers above 399, requests elsewhere."""
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme="dark" if dark else "light",
-    )
-    page, faults = context.new_page(), []
+def watch(page) -> list[str]:
+    """The page's faults from now on: errors, answers above 399, requests elsewhere."""
+    faults = []
 
-    def guard(route):
-        url = route.request.url
-        if urllib.parse.urlsplit(url).hostname == "127.0.0.1" or url.startswith(
-            ("data:", "blob:")
-        ):
-            return route.continue_()
-        if MATHJAX not in url:
-            faults.append(f"asks another host: {url}")
-        return route.abort()
+    def request(asked):
+        parts = urllib.parse.urlsplit(asked.url)
+        elsewhere = parts.scheme in ("http", "https") and parts.hostname != HERE
+        if elsewhere and MATHJAX not in asked.url:
+            faults.append(f"asks another host: {asked.url}")
 
-    context.route("**/*", guard)
-    page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
-    page.on(
-        "response",
-        lambda answer: (
+    def response(answer):
+        if answer.status > 399:
             faults.append(f"{answer.status}: {answer.url}")
-            if answer.status > 399
-            else None
-        ),
-    )
-    page.on(
-        "console",
-        lambda line: (
+
+    def console(line):
+        if line.type == "error" and not any(words in line.text for words in HARMLESS):
             faults.append(f"console: {line.text}")
-            if line.type == "error"
-            and not any(words in line.text for words in (*HARMLESS, "ERR_FAILED"))
-            else None
-        ),
-    )
+
+    page.on("request", request)
+    page.on("response", response)
+    page.on("console", console)
+    page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+    return faults
+
+
+def open_page(window, address, *, width=1280, height=900, dark=False):
+    """(a page at the address, loaded and drawn; the list of its faults)."""
+    page = window.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme="dark" if dark else "light")
+    faults = watch(page)
     page.goto(address, wait_until="load")
     if dark:
-        page.evaluate(
-            "document.documentElement.dataset.theme = document.documentElement.dataset.mode = 'dark'"
-        )
-    if page.locator("script[type='application/vnd.jupyter.widget-view+json']").count():
-        page.locator(".jupyter-widgets").first.wait_for(timeout=30_000)
-    if page.locator("script#MathJax-script, script[src*='mathjax/es5']").count():
-        page.wait_for_function(
-            "!window.MathJax || !MathJax.startup || !MathJax.startup.promise "
-            "|| MathJax.startup.promise.then(() => true)"
-        )
-    page.wait_for_timeout(200)
+        page.evaluate(DARKEN)
+    if page.locator(WIDGETS).count():
+        page.locator(".jupyter-widgets").first.wait_for(timeout=60_000)
+    if page.locator(EQUATIONS).count():
+        page.wait_for_function(EQUATIONS_DRAWN, timeout=60_000)
+    page.evaluate(TWO_FRAMES)
     return page, faults

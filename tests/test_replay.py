@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from gfrlib.config import make_config
-from gfrlib.replay import GAN, ClassMeans, Gaussians, Memory, build_memory, state_bytes
+from gfrlib.replay import (
+    GAN,
+    AllImages,
+    ClassMeans,
+    Gaussians,
+    Memory,
+    build_memory,
+    state_bytes,
+)
 
 D, COUNT = 4, 40_000
 
@@ -204,7 +212,7 @@ def test_initial_values_of_a_gan_depend_on_the_seed_alone():
     "memory, kind",
     [
         ("none", Memory),
-        ("real", Memory),
+        ("real", AllImages),
         ("means", ClassMeans),
         ("gaussian", Gaussians),
         ("gan", GAN),

@@ -85,15 +85,12 @@ def test_chapters_begin_alike(chapter):
         "then the question, and how long it takes"
     )
     assert second["source"] == chapters.bootstrap(), "call `make address`"
-    assert second["metadata"]["tags"] == ["hide-input"]
-    assert (
-        "parameters" in third["metadata"]["tags"]
-        and "check_parameters(" in fourth["source"]
-    )
-    assert (
-        sum("parameters" in cell["metadata"].get("tags", []) for cell in cells(chapter))
-        == 1
-    )
+    assert second["metadata"]["tags"] == ["remove-cell"], "not shown on the site"
+    assert third["metadata"]["tags"] == ["hide-input", "parameters"], "the folded cell"
+    assert "\ncheck_parameters()" in fourth["source"]
+    assert fourth["metadata"]["tags"] == ["remove-cell"]
+    tags = [cell["metadata"].get("tags", []) for cell in cells(chapter)]
+    assert sum("parameters" in of for of in tags) == 1
 
 
 @each_chapter

@@ -1,6 +1,7 @@
-"""Build the site: pages, bibliography, style and page scripts beside the executed chapters, then Jupyter Book, strictly.
+"""Build the site: pages, style and scripts beside the executed chapters, strictly.
 
-Called by ``make book`` after ``gfrlib.book.chapters`` has run the chapters:  python book/_ext/build_site.py [SOURCE [OUTPUT]]
+Called by ``make book`` after ``gfrlib.book.chapters`` has run the chapters:
+python book/_ext/build_site.py [SOURCE [OUTPUT]]
 """
 
 import hashlib
@@ -15,8 +16,9 @@ from pathlib import Path
 from gfrlib.book.chapters import ROOT, chapters
 from gfrlib.config import UserError
 
-# What the site takes from npm, so that it works without any other host: package, sha256 of its archive, wanted files, folder.
-# Nothing of it is committed; without npm the pages name the usual content network instead (gfr_sphinx.py beside this file).
+# What the site takes from npm, so that it works without any other host: package, sha256
+# of its archive, wanted files, folder. Nothing of it is committed; without npm the
+# pages name the usual content network instead (gfr_sphinx.py beside this file).
 VENDORED = (
     (
         "@jupyter-widgets/html-manager@1.0.15",
@@ -45,7 +47,11 @@ VENDORED = (
 
 
 def vendor(folder: Path) -> None:
-    """Bring the page scripts of VENDORED from npm into the folder, checked; where that fails, say so and go on."""
+    """Bring the page scripts of VENDORED from npm into the folder, checked.
+
+    Where npm or the network is missing, say so and go on. Raises UserError for a file
+    that is not the one we know.
+    """
     for package, checksum, wanted, name in VENDORED:
         if (folder / name).is_dir():
             continue
@@ -58,13 +64,15 @@ def vendor(folder: Path) -> None:
                 archive = next(Path(place).glob("*.tgz")).read_bytes()
             except (OSError, subprocess.SubprocessError, StopIteration):
                 print(
-                    f"{package} could not be had from npm; the pages will load it from a content network.",
+                    f"{package} could not be had from npm; "
+                    "the pages will load it from a content network.",
                     flush=True,
                 )
                 continue
         if hashlib.sha256(archive).hexdigest() != checksum:
             raise UserError(
-                f"{package} as npm serves it is not the file we know; see VENDORED in {Path(__file__).name}."
+                f"{package} as npm serves it is not the file we know; "
+                f"see VENDORED in {Path(__file__).name}."
             )
         partial = folder / f".{name}"
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
@@ -81,33 +89,26 @@ def vendor(folder: Path) -> None:
 
 
 def draw_pictures(folder: Path) -> None:
-    """The pictures that pages (not chapters) show, drawn by the library: grey text, no background, for light and dark."""
+    """The pictures of pages that are no chapters, drawn for light and dark alike."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from gfrlib.book import figures
+    from method_picture import method_picture  # beside this file
 
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "gfr"}):
-        drawn = figures.method_picture()
-        getattr(drawn, "figure", drawn).savefig(
-            folder / "method.svg",
-            transparent=True,
-            bbox_inches="tight",
-            metadata={"Date": None},
-        )
+    form = {"transparent": True, "bbox_inches": "tight", "metadata": {"Date": None}}
+    method_picture().savefig(folder / "method.svg", **form)
 
 
 def site(source: str | Path | None = None, output: str | Path | None = None) -> Path:
-    """Build the site from the executed chapters in ``source``/book; returns the page to open. A warning is an error.
+    """Build the site from the executed chapters in ``source``/book, strictly.
 
-    ``source`` is ``build/src``, ``output`` ``build`` unless given. Pages, bibliography, style and scripts are copied first,
-    and what the book no longer has is removed.
+    ``source`` is ``build/src``, ``output`` ``build`` unless given. Pages, bibliography,
+    style and scripts are copied first, and what the book no longer has is removed.
+    Returns the page to open.
     """
-    source, output = (
-        Path(source or ROOT / "build/src").resolve(),
-        Path(output or ROOT / "build").resolve(),
-    )
+    source = Path(source or ROOT / "build/src").resolve()
+    output = Path(output or ROOT / "build").resolve()
     (ROOT / "build/vendor").mkdir(parents=True, exist_ok=True)
     (source / "book").mkdir(parents=True, exist_ok=True)
     vendor(ROOT / "build/vendor")
@@ -124,30 +125,19 @@ def site(source: str | Path | None = None, output: str | Path | None = None) -> 
     for path in (source / "book").iterdir():
         if path.is_file() and path.name not in keep:
             path.unlink()
-    shutil.rmtree(
-        output / "_build", ignore_errors=True
-    )  # no page of an earlier build may survive
+    # no page of an earlier build may survive
+    shutil.rmtree(output / "_build", ignore_errors=True)
     command = [
-        str(Path(sys.executable).parent / "jupyter-book"),
-        "build",
-        str(source),
-        "--config",
-        str(ROOT / "_config.yml"),
-        "--toc",
-        str(ROOT / "_toc.yml"),
-        "--path-output",
-        str(output),
-        "-W",
-        "-n",
-        "--keep-going",
-        "--all",
-        "-q",
+        *(str(Path(sys.executable).parent / "jupyter-book"), "build", str(source)),
+        *("--config", str(ROOT / "_config.yml"), "--toc", str(ROOT / "_toc.yml")),
+        *("--path-output", str(output)),
+        *("-W", "-n", "--keep-going", "--all", "-q"),
     ]
-    if subprocess.run(
-        command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL
-    ).returncode:  # warnings go to stderr
+    # warnings go to stderr
+    done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+    if done.returncode:
         raise UserError(
-            "The site was not built: see the warnings above, each of which counts as an error."
+            "The site was not built: see the warnings above, each of which is an error."
         )
     return output / "_build/html/index.html"
 

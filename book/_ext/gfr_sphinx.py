@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension: page scripts from the site itself where they were brought, and repairs."""
+"""The book's own Sphinx extension: the site's own page scripts, and repairs."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ MATHJAX = "mathjax/es5/tex-mml-chtml.js"
 
 
 def own_scripts(app, config):
-    """Use the copies in ``vendor`` (see build_site.py) instead of a content network, each where it exists."""
+    """Use the copies in ``vendor`` (see build_site.py), each where it exists."""
     vendor = Path(app.srcdir) / "vendor"
     if (vendor / WIDGETS).is_file():
         config.nb_ipywidgets_js = {WIDGETS: {}}
@@ -19,31 +19,33 @@ def own_scripts(app, config):
 
 
 def published(app, config):
-    """Where GitHub shows the pages of the repository in _config.yml: for the sitemap, the share cards and the 404 page."""
-    owner, name = (
-        config.html_theme_options["repository_url"].rstrip("/").split("/")[-2:]
-    )
-    config.html_baseurl = config.ogp_site_url = (
-        f"https://{owner.lower()}.github.io/{name}/"
-    )
+    """Where GitHub shows the pages: for the sitemap, the share cards, the 404 page."""
+    repository = config.html_theme_options["repository_url"]
+    owner, name = repository.rstrip("/").split("/")[-2:]
+    address = f"https://{owner.lower()}.github.io/{name}/"
+    config.html_baseurl = config.ogp_site_url = address
     config.notfound_urls_prefix = f"/{name}/"
 
 
 def drop_thebe(app, page, template, context, doctree):
-    """sphinx-thebe adds its script to every page, twice, used or not; the second raises an error in the browser."""
+    """Take out sphinx-thebe's scripts, used on no page.
+
+    They are added to every page, twice, and the second raises an error in the browser.
+    """
 
     def of_thebe(script):
-        return "thebe" in str(getattr(script, "filename", script)) + str(
-            getattr(script, "attributes", {}).get("body")
-        )
+        body = getattr(script, "attributes", {}).get("body")
+        return "thebe" in f"{getattr(script, 'filename', script)} {body}"
 
-    context["script_files"] = [
-        script for script in context.get("script_files", []) if not of_thebe(script)
-    ]
+    scripts = context.get("script_files", [])
+    context["script_files"] = [script for script in scripts if not of_thebe(script)]
 
 
 def lists_in_docstrings(app, what, name, thing, options, lines):
-    """Docstrings list choices as plain text, ``name   meaning``, longer meanings indented below: show them as a list."""
+    """Show choices that a docstring lists as plain text as a list.
+
+    A choice is a line ``name   meaning``; a longer meaning goes on indented below.
+    """
     shown, inside = [], False
     for line in lines:
         entry = re.fullmatch(r"(\S+) {2,}(\S.*)", line)
@@ -60,8 +62,7 @@ def lists_in_docstrings(app, what, name, thing, options, lines):
 def setup(app):
     app.connect("config-inited", own_scripts, priority=100)
     app.connect("config-inited", published, priority=100)
-    app.connect(
-        "autodoc-process-docstring", lists_in_docstrings, priority=400
-    )  # before napoleon
+    # before napoleon
+    app.connect("autodoc-process-docstring", lists_in_docstrings, priority=400)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

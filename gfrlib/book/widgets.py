@@ -16,7 +16,8 @@ from IPython.display import HTML, display
 from PIL import Image
 
 from gfrlib import metrics, networks, replay, tasks
-from gfrlib.book.figures import TASK_COLORS, human
+from gfrlib.book.costs import human
+from gfrlib.book.looks import TASK_COLORS
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.lab import datasets
 

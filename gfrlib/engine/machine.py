@@ -1,113 +1,153 @@
 """What this machine computes with: device, precision, compiler, and the chip's name."""
 
+import contextlib
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from gfrlib.config import Config, UserError
 
 COMPILERS = ("g++", "clang++", "cl")  # one of them must be there to compile for a CPU
-GRADIENTS_OF_GRADIENTS = (
-    2,
-    15,
-)  # the first PyTorch that was seen to compile them; 2.11 cannot
-WARM_UP = 3  # calls before a CUDA graph is recorded, as PyTorch's notes on CUDA graphs ask for
+# the first PyTorch that was seen to compile gradients of gradients; 2.11 cannot
+GRADIENTS_OF_GRADIENTS = (2, 15)
+WARM_UP = 3  # calls before a CUDA graph is recorded, as PyTorch's notes ask for
 GRAPHS = 64  # that one function may be compiled to in a process
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run computes with, settled once: nothing below asks the config again."""
+
+    device: torch.device
+    precision: str  # of convolutions: float32, bf16 or fp16
+    threads: int = 0  # 0: PyTorch's default
+    chip: str = ""
+
+    @classmethod
+    def of(cls, config: Config) -> "Machine":
+        """What the config means here. Raises UserError, as `prepare`."""
+        device = resolve_device(config)
+        _check(config, device)
+        precision = resolve_precision(config, device)
+        return cls(device, precision, config.threads, chip(device))
+
+    @property
+    def half(self) -> torch.dtype | None:
+        """The type of half-precision arithmetic, or None."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+
+    def prepare(self) -> None:
+        """Set up the GPU, if one is used: float32 means float32, and cuDNN chooses the
+        fastest of its kernels for each shape.
+
+        By PyTorch's default, convolutions of float32 keep 10 of the 23 bits of a factor
+        on an A100 or later (TF32).
+        """
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.benchmark = True
+
+    @contextlib.contextmanager
+    def limited(self) -> Iterator[None]:
+        """PyTorch's and NumPy's threads as the config wants them; then as before."""
+        before = torch.get_num_threads()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            # NumPy's, too: threads of both would wait for each other
+            with threadpool_limits(self.threads or None, "blas"):
+                yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def resolve_device(config: Config) -> torch.device:
     """cuda where there is one, if the config says auto."""
-    wanted = (
-        ("cuda" if torch.cuda.is_available() else "cpu")
-        if config.device == "auto"
-        else config.device
-    )
-    return torch.device(wanted)
+    if config.device != "auto":
+        return torch.device(config.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def resolve_precision(config: Config) -> str:
-    """float32, bf16 or fp16: what `auto` means here. bf16 where the chip has it without emulation, else fp16 on a GPU."""
+def resolve_precision(config: Config, device: torch.device) -> str:
+    """float32, bf16 or fp16: what `auto` means on this device.
+
+    bf16 where the chip has it without emulation, else fp16 on a GPU.
+    """
     if config.precision != "auto":
         return config.precision
-    if resolve_device(config).type == "cuda":
-        return (
-            "bf16"
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else "fp16"
-        )
-    return (
-        "bf16"
-        if {"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split())
-        else "float32"
-    )
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp16"
+    native = {"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split())
+    return "bf16" if native else "float32"
 
 
-def prepare(config: Config) -> None:
-    """Set up the GPU, if one is used: float32 means float32, and cuDNN takes the fastest of its ways for each shape.
-
-    (By PyTorch's default, convolutions of float32 keep 10 of the 23 bits of a factor on an A100 or later: TF32.)
-    Raises UserError where the config asks for a GPU that is not there, or for bf16 that this one would emulate.
-    """
+def _check(config: Config, device: torch.device) -> None:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no GPU here; use device = auto or cpu.")
-    if resolve_device(config).type != "cuda":
+    if device.type != "cuda" or config.precision != "bf16":
         return
-    if config.precision == "bf16" and not torch.cuda.is_bf16_supported(
-        including_emulation=False
-    ):
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(
-            f"{torch.cuda.get_device_name()} has no bfloat16 arithmetic and would emulate it, slowly; "
-            "use precision = auto (fp16 there) or float32."
+            f"{torch.cuda.get_device_name()} has no bfloat16 arithmetic and would "
+            "emulate it, slowly; use precision = auto (fp16 there) or float32."
         )
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
 
 
 def compiled(module: nn.Module, device: torch.device) -> Callable:
-    """torch.compile of a module. Raises UserError where a CPU has no C++ compiler."""
-    _compiler(device)
+    """torch.compile of a module; one without parameters comes back as it is.
+
+    Raises UserError where a CPU has no C++ compiler.
+    """
+    if not any(True for _ in module.parameters()):
+        return module
+    _require_compiler(device)
     return torch.compile(module, dynamic=False)
 
 
 def compiled_gradients(
     losses_of: Callable, weights: list[Tensor], device: torch.device
 ) -> Callable:
-    """A function that returns what `losses_of` returns, (loss, parts), without history, and the loss's gradients of `weights`.
+    """A function that returns what `losses_of` returns, and the loss's gradients.
 
-    Forward and backward are one piece: on a GPU a graph that is replayed without launches (see `replayed`), on a CPU one
-    graph of the compiler, since a loss that holds a gradient itself cannot be compiled otherwise. Raises UserError where a
-    CPU has no C++ compiler, or PyTorch is too old to compile gradients of gradients for it.
+    losses_of(*inputs) -> (loss, parts); the result is (loss, parts, gradients of
+    `weights`), without history. Forward and backward are one piece: on a GPU a CUDA
+    graph, on a CPU one graph of the compiler, since a loss that holds a gradient itself
+    cannot be compiled otherwise. Raises UserError where a CPU has no C++ compiler, or
+    PyTorch is too old to compile gradients of gradients for it.
     """
 
     def both(*inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         loss, parts = losses_of(*inputs)
-        return (
-            loss.detach(),
-            {k: v.detach() for k, v in parts.items()},
-            torch.autograd.grad(loss, weights),
-        )
+        gradients = torch.autograd.grad(loss, weights)
+        return loss.detach(), {k: v.detach() for k, v in parts.items()}, gradients
 
     if device.type == "cuda":
-        return replayed(both)
-    _compiler(device)
+        return as_cuda_graph(both)
+    _require_compiler(device)
     if torch.__version__ < GRADIENTS_OF_GRADIENTS:
+        wanted = ".".join(map(str, GRADIENTS_OF_GRADIENTS))
         raise UserError(
-            f"'compiled' needs PyTorch {'.'.join(map(str, GRADIENTS_OF_GRADIENTS))} on a CPU, and this is "
+            f"'compiled' needs PyTorch {wanted} on a CPU, and this is "
             f"{torch.__version__}: update it, or set compiled to false."
         )
     torch._dynamo.config.trace_autograd_ops = True
     return torch.compile(both, fullgraph=True, dynamic=False)
 
 
-def replayed(function: Callable) -> Callable:
-    """`function` of tensors as a CUDA graph: recorded once for each shape of inputs, then replayed by one launch.
+def as_cuda_graph(function: Callable) -> Callable:
+    """`function` of tensors as a CUDA graph: recorded once for each shape of inputs,
+    then replayed by one launch.
 
-    It must draw no random numbers, change nothing in place, and read its weights where they were at the first call. What
-    comes back is overwritten by the next call.
+    It must draw no random numbers, change nothing in place, and read its weights where
+    they were at the first call. The next call overwrites what comes back.
     """
     known: dict[tuple, tuple] = {}
 
@@ -125,7 +165,10 @@ def replayed(function: Callable) -> Callable:
 
 
 def _recorded(function: Callable, places: list[Tensor]) -> tuple:
-    """(the graph, where it reads its inputs, what it leaves), after some calls by which the libraries set themselves up."""
+    """(the graph, where it reads its inputs, what it leaves).
+
+    Some calls come before it, by which the libraries set themselves up.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -133,32 +176,31 @@ def _recorded(function: Callable, places: list[Tensor]) -> tuple:
             function(*places)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(
-        graph, stream=side
-    ):  # its own: graphs recorded on one stream share the libraries' workspace
+    # a stream of its own: graphs recorded on one stream share the libraries' workspace
+    with torch.cuda.graph(graph, stream=side):
         found = function(*places)
     return graph, places, found
 
 
-def _compiler(device: torch.device) -> None:
-    """Is there one? And it may compile one function for as many networks as a run has."""
+def _require_compiler(device: torch.device) -> None:
+    """Require a C++ compiler on a CPU, and raise the limit of recompilations: a run
+    compiles one function for several networks.
+    """
     if device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
         raise UserError(
-            "'compiled' needs a C++ compiler on a CPU, and there is none: install g++, or set compiled to false."
+            "'compiled' needs a C++ compiler on a CPU, and there is none: install g++, "
+            "or set compiled to false."
         )
-    limit = (
-        "recompile_limit"
-        if hasattr(torch._dynamo.config, "recompile_limit")
-        else "cache_size_limit"
-    )  # until PyTorch 2.6
-    setattr(
-        torch._dynamo.config, limit, max(GRAPHS, getattr(torch._dynamo.config, limit))
-    )
+    settings = torch._dynamo.config
+    limit = "recompile_limit"
+    if not hasattr(settings, limit):
+        limit = "cache_size_limit"  # until PyTorch 2.6
+    setattr(settings, limit, max(GRAPHS, getattr(settings, limit)))
 
 
-def chip(config: Config) -> str:
+def chip(device: torch.device) -> str:
     """The GPU's or the processor's name."""
-    if resolve_device(config).type == "cuda":
+    if device.type == "cuda":
         return torch.cuda.get_device_name()
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
@@ -169,6 +211,5 @@ def _cpuinfo(field: str) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return ""
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), ""
-    )
+    found = (line for line in lines if line.startswith(field))
+    return next((line.split(":", 1)[1].strip() for line in found), "")

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gfrlib import training
+from gfrlib.batches import EVALUATION_BATCH
 from gfrlib.config import Config
-from gfrlib.engine.store import NoStore
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
 from gfrlib.lab.layers import Layers
 from gfrlib.lab.replayed import POINTS, Replayed, rounded
 from gfrlib.networks import Network, split
@@ -33,6 +34,7 @@ class Observer:
 
     def __init__(self, config: Config, stream: Tasks, parts: Iterable[str] = PARTS):
         self.config, self.stream, self.parts = config, stream, set(parts)
+        self.machine = Machine.of(config)
         # features of task k's test sample when task k had just been learned
         self.then: dict[int, Tensor] = {}
         self.drift: list[dict] = []
@@ -43,7 +45,7 @@ class Observer:
     def __call__(self, t: int, network: Network, memory: Memory) -> None:
         """Look at task t's network and memory, and change neither."""
         config, parts = self.config, self.parts
-        phase = training.Phase(config, t, "analysis", NoStore(), None)
+        phase = Phase("analysis", t, config.seed, self.machine)
         network.eval()
         extractor, classifier = split(network, len(network.stages))
         found = [self._features(extractor, k, phase) for k in range(t + 1)]
@@ -81,7 +83,7 @@ class Observer:
 
     @torch.no_grad()
     def _features(
-        self, extractor: nn.Module, k: int, phase: "training.Phase"
+        self, extractor: nn.Module, k: int, phase: Phase
     ) -> tuple[Tensor, Tensor]:
         """u [N, d] and labels [N] of the first test images of each class of task k."""
         stream, index = self.stream, self.stream.test_index(k)
@@ -92,7 +94,7 @@ class Observer:
         index = index[rank < wanted]
         chunks = []
         with phase.autocast():
-            for chosen in index.split(training.EVALUATION_BATCH):
+            for chosen in index.split(EVALUATION_BATCH):
                 images = stream.normalise(stream.test_images[chosen])
                 chunks.append(extractor(images).float())
         return torch.cat(chunks), stream.test_labels[index]

@@ -1,15 +1,14 @@
 """Run or load: one call returns the recorded result of equal settings, else trains."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from gfrlib import training
 from gfrlib.config import Config, UserError, make_config
-from gfrlib.engine import distributed, machine, store
+from gfrlib.engine import distributed, store
+from gfrlib.engine.machine import Machine
 from gfrlib.engine.source import analysis_digest
 from gfrlib.lab import analysis, datasets, origin, records, runs
 from gfrlib.lab.records import Record
@@ -40,8 +39,9 @@ def run_or_load(
     See Record.status for where the record came from. Raises UserError.
     """
     parts = _parts(config, analyse)
-    machine.prepare(config)
-    distributed.start(machine.resolve_device(config))
+    here = Machine.of(config)
+    here.prepare()
+    distributed.start(here.device)
     distributed.check(config)
     stream = load_tasks(config)
     found, lacking = distributed.broadcast(
@@ -54,15 +54,16 @@ def run_or_load(
     commit = origin.code_commit()  # the files may change while it trains
     alone = distributed.rank() == 0
     observer = analysis.Observer(config, stream, lacking) if alone else None
-    with _threads(config):
+    with here.limited():
         outcome = training.run(
             config,
             stream,
+            machine=here,
             store=store.Store(notice=notice),
             report=report,
             observe=observer,
         )
-        provenance = _provenance(config, stream, commit)
+        provenance = _provenance(here, stream, commit)
     if found is not None:
         found = records.analysed(found, _result(observer)) if alone else None
         return distributed.broadcast(found)
@@ -122,35 +123,12 @@ def _result(observer: analysis.Observer) -> dict:
     return {"code": analysis_digest(), **observer.result()}
 
 
-@contextlib.contextmanager
-def _threads(config: Config) -> Iterator[None]:
-    """The config's number of threads, for PyTorch and for NumPy.
-
-    NumPy's own would wait for PyTorch's.
-    """
-    before = torch.get_num_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    try:
-        with _numpy_threads(config.threads):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _numpy_threads(count: int) -> contextlib.AbstractContextManager:
-    try:
-        return threadpool_limits(count or None, "blas")
-    except OSError:  # it looks for NumPy's libraries in /proc, which not all may read
-        return contextlib.nullcontext()
-
-
-def _provenance(config: Config, stream: Tasks, commit: str) -> dict:
-    chip, size = machine.chip(config), distributed.size()
+def _provenance(here: Machine, stream: Tasks, commit: str) -> dict:
+    size = distributed.size()
     return origin.provenance(
-        f"{size} x {chip}" if size > 1 else chip,
+        f"{size} x {here.chip}" if size > 1 else here.chip,
         torch.get_num_threads(),
-        machine.resolve_precision(config),
+        here.precision,
         stream.content,
         commit,
     )

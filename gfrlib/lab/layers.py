@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from gfrlib import similarity, training
+from gfrlib import similarity
+from gfrlib.batches import EVALUATION_BATCH
+from gfrlib.engine.phase import Phase
 from gfrlib.networks import Network
 from gfrlib.tasks import Tasks
 
@@ -22,7 +24,7 @@ class Layers:
         # task k -> its activations when it had just been learned
         self.learned: dict[int, dict[str, np.ndarray]] = {}
 
-    def compare(self, t: int, network: Network, phase: "training.Phase") -> None:
+    def compare(self, t: int, network: Network, phase: Phase) -> None:
         """Add an entry for every layer and every earlier task, with the null."""
         self.learned[t] = self._activations(network, t, phase)
         every = len(self.stream.sizes) <= ALL_PAIRS
@@ -36,7 +38,7 @@ class Layers:
 
     @torch.no_grad()
     def _activations(
-        self, network: Network, k: int, phase: "training.Phase"
+        self, network: Network, k: int, phase: Phase
     ) -> dict[str, np.ndarray]:
         """{layer: [rows, channels]} for test images of task k.
 
@@ -49,7 +51,7 @@ class Layers:
         index = index[:: -(-len(index) // IMAGES)]
         own = stream.classes(k)
         rows: dict[str, list] = {}
-        for chosen in index.split(training.EVALUATION_BATCH):
+        for chosen in index.split(EVALUATION_BATCH):
             with phase.autocast():
                 x = stream.normalise(stream.test_images[chosen])
                 for number, stage in enumerate(network.stages, 1):

@@ -1,6 +1,7 @@
 """What a grid would train, and how long: its stages, without training them."""
 
 import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from gfrlib import penalties, training
+from gfrlib import training
 from gfrlib.config import Config
-from gfrlib.engine import machine, store
+from gfrlib.engine import store
+from gfrlib.engine.machine import Machine
 from gfrlib.lab import records
 from gfrlib.lab.runs import load_tasks
+from gfrlib.penalties import Past
 from gfrlib.tasks import Tasks
 
 # Steps that are timed, and training images of each class for them.
@@ -46,29 +49,26 @@ class Stage:
 
 def stages(config: Config, stream: Tasks) -> list[Stage]:
     """The stages of a run in their order, without training any."""
-    chain = training.Chain(config, stream, store.Store(), None)
+    chain = training.Chain(config, stream, store.Store())
     found = []
-    for t in chain.task_numbers():
-        alone = t == chain.task_numbers()[0]
-        for phase, count in _steps(config, stream, t, alone).items():
+    for t in chain.numbers:
+        for phase, count in _steps(chain, t).items():
             found.append(Stage(chain.next_key(phase, t), t, phase, count))
     return found
 
 
-def _steps(config: Config, stream: Tasks, t: int, alone: bool) -> dict[str, int]:
-    """{phase: steps of training} of task t; `alone`: nothing was learned before."""
+def _steps(chain: training.Chain, t: int) -> dict[str, int]:
+    """{phase: steps of training} of task t."""
+    config, stream, first = chain.config, chain.tasks, t == chain.numbers.start
     learned = range(t + 1) if config.memory == "real" else [t]
     images = sum(len(stream.train_index(k)) for k in learned)
     if config.memory == "exemplars":
         images += config.exemplars * stream.classes(t).start
-    epochs = config.epochs_base if alone else config.epochs_task
-    if not alone and config.penalty == "frozen" and config.prediction != "softmax":
+    epochs = config.epochs_base if first else config.epochs_task
+    if not first and config.penalty == "frozen" and config.prediction != "softmax":
         epochs = 0
     per_epoch = max(1, images // config.batch_size)
-    steps = {"classifier": per_epoch * epochs, "generator": 0}
-    count = len(stream.sizes)
-    if config.memory == "gan" and t < count - 1:
-        steps["generator"] = training.generator_steps(config, count, t)
+    steps = {"classifier": per_epoch * epochs, "generator": chain.generator_steps(t)}
     if config.penalty in ("fisher", "sensitivity"):
         steps["importance"] = 0
     return steps
@@ -91,7 +91,8 @@ def seconds_per_step(
 
     On a few images of each class, with untrained networks.
     """
-    machine.prepare(config)  # as the run will be
+    here = Machine.of(config)
+    here.prepare()  # as the run will be
     t = min(stage.task, 1) if config.memory != "real" else stage.task
     few = _few(stream, t, images)
     batch = min(config.batch_size, images * min(few.sizes))
@@ -105,15 +106,8 @@ def seconds_per_step(
         if len(ticks) > steps:
             raise _Enough
 
-    before = torch.get_num_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)  # as in the run itself
-    try:
-        _train(small, few, t, stage, tick)
-    except _Enough:
-        pass
-    finally:
-        torch.set_num_threads(before)
+    with here.limited(), contextlib.suppress(_Enough):
+        _train(training.Chain(small, few, report=tick, machine=here), t, stage)
     scale = config.batch_size / batch if stage.phase == "classifier" else 1.0
     return scale * (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
 
@@ -130,23 +124,20 @@ def _few(stream: Tasks, t: int, images: int) -> Tasks:
     )
 
 
-def _train(config: Config, stream: Tasks, t: int, stage: Stage, tick: Callable) -> None:
-    """Train a stage of that kind; `tick` is called after every step."""
-    chain = training.Chain(config, stream, None, None)
-    network, memory, importance = chain.build()
-    chain.grow_head(network, t)
-    alone = stage.task == 0 or config.memory == "real"
-    old = None if alone else penalties.frozen_copy(network)
-    old_memory = None if alone else penalties.frozen_copy(memory)
-    phase = training.Phase(config, t, stage.phase, store.NoStore(), tick)
+def _train(chain: training.Chain, t: int, stage: Stage) -> None:
+    """Train a stage of that kind, as task t; nothing is kept."""
+    config, stream = chain.config, chain.tasks
+    network, memory, importance = training.build(config, stream, chain.machine.device)
+    past = None
+    if stage.task > 0 and config.memory != "real":
+        training.grow_head(network, config, stream.sizes, t - 1)
+        past = Past(network, memory, importance, config, stream.sizes, t)
+    training.grow_head(network, config, stream.sizes, t)
+    phase = chain.new_phase(stage.phase, t)
     if stage.phase == "classifier":
-        training.train_classifier(
-            network, old, old_memory, importance, stream, t, config, phase
-        )
+        training.train_classifier(network, past, stream, t, config, phase)
     else:
-        training.train_generator(
-            memory, old_memory, network, old, stream, t, config, phase
-        )
+        training.train_generator(memory, network, past, stream, t, config, phase)
 
 
 def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict]:

@@ -7,6 +7,7 @@ data/cache/    records of quick runs (git ignores it)
 import base64
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import zlib
@@ -150,6 +151,30 @@ class Record:
         }
 
 
+# What this process looked for among the committed records, with what it found there:
+# file name -> fingerprint. A chapter is stale when one of them changed (book.chapters).
+looked_for: dict[str, str] = {}
+EVERY = "*"  # stands for the list of all names
+
+
+def fingerprint(name: str, folder: Path) -> str:
+    """Hash of a record with what lies beside it ("" where nothing is); of all names."""
+    if name == EVERY:
+        names = sorted(path.name for path in folder.glob("*.json"))
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    stem, lines = name.removesuffix(".json"), []
+    for ending in (".json", ".analysis.json", ".analysis.png"):
+        path = folder / f"{stem}{ending}"
+        if path.exists():
+            lines.append(f"{ending} {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
+
+
+def _note(path: Path) -> None:
+    if path.parent == root() / "data" / "records" and path.name not in looked_for:
+        looked_for[path.name] = fingerprint(path.name, path.parent)
+
+
 def name_of(config: Config, task_sizes) -> str:
     """File stem of the record of `config`."""
     runs, sizes = [], list(task_sizes)
@@ -226,6 +251,7 @@ def load(path: Path) -> Record:
     Raises UserError for one that is damaged, has a field too many or too few, or
     another result version.
     """
+    _note(path)
     try:
         kept = json.loads(path.read_text())
         _check_fields(path, kept)
@@ -296,6 +322,7 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
     committed = root() / "data" / "records"
     for place in (committed, cache() / "records"):
         path = place / f"{name_of(config, task_sizes)}.json"
+        _note(path)
         if not path.exists():
             continue
         try:
@@ -314,6 +341,7 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
 def every() -> list[Path]:
     """Paths of all records, committed ones first."""
     places = (root() / "data" / "records", cache() / "records")
+    _note(places[0] / EVERY)
     return [
         p
         for place in places

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from gfrlib import training
+from gfrlib.batches import EVALUATION_BATCH
 from gfrlib.config import Config
 from gfrlib.engine import augment
+from gfrlib.engine.phase import Phase
 from gfrlib.networks import Network, split
 from gfrlib.replay import Memory
 from gfrlib.tasks import Tasks
@@ -36,9 +37,7 @@ class Replayed:
         return min(SHOWN, self.stream.sizes[0])
 
     @torch.no_grad()
-    def judge(
-        self, t: int, network: Network, memory: Memory, phase: "training.Phase"
-    ) -> None:
+    def judge(self, t: int, network: Network, memory: Memory, phase: Phase) -> None:
         """Share of what G_t replays for task 0 that the network of task 0 recognises.
 
         Recognised: taken for the class asked for. After the last task no GAN is trained
@@ -56,7 +55,7 @@ class Replayed:
         right = torch.cat(
             [
                 upper(memory.sample(part, rng)).argmax(1) == part
-                for part in c.split(training.EVALUATION_BATCH)
+                for part in c.split(EVALUATION_BATCH)
             ]
         )
         share = rounded(right.double().mean())
@@ -114,7 +113,7 @@ class Replayed:
         upper: nn.Module,
         real: torch.Tensor,
         labels: torch.Tensor,
-        phase: "training.Phase",
+        phase: Phase,
     ) -> None:
         """t-SNE of real features of task 0 under F_t beside those replayed for them.
 

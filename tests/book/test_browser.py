@@ -1,180 +1,191 @@
-"""The built site in a real browser: no fault on any page, explorers switch without a kernel, it fits a telephone."""
+"""The built site in a real browser; each page is opened once for all its checks.
 
-import os
+No fault on any page, explorers switch without a kernel, solutions open, a page fits a
+telephone and no code block is wider than its page.
+"""
+
+import json
 
 import pytest
-from conftest import ROOT
-from find_chromium import find
+import yaml
+from conftest import CHAPTERS, ROOT, missing
 
 pytestmark = pytest.mark.browser
 
-# What a reader sees of the explorers: the visible pictures (what each shows, not where), the visible tables, all visible words.
+# What a reader sees of the explorers: the visible pictures (what each shows, not
+# where), the visible tables, all visible words.
 SHOWN = """() => {
-    const parts = [...document.querySelectorAll('.jupyter-widgets .widget-html-content')].filter(e => e.offsetParent)
-    const all = (selector) => parts.flatMap(e => [...e.querySelectorAll(selector)]).filter(e => e.offsetParent)
-    const drawn = all('*').filter(e => e.tagName === 'IMG' || getComputedStyle(e).backgroundImage !== 'none')
-    return {pictures: drawn.map(e => (e.src || '') + getComputedStyle(e).backgroundPosition + e.className).join(),
-            tables: all('table').map(e => e.innerText).join(), words: parts.map(e => e.innerText).join()}}"""
+    const seen = (e) => e.offsetParent
+    const boxes = '.jupyter-widgets .widget-html-content'
+    const parts = [...document.querySelectorAll(boxes)].filter(seen)
+    const all = (what) =>
+        parts.flatMap(e => [...e.querySelectorAll(what)]).filter(seen)
+    const background = (e) => getComputedStyle(e).backgroundImage
+    const drawn = all('*').filter(e => e.tagName === 'IMG' || background(e) !== 'none')
+    const place = (e) => getComputedStyle(e).backgroundPosition
+    return {pictures: drawn.map(e => (e.src || '') + place(e) + e.className).join(),
+            tables: all('table').map(e => e.innerText).join(),
+            words: parts.map(e => e.innerText).join()}}"""
+IS_SHOWN = f"""([wanted, equal]) =>
+    (JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)) === equal"""
 CONTROLS = ".jupyter-widgets select:visible, .widget-toggle-buttons:visible"
+LISTS = ".jupyter-widgets select:visible"
+BROKEN = """[...document.images]
+    .filter(i => i.complete && i.src && !i.naturalWidth).map(i => i.alt)"""
+WIDE_CODE = """[...document.querySelectorAll('div.highlight pre')]
+    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth)
+    .map(e => e.innerText.split('\\n').sort((a, b) => b.length - a.length)[0])"""
+CHOSEN = """e => [...e.querySelectorAll('button')]
+    .findIndex(b => b.classList.contains('mod-active'))"""
+PATIENCE = 15_000  # milliseconds until something that was pressed must have changed
+
+
+def pages() -> list[str]:
+    """Every page of the contents, and the two that Sphinx adds."""
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    named = [contents["root"]]
+    for part in contents["parts"]:
+        named += [entry["file"] for entry in part["chapters"]]
+    return [f"{name}.html" for name in (*named, "search", "genindex")]
 
 
 @pytest.fixture(scope="module")
-def browser(site):
-    """(address of the served site, Chromium); without Chromium the tests are skipped, which CI counts as a failure."""
-    reason = (
-        ""
-        if find()
-        else "no Chromium on this machine (apt-get install chromium, or CHROMIUM=path)"
-    )
-    if (
-        not (site / "_static/widgets").is_dir()
-        or not (site / "_static/mathjax").is_dir()
-    ):
-        reason = (
-            "npm did not bring the page scripts, so the pages would ask other hosts"
-        )
-    if reason:
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from site_server import chromium, served
+def address(site, browser_window):
+    """Where the site is served; the pages must ask no other host."""
+    from site_server import served
 
-    with served(site) as address, chromium() as running:
-        yield address, running
+    for scripts in ("widgets", "mathjax"):
+        if not (site / "_static" / scripts).is_dir():
+            missing(f"npm did not bring {scripts}: the pages would ask other hosts")
+    with served(site) as where:
+        yield where
 
 
-def visit(browser, name, **look):
+@pytest.fixture(scope="module", params=pages())
+def opened(request, address, browser_window):
+    """(name, page, faults): pytest runs all tests of a page before the next one."""
     from site_server import open_page
 
-    address, running = browser
-    return open_page(running, f"{address}/{name}", **look)
+    page, faults = open_page(browser_window, f"{address}/{request.param}")
+    yield request.param, page, faults
+    page.close()
 
 
-def names(site, having=""):
-    """The pages whose source holds that text."""
-    return sorted(
-        path.relative_to(site).as_posix()
-        for path in (site / "book").glob("*.html")
-        if having in path.read_text()
-    )
+@pytest.fixture
+def light(opened):
+    """The opened page as it first is: 1280 pixels wide, light."""
+    name, page, faults = opened
+    page.set_viewport_size({"width": 1280, "height": 900})
+    yield page
+    assert not faults, f"{name}: {faults}"
 
 
-def test_the_page_to_open_leads_to_the_welcome_page(browser):
-    page, faults = visit(browser, "index.html")
-    page.wait_for_url("**/book/index.html")
-    assert not faults
-    page.context.close()
+def test_equations_and_pictures_are_drawn(light, site):
+    assert not light.locator("mjx-merror").count(), "an equation does not parse"
+    if light.locator(".math").count():
+        assert light.locator("mjx-container").count(), "equations stay raw"
+    broken = light.evaluate(BROKEN)
+    assert not broken, broken
 
 
-def test_no_page_has_a_fault(browser, site):
-    for name in [*names(site), "search.html", "genindex.html"]:
-        page, faults = visit(browser, name)
-        assert not page.locator("mjx-merror").count(), (
-            f"{name}: an equation does not parse"
-        )
-        if (site / "_static/mathjax").is_dir() and page.locator(".math").count():
-            assert page.locator("mjx-container").count(), f"{name}: equations stay raw"
-        broken = page.evaluate(
-            "[...document.images].filter(i => i.complete && i.src && !i.naturalWidth).map(i => i.alt)"
-        )
-        assert not broken, f"{name}: {broken}"
-        page.set_viewport_size({"width": 390, "height": 844})
-        page.evaluate(
-            "document.documentElement.dataset.theme = document.documentElement.dataset.mode = 'dark'"
-        )
-        page.wait_for_timeout(200)
-        wide = page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= 390 or not name.startswith("book/"), (
-            f"{name}: {wide} pixels wide on a screen of 390"
-        )
-        assert not faults, f"{name}: {faults}"
-        page.context.close()
-
-
-def test_explorers_switch_picture_and_table(browser, site):
-    pages = names(site, "jupyter.widget-view")
-    assert pages or not (ROOT / "book/01_tasks.ipynb").is_file(), (
-        "no explorer was found"
-    )
-    for name in pages:
-        page, faults = visit(browser, name)
-        changed = set()
-        for number in range(page.locator(CONTROLS).count()):
-            control, before = page.locator(CONTROLS).nth(number), page.evaluate(SHOWN)
-            there, back = choose(control)
-            there()
-            page.wait_for_timeout(400)
-            after = page.evaluate(SHOWN)
-            assert after != before, f"{name}: control {number} changes nothing"
-            changed |= {kind for kind in after if after[kind] != before[kind]}
-            back()
-            page.wait_for_timeout(400)
-            assert page.evaluate(SHOWN) == before, (
-                f"{name}: control {number} does not come back"
-            )
-        assert changed == {"pictures", "tables", "words"}, (
-            f"{name}: only {changed} change"
-        )
-        assert not faults, f"{name}: {faults}"
-        page.context.close()
+def test_explorers_switch_and_come_back(light):
+    changed, controls = set(), light.locator(CONTROLS)
+    for number in range(controls.count()):
+        control, before = controls.nth(number), light.evaluate(SHOWN)
+        there, back = choose(control)
+        there()
+        wait_until(light, before, False, f"control {number} changes nothing")
+        after = light.evaluate(SHOWN)
+        changed |= {kind for kind in after if after[kind] != before[kind]}
+        back()
+        wait_until(light, before, True, f"control {number} does not come back")
+    if controls.count():
+        assert changed == {"pictures", "tables", "words"}, f"only {changed} change"
 
 
 def choose(control):
-    """(take another choice, take the first one back) of a drop-down list or a row of toggle buttons."""
+    """(take another choice, take the first back) of a list or a row of buttons."""
     if control.evaluate("e => e.tagName") == "SELECT":
         chosen, count = control.evaluate("e => [e.selectedIndex, e.options.length]")
-        return (lambda: control.select_option(index=(chosen + 1) % count)), (
-            lambda: control.select_option(index=chosen)
+        other = (chosen + 1) % count
+        return (
+            lambda: control.select_option(index=other),
+            lambda: control.select_option(index=chosen),
         )
-    buttons = control.locator("button")
-    chosen = control.evaluate(
-        "e => [...e.querySelectorAll('button')].findIndex(b => b.classList.contains('mod-active'))"
-    )
+    buttons, chosen = control.locator("button"), control.evaluate(CHOSEN)
     return buttons.nth((chosen + 1) % buttons.count()).click, buttons.nth(chosen).click
 
 
-def test_explorers_obey_the_keyboard(browser, site):
-    for name in names(site, "jupyter.widget-view"):
-        page, faults = visit(browser, name)
-        if page.locator(".jupyter-widgets select:visible").count():
-            before = page.evaluate(SHOWN)
-            select = page.locator(".jupyter-widgets select:visible").first
-            select.focus()
-            last = select.evaluate("s => s.selectedIndex === s.options.length - 1")
-            page.keyboard.press("ArrowUp" if last else "ArrowDown")
-            page.wait_for_timeout(300)
-            assert page.evaluate(SHOWN) != before, name
-            assert not faults, f"{name}: {faults}"
-        page.context.close()
+def wait_until(page, shown: dict, equal: bool, otherwise: str) -> None:
+    """Until the explorers show this (or, with `equal` false, something else)."""
+    from playwright.sync_api import TimeoutError as TooLong
+
+    try:
+        page.wait_for_function(IS_SHOWN, arg=[shown, equal], timeout=PATIENCE)
+    except TooLong:
+        pytest.fail(f"{otherwise}: {json.dumps(page.evaluate(SHOWN))[:300]}")
 
 
-def test_solutions_open(browser, site):
-    opened = 0
-    for name in names(site, "solution dropdown"):
-        page, _ = visit(browser, name)
-        for number in range(page.locator(".solution.dropdown").count()):
-            box = page.locator(".solution.dropdown").nth(number)
-            height = box.bounding_box()["height"]
-            box.locator("button.toggle-button").first.click()
-            page.wait_for_timeout(150)
-            assert box.bounding_box()["height"] > height, (
-                f"{name}: solution {number} does not open"
-            )
-            opened += 1
-        page.context.close()
-    assert opened or not (ROOT / "book/01_tasks.ipynb").is_file(), (
-        "no solution was found"
-    )
+def test_explorers_obey_the_keyboard(light):
+    if light.locator(LISTS).count():
+        before, select = light.evaluate(SHOWN), light.locator(LISTS).first
+        select.focus()
+        last = select.evaluate("s => s.selectedIndex === s.options.length - 1")
+        light.keyboard.press("ArrowUp" if last else "ArrowDown")
+        wait_until(light, before, False, "an arrow key changes nothing")
 
 
-def test_without_javascript_the_explorers_starting_view_shows(browser, site):
-    address, running = browser
-    context = running.new_context(java_script_enabled=False)
-    for name in names(site, "jupyter.widget-view"):
-        page = context.new_page()
-        page.goto(f"{address}/{name}")
-        assert page.locator(
-            ".cell_output noscript table, .cell_output noscript img"
-        ).count(), name
-        page.close()
+def test_solutions_open(light):
+    boxes = light.locator(".solution.dropdown")
+    for number in range(boxes.count()):
+        box = boxes.nth(number)
+        closed = box.bounding_box()["height"]
+        box.locator("button.toggle-button").first.click()
+        light.wait_for_function(
+            "([e, closed]) => e.getBoundingClientRect().height > closed",
+            arg=[box.element_handle(), closed],
+            timeout=PATIENCE,
+        )
+
+
+def test_a_page_fits_a_telephone(opened):
+    from site_server import DARKEN, TWO_FRAMES
+
+    name, page, faults = opened
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate(DARKEN)
+    page.evaluate(TWO_FRAMES)
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 390 or not name.startswith("book/"), f"{wide} pixels wide"
+    assert not faults, f"{name}: {faults}"
+
+
+def test_the_page_to_open_leads_to_the_welcome_page(address, browser_window):
+    from site_server import open_page
+
+    page, faults = open_page(browser_window, f"{address}/index.html")
+    page.wait_for_url("**/book/index.html")
+    assert not faults
+    page.close()
+
+
+def test_there_are_explorers_and_solutions(site):
+    """What the tests above switch and open is there to be found."""
+    text = {path.stem: path.read_text() for path in (site / "book").glob("*.html")}
+    for chapter in CHAPTERS[:1]:
+        assert "jupyter.widget-view" in text[chapter.stem], "no explorer"
+    assert any("solution dropdown" in page for page in text.values()), "no solution"
+
+
+def test_without_javascript_the_explorers_starting_view_shows(
+    address, browser_window, site
+):
+    instead = ".cell_output noscript table, .cell_output noscript img"
+    context = browser_window.browser.new_context(java_script_enabled=False)
+    for path in sorted((site / "book").glob("*.html")):
+        if "jupyter.widget-view" in path.read_text():
+            page = context.new_page()
+            page.goto(f"{address}/book/{path.name}")
+            assert page.locator(instead).count(), path.stem
+            page.close()
     context.close()

@@ -1,7 +1,6 @@
 """The explorer shows what the task stream really is, in a live kernel, in a page without one, and without JavaScript."""
 
 import json
-import os
 import re
 import socket
 
@@ -9,12 +8,11 @@ import ipywidgets
 import numpy as np
 import pytest
 from conftest import ROOT
-from find_chromium import find
 from ipywidgets.embed import dependency_state, embed_data, embed_minimal_html
 
 from gfrlib import networks, replay, tasks
 from gfrlib.book import widgets
-from gfrlib.book.figures import human
+from gfrlib.book.costs import human
 from gfrlib.book.widgets import TaskSplitExplorer
 from gfrlib.config import UserError, make_config
 from gfrlib.lab import datasets
@@ -307,15 +305,12 @@ def test_a_data_set_of_the_readers_own_stands_alone(monkeypatch):
 
 
 @pytest.mark.browser
-def test_it_switches_in_a_page_without_a_kernel(explorer, tmp_path):
-    script = ROOT / "build/vendor/widgets/embed.js"
-    if not find() or not script.is_file():
-        reason = "needs Chromium and the page script that `make book` brings from npm"
-        pytest.fail(reason) if os.environ.get(
-            "CI"
-        ) == "true" and not find() else pytest.skip(reason)
-    from site_server import chromium, open_page, served
+def test_it_switches_in_a_page_without_a_kernel(explorer, browser_window, tmp_path):
+    from site_server import open_page, served
 
+    script = ROOT / "build/vendor/widgets/embed.js"
+    if not script.is_file():
+        pytest.skip("needs the page script that `make book` brings from npm")
     (tmp_path / "embed.js").write_bytes(script.read_bytes())
     embed_minimal_html(
         tmp_path / "index.html",
@@ -324,8 +319,8 @@ def test_it_switches_in_a_page_without_a_kernel(explorer, tmp_path):
         requirejs=False,
         embed_url="embed.js",
     )
-    with served(tmp_path) as address, chromium() as running:
-        page, faults = open_page(running, address, width=390)
+    with served(tmp_path) as address:
+        page, faults = open_page(browser_window, address, width=390)
         page.locator(".gfr-table >> visible=true").wait_for()
 
         def seen():
@@ -360,6 +355,7 @@ def test_it_switches_in_a_page_without_a_kernel(explorer, tmp_path):
         assert press("3 × 2") == start
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert [fault for fault in faults if "favicon" not in fault] == []
+        page.close()
 
 
 # The results explorer ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from PIL import Image
 from gfrlib import similarity, training
 from gfrlib.config import UserError
 from gfrlib.engine import source
-from gfrlib.engine.store import NoStore
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
 from gfrlib.lab import analysis, experiments, layers
 from gfrlib.networks import split
 
@@ -137,7 +138,7 @@ def test_a_perfect_replay_is_recognised_and_a_wrong_one_is_not():
 
 
 def _phase(config):
-    return training.Phase(config, 0, "test", NoStore(), None)
+    return Phase("test", 0, config.seed, Machine.of(config))
 
 
 def test_the_sheet_shows_real_images_first_and_as_they_are():

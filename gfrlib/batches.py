@@ -1,0 +1,117 @@
+"""What the two phases of training read: images of D_t, or features computed once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gfrlib.config import Config
+from gfrlib.engine import distributed
+from gfrlib.engine.phase import Phase
+from gfrlib.networks import Network, split
+from gfrlib.tasks import Tasks
+
+EVALUATION_BATCH = 500
+# bytes of cached features; above it they are recomputed from the frozen F, view by view
+FEATURE_BUDGET = 2 << 30
+
+
+class Batches:
+    """Batches of a classifier's training, from `index` into the training images.
+
+    Drawn and augmented for the whole batch; each process gets its share of the rows.
+    """
+
+    def __init__(self, tasks: Tasks, index: Tensor, config: Config, phase: Phase):
+        self.tasks, self.index, self.phase = tasks, index, phase
+        self.labels = tasks.train_labels
+        self.batch_size = min(config.batch_size, len(index))
+        self.per_epoch = max(1, len(index) // config.batch_size)
+
+    def rows(self, step: int) -> Tensor:
+        """Positions in `index` of a step's whole batch [B]."""
+        return self.phase.epoch_rows(step, len(self.index), self.batch_size)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """What the extractor reads, [B, C, H, W], and its labels [B]."""
+        rows, images = self.rows(step), self.tasks.train_images
+        draws = distributed.share(self.tasks.draw(len(rows), self.phase.rng))
+        chosen = self.index[distributed.share(rows)]
+        x = self.tasks.normalise(self.tasks.augment(images[chosen], draws))
+        if hasattr(images, "ahead"):  # on disk: begin to read the next batch
+            images.ahead(self.index[distributed.share(self.rows(step + 1))])
+        return x, self.labels[chosen]
+
+    def extractor(self, extractor: nn.Module) -> nn.Module:
+        """The module that makes features of what `batch` gives."""
+        return extractor
+
+
+class FeatureBatches(Batches):
+    """The same for a frozen extractor: its features were computed once [N, d]."""
+
+    def __init__(self, tasks: Tasks, index: Tensor, config: Config, phase: Phase, real):
+        super().__init__(tasks, index, config, phase)
+        self.features, self.labels = real
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Features [B, d] and labels [B]."""
+        rows = distributed.share(self.rows(step))
+        return self.features[rows], self.labels[rows]
+
+    def extractor(self, extractor: nn.Module) -> nn.Module:
+        return nn.Identity()
+
+
+def feature_source(
+    network: Network, tasks: Tasks, t: int, config: Config, phase: Phase
+) -> tuple[int, Callable]:
+    """(N, a function from row numbers below N to features and labels) of D_t.
+
+    rows [B] -> this process's share of u [B, ...] and labels [B]. At the last cut some
+    augmented views are computed once and kept; below it, where they are large, with
+    every batch.
+    """
+    if config.cut == len(network.stages):
+        views = config.feature_views
+        features, labels = real_features(network, tasks, t, config, phase, views=views)
+        return len(labels), lambda rows: distributed.share(features[rows], labels[rows])
+    network.eval()
+    index, (extractor, _) = tasks.train_index(t), split(network, config.cut)
+
+    @torch.no_grad()
+    def real(rows):
+        rows, draws = distributed.share(rows, tasks.draw(len(rows), phase.rng))
+        images = tasks.augment(tasks.train_images[index[rows]], draws)
+        with phase.autocast():
+            u = extractor(tasks.normalise(images)).float()
+        return u, tasks.train_labels[index[rows]]
+
+    return len(index), real
+
+
+@torch.no_grad()
+def real_features(
+    network: Network, tasks: Tasks, t: int, config: Config, phase: Phase, views: int = 0
+) -> tuple[Tensor, Tensor]:
+    """u = F_t(x) of all x in D_t and their labels: [N, d], [N], in eval mode.
+
+    With `views` > 0, of so many augmented views, N times as many rows; where they
+    exceed the byte budget, of as many as fit (at least one).
+    """
+    network.eval()
+    index = tasks.train_index(t)
+    fit = FEATURE_BUDGET // (len(index) * network.features * 4)
+    kept = max(1, min(views, fit))
+    extractor, _ = split(network, config.cut)
+    chunks = []
+    for view in range(kept):
+        draws = tasks.draw(len(index), phase.seeded(f"view {view}"))
+        numbers = torch.arange(len(index), device=index.device)
+        for rows in numbers.split(EVALUATION_BATCH):
+            images = tasks.train_images[index[rows]]
+            if views:
+                images = tasks.augment(images, draws[rows])
+            with phase.autocast():
+                chunks.append(extractor(tasks.normalise(images)).float())
+    return torch.cat(chunks), tasks.train_labels[index].repeat(kept)

@@ -1,0 +1,214 @@
+"""Figures of accuracy and forgetting, in percent; `looks` says what `records` are."""
+
+import itertools
+
+import numpy as np
+import seaborn as sns
+
+from gfrlib import metrics
+from gfrlib.book import looks, results
+from gfrlib.book.looks import BLUE, INK, NEW, OLD, styled
+from gfrlib.config import UserError
+
+
+@styled
+def accuracy_curves(records, quantity: str = "accuracy", ax=None):
+    """Class-weighted accuracy, or forgetting, over the number of classes seen.
+
+    In percent: the mean of the seeds and their range. A method that has only the last
+    row (joint training) becomes a horizontal line; "forgetting" leaves it out.
+    Accuracies are drawn up to 100 %, or less high where all are below 50 %. Raises
+    UserError for another quantity.
+    """
+    if quantity not in ("accuracy", "forgetting"):
+        raise UserError(
+            f"There is no curve of '{quantity}'; choose accuracy or forgetting."
+        )
+    ax, ends, ticks = looks.axes(ax), [], set()
+    for _, runs, how in looks.groups(records):
+        seen = np.cumsum(runs[0].task_sizes)
+        only_last = bool(np.isnan(runs[0].curve[:-1]).any())
+        if only_last and quantity == "forgetting":
+            continue
+        values = 100 * np.array([_curve(r, quantity) for r in runs])
+        end = values[:, -1].mean()
+        if only_last:
+            line = {"color": how["color"], "linestyle": how["linestyle"], "lw": 1.4}
+            ax.axhline(end, **line)
+        else:
+            ticks |= set(seen.tolist())
+            looks.band(ax, seen, list(values.T), how, ms=5.5, clip_on=False, zorder=3)
+        ends.append((seen[-1], end, f"{how['label']} {end:.0f}", how["color"]))
+    ax.set_xticks(sorted(ticks)[:: -(-len(ticks) // 8) or 1])
+    highest = max(np.nanmax(line.get_ydata()) for line in ax.lines)
+    whole = quantity == "accuracy" and highest > 50
+    ax.set_ylim(min(0, ax.get_ylim()[0]), 100 if whole else None)
+    ax.set(xlabel="classes seen", title=f"{quantity.capitalize()}, class-weighted (%)")
+    ax.grid(axis="y")
+    looks.label_ends(ax, ends)
+    return ax
+
+
+def _curve(record, quantity: str) -> np.ndarray:
+    if quantity == "accuracy":
+        return record.curve
+    return metrics.forgetting(record.accuracy, record.task_sizes)
+
+
+@styled
+def accuracy_vs(
+    series: dict,
+    xlabel: str,
+    ylabel: str = "Accuracy after the last task (%)",
+    ax=None,
+    *,
+    log=False,
+    ylim: tuple | None = None,
+    ticks=None,
+):
+    """{label: [(x, y or list of y, one per seed), ...]}: lines, and the seeds' range.
+
+    y is drawn as given; ticks: the only numbers that stand at the x axis.
+    """
+    ax, ends = looks.axes(ax), []
+    for points, how in zip(series.values(), looks.looks_of(series), strict=True):
+        x = [p[0] for p in points]
+        values = [np.atleast_1d(np.asarray(p[1], dtype=float)) for p in points]
+        last = looks.band(ax, x, values, how)
+        ends.append((x[-1], last, how["label"], how["color"]))
+    if log:
+        ax.set_xscale("log")
+    if ticks is not None:
+        ax.set_xticks(list(ticks), [str(x) for x in ticks])
+        ax.minorticks_off()
+    ax.set(xlabel=xlabel, title=ylabel, **({} if ylim is None else {"ylim": ylim}))
+    ax.grid(axis="y")
+    looks.label_ends(ax, ends)
+    return ax
+
+
+@styled
+def accuracy_matrix(record, ax=None, *, rule: str | None = None):
+    """Heat map of accuracy[t, k] in percent: row = after task t, column = task k.
+
+    rule: another prediction rule than the run's own.
+    """
+    matrix = 100 * (record.accuracy if rule is None else record.rule(rule))
+    steps, small = len(matrix), len(matrix) <= 11
+    height, width = min(4.6, 1.3 + 0.42 * steps), min(5.2, 2.2 + 0.5 * steps)
+    ax = looks.axes(ax, height=height, width=width)
+    sns.heatmap(
+        matrix,
+        mask=np.isnan(matrix),
+        vmin=0,
+        vmax=100,
+        cmap="crest",
+        annot=small,
+        fmt=".0f",
+        ax=ax,
+        cbar=not small,
+        linewidths=0,
+        cbar_kws=None if small else {"label": "%"},
+    )
+    at = np.arange(0, steps, -(-steps // 11))
+    ax.set_xticks(at + 0.5, at)
+    ax.set_yticks(at + 0.5, at, rotation=0)
+    ax.tick_params(length=0)
+    label = looks.look(record.config.method)["label"]
+    ax.set(xlabel="test images of task", ylabel="after task")
+    ax.set_title(f"{label}: accuracy (%)")
+    return ax
+
+
+@styled
+def confusion_matrix(record, ax=None, *, t: int | None = None):
+    """Heat map after task t (default: the last): what images of each class are called.
+
+    Row: the true class; column: the share of its test images answered with that class.
+    """
+    t = len(record.task_sizes) - 1 if t is None else t
+    classes = sum(record.task_sizes[: t + 1])
+    counts = metrics.confusion(record.predictions[t], record.labels(t), classes)
+    ax = looks.axes(ax, height=3.9, width=4.6)
+    sns.heatmap(
+        counts / counts.sum(1, keepdims=True),
+        vmin=0,
+        vmax=1,
+        cmap="crest",
+        ax=ax,
+        square=True,
+        rasterized=True,
+        cbar_kws={"label": "share of the class's test images"},
+    )
+    edges = np.cumsum([0, *record.task_sizes[: t + 1]])
+    for edge in edges[1:-1]:
+        ax.axhline(edge, color="white", lw=0.8)
+        ax.axvline(edge, color="white", lw=0.8)
+    ticks = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
+    ax.set_xticks(ticks, range(t + 1))
+    ax.set_yticks(ticks, range(t + 1), rotation=0)
+    ax.tick_params(length=0)
+    ax.set(xlabel="answered with a class of task", ylabel="image of a class of task")
+    ax.set_title(looks.look(record.config.method)["label"])
+    return ax
+
+
+@styled
+def bars(values: dict, unit: str = "%", title: str = "", ax=None, *, digits: int = 1):
+    """Horizontal bars of {label: number, or a list, one per seed}: mean and dots."""
+    ax = looks.axes(ax, height=0.95 + 0.4 * len(values))
+    named = looks.looks_of(values)
+    for i, numbers in enumerate(values.values()):
+        numbers = np.atleast_1d(np.asarray(numbers, dtype=float))
+        text = f"{numbers.mean():.{digits}f}"
+        looks.bar(ax, i, numbers, named[i]["color"], text)
+    looks.rows(ax, named)
+    ax.set_xlim(0, 100 if unit == "%" else ax.get_xlim()[1] * 1.08)
+    ax.set(xlabel=unit, title=title)
+    return ax
+
+
+def final_bars(records, ax=None, *, rule: str | None = None):
+    """Bars of the class-weighted accuracy after the last task: mean, a dot per seed."""
+    title = "Accuracy after the last task, class-weighted"
+    of = {label: results.last(runs, rule) for label, runs, _ in looks.groups(records)}
+    return bars(of, title=title, ax=ax)
+
+
+@styled
+def old_new_bars(records, ax=None, *, t: int | None = None):
+    """After task t (default: the last): accuracy on old classes beside its own."""
+    groups = looks.groups(records)
+    ax = looks.axes(ax, height=1.1 + 0.55 * len(groups))
+    for i, (_, runs, _) in enumerate(groups):
+        pairs = np.array([results.old_new(r, t) for r in runs])
+        for j, (name, color) in enumerate((("old classes", OLD), ("new classes", NEW))):
+            values, label = pairs[:, j], name if i == 0 else None
+            y, text = i + 0.38 * (j - 0.5), f"{values.mean():.0f}"
+            looks.bar(ax, y, values, color, text, height=0.35, label=label)
+    ax.set(xlim=(0, 100), xlabel="%")
+    looks.rows(ax, [how for _, _, how in groups], legend="Accuracy on")
+    return ax
+
+
+@styled
+def effects(changes: dict, ax=None, *, spread: dict | None = None):
+    """What changes of a setting do: {label: differences in points, one per seed}.
+
+    The line at 0 is "nothing changes". Every row has a bar of the mean, a dot per seed,
+    and the mean in figures. `spread` {label: points} draws a grey band of that
+    half-width around 0: what unchanged runs differ by among themselves.
+    """
+    ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.6)
+    at_the_edge = {"xycoords": ("axes fraction", "data"), "va": "center"}
+    for i, (label, values) in enumerate(changes.items()):
+        half, mean = (spread or {}).get(label, 0.0), float(np.mean(values))
+        ax.barh(i, 2 * half, 0.86, left=-half, color=INK, alpha=0.22)
+        ax.barh(i, mean, 0.46, color=BLUE)
+        looks.seed_dots(ax, values, i)
+        # + 0.0 turns -0.0 into 0.0
+        ax.annotate(f"{round(mean, 1) + 0.0:+.1f}", (1.02, i), **at_the_edge, size=9.5)
+    ax.axvline(0, color=INK, lw=1)
+    looks.rows(ax, [{"label": label} for label in changes])
+    ax.set_xlabel("change of the accuracy after the last task (points)")
+    return ax

@@ -1,0 +1,95 @@
+"""Figures of costs: bytes kept for the old classes, and what they buy."""
+
+import numpy as np
+
+from gfrlib.book import looks
+from gfrlib.book.looks import styled
+
+
+def human(count: float) -> str:
+    """Bytes for people, in powers of 1,024 with three digits: 512 B, 4.79 MiB."""
+    power = 0
+    if count >= 1000:
+        power = min(3, max(1, int(np.log(count * 1.024) / np.log(1024))))
+    return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+@styled
+def bytes_bars(kept: dict, ax=None, *, title: str = "Kept for the next task"):
+    """{label: bytes, or {item: bytes} as in Record.bytes_kept} on a logarithmic scale.
+
+    The sum stands at each end.
+    """
+    totals = {}
+    for label, items in kept.items():
+        totals[label] = sum(items.values()) if hasattr(items, "values") else items
+    ax, named = looks.axes(ax, height=0.95 + 0.4 * len(kept)), looks.looks_of(totals)
+    known = [v for v in totals.values() if v] or [1]
+    low, high = 2.0 ** (10 * int(np.log2(min(known)) // 10)), max(known)
+    for i, total in enumerate(totals.values()):
+        ax.barh(i, max(total - low, 0), 0.66, left=low, color=named[i]["color"])
+        words = human(total) if total else "nothing"
+        looks.write_beside(ax, max(total, low), i, words, 6)
+    looks.rows(ax, named)
+    ax.set_xscale("log", base=2)
+    step = 5 if high / low > 2**10 else 2
+    ticks = 2.0 ** np.arange(np.log2(low), np.log2(high) + 1, step)
+    ax.set_xticks(ticks, [human(x) for x in ticks])
+    ax.minorticks_off()
+    ax.set_xlim(low, max(high * (high / low) ** 0.25, 4 * low))
+    ax.set_title(title)
+    return ax
+
+
+@styled
+def accuracy_against_bytes(
+    points: dict, ax=None, *, title: str = "Accuracy after the last task (%)"
+):
+    """{label: (bytes, percent or list of percents)}: one mark each, labelled beside it.
+
+    The axis of bytes is logarithmic.
+    """
+    ax, named = looks.axes(ax, height=3.7), looks.looks_of(points)
+    known = [max(count, 1) for count, _ in points.values()]
+    means = [float(np.mean(values)) for _, values in points.values()]
+    for i, (_, values) in enumerate(points.values()):
+        ax.plot(known[i], means[i], named[i]["marker"], color=named[i]["color"], ms=7)
+        span = np.min(values), np.max(values)
+        ax.vlines(known[i], *span, color=named[i]["color"], lw=1.5)
+    ax.set_xscale("log", base=2)
+    lowest = 0 if min(known) == 1 else int(np.log2(min(known)))
+    ticks = 2.0 ** np.arange(lowest, np.log2(max(known)) + 3, 4)
+    ax.set_xticks(ticks, ["nothing" if x == 1 else human(x) for x in ticks])
+    ax.minorticks_off()
+    ax.set_xlim(min(known) / 2, max(known) * 12)
+    ax.set(xlabel="bytes kept for the old classes", title=title)
+    ax.margins(y=0.12)
+    ax.grid(axis="y")
+    _label_points(ax, known, means, named)
+    return ax
+
+
+def _label_points(ax, x: list, y: list, named: list) -> None:
+    """A label beside each point; it moves up or down until it covers no other."""
+    shifts = (0, 11, -11, 22, -22, 33, -33, 44, -44, 99)
+    placed: list = []  # (left, height) of the labels so far, in points
+
+    def free(left, height):
+        return all(abs(left - a) > 95 or abs(height - b) > 10.5 for a, b in placed)
+
+    for i in np.argsort(y)[::-1]:
+        left, height = ax.transData.transform((x[i], y[i])) * 72 / ax.figure.dpi
+        shift = next((d for d in shifts if free(left, height + d)), 0)
+        placed.append((left, height + shift))
+        color = named[i]["color"]
+        ax.annotate(
+            named[i]["label"],
+            (x[i], y[i]),
+            (14 if shift else 7, shift),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=color,
+            fontweight="bold",
+            arrowprops=looks.leader(color, (0, 3)) if shift else None,
+        )

@@ -1,0 +1,166 @@
+"""Figures of features and images: real ones, and those that are replayed."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+from gfrlib.book import looks
+from gfrlib.book.looks import INK, REAL, TASK_COLORS, styled
+from gfrlib.config import UserError
+
+# Features -----------------------------------------------------------------------------
+
+
+@styled
+def marginals(real, replayed: dict, dims: tuple = (), *, names: tuple = ()):
+    """Histograms of single feature dimensions: real [N, d] filled, generators as lines.
+
+    replayed: {label: [M, d]}; dims: which columns (default: up to four of the largest
+    spread); names: what the dimensions are called. Returns the Figure.
+    """
+    real = np.asarray(real, dtype=float)
+    replayed = {k: np.asarray(v, dtype=float) for k, v in replayed.items()}
+    dims = dims or tuple(np.argsort(-real.std(axis=0))[:4].tolist())
+    figure, grid = looks.panels(len(dims), 1.75)
+    for ax, dim in zip(grid, dims, strict=True):
+        columns = [values[:, dim] for values in (real, *replayed.values())]
+        low = min(0, *(c.min() for c in columns))
+        edges = np.linspace(low, max(np.quantile(c, 0.995) for c in columns), 25)
+        ax.hist(real[:, dim], edges, density=True, color=REAL, alpha=0.4, label="real")
+        for column, how in zip(columns[1:], looks.looks_of(replayed), strict=True):
+            line = {k: how[k] for k in ("color", "linestyle", "label")}
+            ax.hist(column, edges, density=True, histtype="step", lw=1.6, **line)
+        name = names[dim] if names else dim
+        ax.set_title(f"dimension {name}", fontsize=9.5, fontweight="normal")
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+    keys = grid[0].get_legend_handles_labels()
+    figure.legend(*keys, loc="outside upper left", ncols=3, handlelength=1.4)
+    return figure
+
+
+@styled
+def projection(panels: dict):
+    """Points in the plane, after the paper's Figure 7: a Figure with a panel each.
+
+    panels: {label: {"real": [N, 2], "replayed": [M, 2]}}. Entries of a record's
+    analysis["projection"] fit; with "real_class", class numbers stand at the medians of
+    the real features.
+    """
+    figure, grid = looks.panels(len(panels), 2.75)
+    named = looks.looks_of(panels)
+    for ax, entry, how in zip(grid, panels.values(), named, strict=True):
+        real, new = (np.asarray(entry[k], dtype=float) for k in ("real", "replayed"))
+        many = {"rasterized": len(real) > 1500}
+        ax.scatter(*real.T, s=10, color=REAL, alpha=0.7, lw=0, **many)
+        cross = {"s": 11, "marker": "x", "alpha": 0.85, "lw": 0.9}
+        ax.scatter(*new.T, color=how["color"], **cross, **many)
+        _class_numbers(ax, real, entry.get("real_class", ()))
+        ax.set_title(how["label"], color=how["color"])
+        ax.set(xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+    key = {"ls": "", "ms": 5, "color": INK}
+    circle = mpl.lines.Line2D([], [], marker="o", mew=0, **key)
+    cross = mpl.lines.Line2D([], [], marker="x", mew=1, **key)
+    words = ["real features (grey)", "replayed (coloured)"]
+    figure.legend([circle, cross], words, loc="outside upper left", ncols=2)
+    return figure
+
+
+def _class_numbers(ax, points: np.ndarray, classes) -> None:
+    """Each class's number at the median of its points."""
+    box = {"boxstyle": "circle,pad=0.15", "fc": "#4a4a4a", "ec": "none", "alpha": 0.85}
+    text = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold"}
+    for c in sorted(set(classes)):
+        x, y = np.median(points[np.asarray(classes) == c], axis=0)
+        ax.text(x, y, f"{c}", color="white", bbox=box, **text)
+
+
+# Images -------------------------------------------------------------------------------
+
+
+@styled
+def class_images(tasks, *, per_class: int = 3, most: int = 10):
+    """Training images of the tasks of a stream (tasks.Tasks). Returns the Figure.
+
+    `per_class` images of each of a task's first `most` classes.
+    """
+    wide, count, start = min(most, max(tasks.sizes)), len(tasks.sizes), 0
+    per_class = max(1, min(per_class, 12 // wide))
+    width = wide * (per_class + 0.3)
+    size = (5.2, count * (4.2 / width + 0.3))
+    figure, axes = plt.subplots(count, figsize=size, squeeze=False)
+    for t, (ax, size) in enumerate(zip(axes.flat, tasks.sizes, strict=True)):
+        for i in range(min(size, most)):
+            left = i * (per_class + 0.3)
+            _class_row(ax, tasks, start + i, per_class, left, small=wide >= 7)
+        more = f"\n{size} classes" if size > most else ""
+        ax.text(
+            -0.03,
+            0.5,
+            f"task {t}{more}",
+            transform=ax.transAxes,
+            ha="right",
+            va="center",
+            color=TASK_COLORS[t % len(TASK_COLORS)],
+            fontweight="bold",
+        )
+        ax.set(xlim=(0, width), ylim=(1, 0), aspect="equal")
+        ax.axis("off")
+        start += size
+    return figure
+
+
+def _class_row(ax, tasks, c: int, count: int, left: float, *, small: bool) -> None:
+    """The first images of class `c` in a row, from `left` on; its name below."""
+    first = int(np.searchsorted(tasks.train_labels.cpu().numpy(), c))
+    look = {"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "none"}
+    for j in range(count):
+        picture = tasks.train_images[first + j].cpu().numpy()
+        picture = picture.squeeze(-1) if picture.shape[-1] == 1 else picture
+        ax.imshow(picture, extent=(left + j, left + j + 0.94, 0.94, 0), **look)
+    name = tasks.class_names[c].replace("_", " ")
+    word = {"ha": "center", "va": "top", "fontsize": 6.5 if small else 9.5}
+    ax.text(left + count / 2, 1, name, **word)
+
+
+@styled
+def sample_sheet(record):
+    """Real test images beside what the image generator replays for their classes.
+
+    Early and late, read from the PNG beside the record. Returns the Figure. Raises
+    UserError where there is none.
+    """
+    about = (record.analysis or {}).get("samples")
+    path = record.path and record.path.with_name(record.path.stem + ".analysis.png")
+    if not about or not path.exists():
+        raise UserError(
+            f"The record '{record.name}' has no sheet of images: "
+            "only replay at cut 0 leaves one."
+        )
+    classes, kinds = about["classes"], about["kinds"]
+    sheets = np.split(plt.imread(path), len(kinds), axis=1)
+    parts = [_spaced(sheet, len(classes), about["columns"]) for sheet in sheets]
+    high, wide = parts[0].shape[:2]
+    size = (5.2, 0.6 + 5.2 / len(kinds) * high / wide)
+    figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False)
+    for ax, part, kind in zip(axes.flat, parts, kinds, strict=True):
+        ax.imshow(part, interpolation="none")
+        ax.set_title(kind.replace("replayed after", "replayed,\nafter"), fontsize=9.5)
+        ax.set(xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+    middles = (np.arange(len(classes)) + 0.5) * high / len(classes)
+    axes[0, 0].set_yticks(middles, [name.replace("_", " ") for name in classes])
+    axes[0, 0].tick_params(length=0)
+    return figure
+
+
+def _spaced(sheet: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """A grid of images [H, W(, 3)] as RGBA with clear gaps between them."""
+    rgb = sheet[..., :3] if sheet.ndim == 3 else np.repeat(sheet[..., None], 3, axis=2)
+    cells = rgb.reshape(rows, len(rgb) // rows, columns, rgb.shape[1] // columns, 3)
+    gap = max(1, cells.shape[1] // 12)
+    opaque = np.concatenate([cells, np.ones_like(cells[..., :1])], axis=-1)
+    padded = np.pad(opaque, ((0, 0), (0, gap), (0, 0), (0, gap), (0, 0)))
+    return padded.reshape(rows * padded.shape[1], columns * padded.shape[3], 4)

@@ -1,0 +1,263 @@
+"""The look of all figures: colours and marks of every method, and what figures share.
+
+One style reads on white and on dark pages. `records` is always one Record, a list of
+them (grouped by method), or {label: Record or list}: a list under one label is its
+seeds.
+"""
+
+import functools
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython import get_ipython
+
+INK = "#767676"  # text and axes: contrast 4.5 on white, 3.9 on the dark theme's #14181e
+# contrast of 3 or more on white and on dark
+RED, ORANGE, MAUVE, GREEN, BLUE = "#ce2740", "#c4660f", "#c35dab", "#1ca86c", "#4b7df0"
+OLIVE, TEAL, BROWN = "#8a7a1c", "#1795a3", "#9c6b4e"
+# by turns: neighbouring tasks differ
+TASK_COLORS = (BLUE, ORANGE, "#16955f", MAUVE, OLIVE, TEAL)
+OLD, NEW, REAL = BLUE, ORANGE, INK  # old and new classes; real features
+
+# the same figure is the same file, whoever saves it
+mpl.rcParams["svg.hashsalt"] = "gfr"
+
+# One look per method in all figures: label, colour, marker, line. The six rows of the
+# first chapters have colours that every kind of sight tells apart.
+LOOKS = {
+    "finetune": ("Fine-tuning", RED, "v", "-"),
+    "joint": ("Joint training", INK, "D", (0, (5, 2))),
+    "lwf": ("LwF", ORANGE, "s", "-"),
+    "frozen": ("Frozen F", MAUVE, "P", "-"),
+    "gfr-gaussian": ("GFR, Gaussians", GREEN, "^", "-"),
+    "gfr": ("GFR, GAN", BLUE, "o", "-"),
+    "ewc": ("EWC", ORANGE, "X", "--"),
+    "mas": ("MAS", ORANGE, "d", ":"),
+    "icarl-cnn": ("iCaRL-CNN", TEAL, "<", "--"),
+    "icarl-nme": ("iCaRL-NME", TEAL, ">", "-"),
+    "lucir": ("Rebalance", BROWN, "h", "-"),
+    "mergan": ("Image replay", TEAL, "*", "-"),
+    "block-1": ("Replay at block 1", OLIVE, "<", ":"),
+    "block-2": ("Replay at block 2", OLIVE, "^", "--"),
+    "block-3": ("Replay at block 3", OLIVE, ">", "-"),
+    "ewc-gan": ("EWC + GAN", BROWN, "X", "--"),
+    "mas-gan": ("MAS + GAN", BROWN, "d", ":"),
+    "fetril": ("FeTrIL", MAUVE, "<", "--"),
+    "fecam": ("FeCAM", MAUVE, ">", ":"),
+    "gfr-drift": ("GFR, GAN, drift", BLUE, "p", "--"),
+    "gfr-gaussian-drift": ("GFR, Gaussians, drift", GREEN, "p", "--"),
+}
+SPARE = [
+    (TEAL, "h", "--"),
+    (BROWN, "p", "-"),
+    (OLIVE, "X", ":"),
+    (MAUVE, "d", "-."),
+    (RED, "<", "--"),
+    (GREEN, ">", "-."),
+    (ORANGE, "s", "--"),
+    (BLUE, "D", ":"),
+]
+
+_CLEAR = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+_GREY = (
+    *("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor"),
+    *("xtick.color", "ytick.color", "grid.color", "legend.labelcolor"),
+)
+_RC = {
+    **dict.fromkeys(_CLEAR, "none"),
+    **dict.fromkeys(_GREY, INK),
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 10.5),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9.5),
+    "font.family": ["DejaVu Sans"],
+    "figure.figsize": (5.2, 3.3),
+    "savefig.dpi": 200,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlepad": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markeredgewidth": 0,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+}
+
+
+# The style ----------------------------------------------------------------------------
+
+
+def style(form: str = "svg") -> None:
+    """The book's look for all figures that follow.
+
+    In a notebook they come out as `form`: "svg", or "png" at twice the resolution.
+    """
+    mpl.rcParams.update(_RC)
+    if get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        if form == "svg":
+            set_matplotlib_formats("svg", metadata={"Date": None})
+        else:
+            set_matplotlib_formats("retina")
+
+
+def styled(draw):
+    """The function, drawing in the book's look whether or not `style` was called."""
+
+    @functools.wraps(draw)
+    def drawn(*args, **kwargs):
+        with mpl.rc_context(_RC):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+# Looks of methods ---------------------------------------------------------------------
+
+
+def look(name: str, taken: tuple = ()) -> dict:
+    """{label, color, marker, linestyle} of a method's name or label.
+
+    Another name gets a spare look whose colour is not among `taken`.
+    """
+    row = LOOKS.get(name)
+    row = row or next((row for row in LOOKS.values() if row[0] == name), None)
+    if row is None:
+        free = next((spare for spare in SPARE if spare[0] not in taken), None)
+        row = (name, *(free or SPARE[len(taken) % len(SPARE)]))
+    return dict(zip(("label", "color", "marker", "linestyle"), row, strict=True))
+
+
+def looks_of(labels) -> list[dict]:
+    """The looks of several labels, in their order."""
+    looks: list[dict] = []
+    for label in labels:
+        looks.append(look(label, tuple(how["color"] for how in looks)))
+    return looks
+
+
+def groups(records) -> list[tuple[str, list, dict]]:
+    """[(label, its Records, its look), ...] from all that counts as `records`."""
+    found: dict[str, list] = {}
+    if hasattr(records, "keys"):
+        for label, some in records.items():
+            found[label] = list(some) if isinstance(some, (list, tuple)) else [some]
+    else:
+        for record in records if isinstance(records, (list, tuple)) else [records]:
+            found.setdefault(record.config.method, []).append(record)
+    return list(zip(found, found.values(), looks_of(found), strict=True))
+
+
+# Parts of figures ---------------------------------------------------------------------
+
+
+def axes(ax, height: float = 3.3, width: float = 5.2):
+    """`ax`, or the axes of a new figure of that size in inches."""
+    return plt.subplots(figsize=(width, height))[1] if ax is None else ax
+
+
+def panels(count: int, height: float) -> tuple:
+    """(Figure, its axes): up to two columns, each panel `height` inches high."""
+    lines, columns = -(-count // 2), min(2, count)
+    size = (5.2, 0.45 + height * lines)
+    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    for ax in grid.flat[count:]:
+        ax.set_visible(False)
+    return figure, grid.flat[:count]
+
+
+def band(ax, x, values: list, how: dict, **line) -> float:
+    """A line through the means of `values` (one array a point), their range shaded.
+
+    Returns the last mean.
+    """
+    mean = [np.mean(v) for v in values]
+    kind = {k: how[k] for k in ("color", "marker", "linestyle")}
+    ax.plot(x, mean, **kind, **line)
+    low, high = [np.min(v) for v in values], [np.max(v) for v in values]
+    ax.fill_between(x, low, high, color=how["color"], alpha=0.22, lw=0)
+    return mean[-1]
+
+
+def leader(color: str, shrink: tuple[float, float]) -> dict:
+    """A thin line from a label to what it names; `shrink`: points off its ends."""
+    ends = {"shrinkA": shrink[0], "shrinkB": shrink[1]}
+    return {"arrowstyle": "-", "color": color, "lw": 0.7, **ends}
+
+
+def label_ends(ax, ends: list) -> None:
+    """Write (x, y, text, color) right of line ends, moved apart, with leaders."""
+    # height of a line of text, in fractions of the axes
+    gap = 13 / 72 / (ax.figure.get_figheight() * 0.72)
+    to_axes = ax.transData + ax.transAxes.inverted()
+    clusters: list = []  # (centre, members): merged while they overlap
+    for end in sorted((e for e in ends if not np.isnan(e[1])), key=lambda e: e[1]):
+        clusters.append((to_axes.transform(end[:2])[1], [end]))
+        while len(clusters) > 1:
+            (a, some), (b, more) = clusters[-2:]
+            if b - a >= gap * (len(some) + len(more)) / 2:
+                break
+            centre = (a * len(some) + b * len(more)) / (len(some) + len(more))
+            clusters[-2:] = [(centre, some + more)]
+    for centre, members in clusters:
+        for i, (x, y, text, color) in enumerate(members):
+            ax.annotate(
+                text,
+                (x, y),
+                (1.05, centre + gap * (i - (len(members) - 1) / 2)),
+                textcoords="axes fraction",
+                color=color,
+                va="center",
+                fontweight="bold",
+                fontsize=9.5,
+                annotation_clip=False,
+                arrowprops=leader(color, (1, 4)),
+            )
+
+
+def rows(ax, looks: list, legend: str = "") -> None:
+    """Named rows from top to bottom with a vertical grid.
+
+    `legend` is a title, with the legend on the same line.
+    """
+    ax.set_yticks(range(len(looks)), [how["label"] for how in looks])
+    ax.set_ylim(len(looks) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.grid(axis="x")
+    ax.set_axisbelow(True)
+    if legend:
+        ax.set_title(legend)
+        ax.legend(
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=3,
+            borderaxespad=0.2,
+            handlelength=1,
+            columnspacing=1,
+        )
+
+
+def seed_dots(ax, values, y: float) -> None:
+    """A white dot for every value, at the height `y`."""
+    dot = {"ms": 4.5, "mfc": "white", "mec": "#333333", "mew": 0.9, "clip_on": False}
+    ax.plot(values, [y] * len(values), "o", **dot)
+
+
+def bar(ax, y: float, values, color: str, text: str, **more) -> None:
+    """A bar of the values' mean with `text` at its end; dots if there are several."""
+    ax.barh(y, np.mean(values), **{"height": 0.66, **more}, color=color)
+    if len(values) > 1:
+        seed_dots(ax, values, y)
+    write_beside(ax, max(0, *values), y, text, 8)
+
+
+def write_beside(ax, x: float, y: float, text: str, points: float) -> None:
+    """A word that many points to the right of (x, y)."""
+    place = {"textcoords": "offset points", "va": "center", "fontsize": 9.5}
+    ax.annotate(text, (x, y), (points, 0), **place)

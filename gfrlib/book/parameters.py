@@ -1,0 +1,143 @@
+"""Parameters of chapters: declared in one cell, checked in the next, whoever sets them.
+
+A chapter's cell tagged "parameters" holds imports and lines
+``name: type = value  # meaning``; types are int, float, str, bool, None, or several of
+them with ``|``.
+"""
+
+import ast
+import difflib
+import json
+from pathlib import Path
+
+from IPython import get_ipython
+
+from gfrlib.config import UserError
+
+SCALARS = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
+Types = tuple[type, ...]
+
+
+def check_parameters(namespace: dict | None = None) -> None:
+    """Refuse unknown chapter parameters and mistyped values; the next cell calls it.
+
+    The names and types are read from the parameters cell itself, in IPython's input
+    history: the last cell of imports and typed assignments only. Values are checked
+    however they came in (an int is a float too, a bool is no int). papermill writes
+    what it is given into a cell of its own and runs it whether the chapter knows the
+    name or not; that cell is recognised by its first line, and every name it sets must
+    be a parameter. The reader's own variables are therefore never complained of.
+
+    namespace: the notebook's variables (default: those of the running IPython). Raises
+    UserError, so that plain ``papermill`` fails too.
+    """
+    if namespace is None:
+        namespace = get_ipython().user_ns
+    history = [_parsed(source) for source in namespace.get("In", ())]
+    cells = [body for _, body in history if _is_parameters(body)]
+    if not cells:
+        raise UserError(
+            "No cell with lines 'name: type = value' was run; run the chapter's "
+            "parameters cell before this one."
+        )
+    known = _read(cells[-1], "The parameters cell")
+    for source, body in history:
+        if source.lstrip().startswith("# Parameters"):
+            for name in _assigned(body):
+                check_name(name, known)
+    for name, (types, _) in known.items():
+        if name not in namespace:
+            raise UserError(
+                f"Parameter '{name}' has no value; give it one in the parameters cell."
+            )
+        typed(name, namespace[name], types)
+
+
+def _parsed(source: str) -> tuple[str, list]:
+    """(source, its statements); none where it is no plain Python (``!pip``)."""
+    try:
+        return source, ast.parse(source).body
+    except SyntaxError:
+        return source, []
+
+
+def _is_parameters(body: list) -> bool:
+    allowed = (ast.Import, ast.ImportFrom, ast.AnnAssign)
+    typed_lines = [line for line in body if isinstance(line, ast.AnnAssign)]
+    return bool(typed_lines) and all(isinstance(line, allowed) for line in body)
+
+
+def _assigned(body: list) -> list[str]:
+    assignments = [line for line in body if isinstance(line, ast.Assign)]
+    return [target.id for line in assignments for target in line.targets]
+
+
+def _read(body: list, where: str) -> dict[str, tuple[Types, object]]:
+    """Name → (types, default) of the lines ``name: type = value`` among statements."""
+    found = {}
+    for line in body:
+        if isinstance(line, (ast.Import, ast.ImportFrom)):
+            continue
+        try:
+            words = ast.unparse(line.annotation).split("|")
+            types = tuple(SCALARS[word.strip()] for word in words)
+            found[line.target.id] = types, ast.literal_eval(line.value)
+        except (AttributeError, KeyError, ValueError) as problem:
+            raise UserError(
+                f"{where}: a parameter is written 'name: type = value  # meaning', "
+                f"not '{ast.unparse(line)}'."
+            ) from problem
+    return found
+
+
+def declared(chapter: Path) -> dict[str, tuple[Types, object]]:
+    """Name → (types, default) of the parameters of a notebook.
+
+    Raises UserError unless one cell is tagged "parameters", with such lines only.
+    """
+    cells = [
+        "".join(cell["source"])
+        for cell in json.loads(chapter.read_text())["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
+    ]
+    if len(cells) != 1:
+        raise UserError(
+            f"{chapter.name} must have one cell tagged 'parameters', not {len(cells)}."
+        )
+    return _read(ast.parse(cells[0]).body, chapter.name)
+
+
+def check_name(name: str, allowed) -> None:
+    """Raise UserError, with the nearest name, unless the parameter exists."""
+    if name not in allowed:
+        near = difflib.get_close_matches(name, allowed, 1)
+        meant = f" (did you mean '{near[0]}'?)" if near else ""
+        known = ", ".join(allowed) or "none"
+        raise UserError(f"Unknown parameter '{name}'{meant}; there are {known}.")
+
+
+def typed(name: str, value, types: Types):
+    """The value as one of the parameter's types; raises UserError if it has none."""
+    if type(value) in types:
+        return value
+    if type(value) is int and float in types:
+        return float(value)
+    kinds = " or ".join(kind.__name__ for kind in types)
+    raise UserError(
+        f"Parameter '{name}' must be {kinds}, not {type(value).__name__} ({value!r})."
+    )
+
+
+def from_text(value, types: Types):
+    """A value from the command line as the parameter's type if possible, else as is."""
+    if not isinstance(value, str) or str in types:
+        return value
+    words = {"true": True, "false": False, "none": None}
+    for kind in types:
+        try:
+            read = words[value.lower()] if kind in (bool, type(None)) else kind(value)
+            if type(read) is kind:
+                return read
+        except (KeyError, ValueError):
+            pass
+    return value

@@ -1,0 +1,143 @@
+"""What chapters ask of runs: which are recorded, and the numbers read from them.
+
+`rows` are methods' names, or {label: settings}; the answers are {row: [Record, ...]},
+one Record a seed. Numbers are in percent, one a seed, where nothing else is said.
+"""
+
+import numpy as np
+
+from gfrlib import metrics, tasks
+from gfrlib.config import Config, UserError, make_config
+from gfrlib.lab import datasets, experiments, records
+from gfrlib.lab.records import Record
+
+CLASSES = {"digits": 10, "cifar100": 100}  # known without a look at the data
+
+
+# Which runs ---------------------------------------------------------------------------
+
+
+def configs(
+    preset: str, rows, seeds: int = 1, *, make=make_config, **shared
+) -> dict[str, list[Config]]:
+    """{row: its Configs, one a seed}; `shared` are settings of all rows.
+
+    make: what makes a Config; `experiments.settings` packs a data set given as a path.
+    """
+    rows = rows if hasattr(rows, "keys") else {name: {"method": name} for name in rows}
+    return {
+        row: [make(preset, **{**shared, **own}, seed=s) for s in range(seeds)]
+        for row, own in rows.items()
+    }
+
+
+def find(config: Config, classes: int | None = None) -> Record | None:
+    """The recorded run of these settings, or None; nothing is trained.
+
+    classes: how many the data set has, where it is not on this machine.
+    """
+    sizes = config.split
+    if not sizes:
+        classes = classes or CLASSES.get(config.dataset)
+        classes = classes or len(datasets.packed(config.dataset).class_names)
+        sizes = tasks.task_sizes(classes, config.base, config.tasks)
+    return records.find(config, sizes)
+
+
+def recorded(
+    preset: str, rows, seeds: int = 3, *, classes: int | None = None, **shared
+) -> dict[str, list[Record]]:
+    """The recorded runs of the rows; those without any are left out, none is run."""
+    wanted = configs(preset, rows, seeds, **shared)
+    found = {row: [find(c, classes) for c in some] for row, some in wanted.items()}
+    found = {row: [r for r in some if r is not None] for row, some in found.items()}
+    return {row: some for row, some in found.items() if some}
+
+
+def trained(preset: str, rows, seeds: int = 1, **shared) -> dict[str, list[Record]]:
+    """The runs of the rows: each is loaded if it is known, else trained now."""
+    wanted = configs(preset, rows, seeds, make=experiments.settings, **shared)
+    return {
+        row: [experiments.run_or_load(c) for c in some] for row, some in wanted.items()
+    }
+
+
+# Their numbers ------------------------------------------------------------------------
+
+
+def final(record: Record, rule: str | None = None) -> float:
+    """Class-weighted accuracy after the last task, 0 to 1; or by another `rule`."""
+    curve = record.curve
+    if rule is not None:
+        curve = metrics.class_weighted(record.rule(rule), record.task_sizes)
+    known = [float(v) for v in curve if not np.isnan(v)]
+    return known[-1] if known else float("nan")
+
+
+def last(runs, rule: str | None = None) -> list[float]:
+    """Class-weighted accuracy after the last task."""
+    return [100 * final(r, rule) for r in runs]
+
+
+def after(runs, t: int) -> list[float]:
+    """Class-weighted accuracy after task t."""
+    return [100 * float(r.curve[t]) for r in runs]
+
+
+def average(runs) -> list[float]:
+    """Average incremental accuracy: the mean of the curve over the tasks."""
+    return [100 * metrics.average_incremental(r.curve) for r in runs]
+
+
+def forgotten(runs) -> list[float]:
+    """Class-weighted forgetting after the last task; NaN where there is one row."""
+    return [100 * metrics.forgetting(r.accuracy, r.task_sizes)[-1] for r in runs]
+
+
+def old_new(record: Record, t: int | None = None) -> np.ndarray:
+    """[2] accuracy of one run on old classes and on task t's (default: the last)."""
+    t = len(record.task_sizes) - 1 if t is None else t
+    args = record.predictions[t], record.labels(t), record.task_sizes, t
+    return 100 * np.array(metrics.old_new(*args))
+
+
+def seconds(record: Record, phase: str, when: str = "") -> float:
+    """Seconds of training in a phase of one run; `when`: "task 0" or "later" only."""
+    known = {"": (True, False), "task 0": (True,), "later": (False,)}
+    of = [s for s in record.seconds if s["phase"] == phase]
+    return sum(s["seconds"] for s in of if (s["task"] == 0) in known[when])
+
+
+def kept(record: Record, without: tuple = ()) -> int:
+    """Bytes beside the current network after the last task, `without` some items."""
+    items = record.bytes_kept[-1]
+    return sum(size for item, size in items.items() if item not in without)
+
+
+def carried(record: Record, without: tuple = ()) -> int:
+    """Bytes for the old classes, carried into the last task."""
+    known = [items for items in record.bytes_kept if items is not None]
+    items = known[-2] if len(known) > 1 else known[-1]
+    return sum(size for item, size in items.items() if item not in without)
+
+
+def similarity(
+    record: Record, measure: str = "svcca", *, task: int = 0, after: int | None = None
+) -> dict[str, float]:
+    """{layer: similarity of M_after and M_task on task's test images}, 0 to 1.
+
+    measure: svcca, pwcca or cka, or svcca_null, cka_null; NaN where there is none.
+    Raises UserError where the record's analysis holds no such comparison.
+    """
+    after = len(record.task_sizes) - 1 if after is None else after
+    found = {
+        entry["layer"]: entry.get(measure, float("nan"))
+        for entry in (record.analysis or {}).get("similarity", ())
+        if (entry["after"], entry["task"]) == (after, task)
+    }
+    if not found or all(np.isnan(v) for v in found.values()):
+        raise UserError(
+            f"The record '{record.name}' holds no {measure} of task {task} after task "
+            f"{after}; delete it and run it again."
+        )
+    return found

@@ -1,0 +1,245 @@
+"""What stands beside a figure: where its numbers are from, tables, sentences, commands.
+
+See `looks` for what `records` are.
+"""
+
+import dataclasses
+import datetime
+import html
+import inspect
+import shlex
+import urllib.parse
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, Markdown, display
+from matplotlib.figure import Figure
+
+from gfrlib import metrics
+from gfrlib.book import claims, looks, results
+from gfrlib.book.costs import human as human
+from gfrlib.config import METHODS, make_config
+
+# Code and commands --------------------------------------------------------------------
+
+
+def source(*things) -> Markdown:
+    """The library's own code of functions or classes, as it runs."""
+    blocks = (f"```python\n{inspect.getsource(thing)}```" for thing in things)
+    return Markdown("\n\n".join(blocks))
+
+
+def command(config) -> str:
+    """The command that makes the record of `config`.
+
+    It names the preset, the closest row, and all fields that differ from that row.
+    """
+
+    def differing(method):
+        usual = make_config(config.preset, method)
+        unnamed = ("preset", "device", "threads")
+        fields = dataclasses.asdict(config).items()
+        return {k: v for k, v in fields if v != getattr(usual, k) and k not in unnamed}
+
+    method = min(METHODS, key=lambda name: len(differing(name)))
+    words = [f"python -m gfrlib run --preset {config.preset} --method {method}"]
+    for name, value in differing(method).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words.append(f"--{name.replace('_', '-')} {shlex.quote(text)}")
+    return " ".join(words)
+
+
+def not_run(
+    missing: list, grid: str | None = None, commands: list | None = None
+) -> Markdown:
+    """What a figure lacks, by methods' names or labels, with the command that runs it.
+
+    The command is that of a grid file, or `commands`.
+    """
+    if not missing:
+        return Markdown("Every run that belongs here is recorded.")
+    lines = commands if grid is None else [f"python -m gfrlib grid {grid}"]
+    return Markdown(
+        f"**Not run yet:** {', '.join(label(m) for m in missing)}. What is missing can "
+        "be run, and goes on where it was interrupted:\n\n```\n"
+        + "\n".join(lines or ())
+        + "\n```"
+    )
+
+
+# Sentences and tables -----------------------------------------------------------------
+
+
+def label(name: str) -> str:
+    """What a method is called in figures and tables; another name is its own label."""
+    return looks.look(name)["label"]
+
+
+def say(template: str, **numbers) -> Markdown:
+    """A sentence whose numbers come from results.
+
+    `say("GFR reaches {gfr}; a step takes {ms:.0f} ms.", gfr=records, ms=ms)`. Records
+    become their final class-weighted accuracy in percent, with the standard deviation
+    over seeds if there are several; a list of numbers its mean and deviation; anything
+    else is formatted as the template says.
+    """
+    return Markdown(template.format(**{k: _word(x) for k, x in numbers.items()}))
+
+
+def _word(x):
+    several = list(x) if isinstance(x, (list, tuple, np.ndarray)) else [x]
+    if several and hasattr(several[0], "task_sizes"):
+        return f"{claims.mean_and_spread(results.last(several))} %"
+    return x if several and several[0] is x else claims.mean_and_spread(several)
+
+
+def spread(values) -> str:
+    """'41.2 ± 0.8' for a table: mean and deviation over seeds; "–" for none."""
+    values = np.asarray(values, dtype=float)
+    return claims.mean_and_spread(values[~np.isnan(values)])
+
+
+def table(rows, digits: int = 1):
+    """Rows (dicts) or a DataFrame as a table without an index; floats with `digits`.
+
+    Without rows: a sentence that says so.
+    """
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return Markdown("No table: no run of it is recorded.")
+    return frame.style.format(precision=digits).hide(axis="index")
+
+
+def summary(records, **columns) -> pd.DataFrame:
+    """One row a method: seeds, accuracy of task 0 and last, average, forgetting, bytes.
+
+    In percent, mean and standard deviation over seeds. columns: {name: a function of a
+    method's name} for further columns, which stand after the system's name.
+    """
+    rows = []
+    for name, runs, how in looks.groups(records):
+        row = {"system": how["label"]}
+        row |= {column: of(name) for column, of in columns.items()}
+        row["seeds"] = len(runs)
+        row["task 0"] = spread(results.after(runs, 0))
+        row["last"] = spread(results.last(runs))
+        row["average incremental"] = spread(results.average(runs))
+        row["forgetting"] = spread(results.forgotten(runs))
+        row["kept, old network included"] = human(results.kept(runs[0]))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def curves(records) -> pd.DataFrame:
+    """One row per record and task, fractions of 1: the curves, and accuracy[t, k].
+
+    The latter stands in the columns task_0, task_1, ...
+    """
+    rows = []
+    for name, runs, _ in looks.groups(records):
+        for r in runs:
+            forgetting = metrics.forgetting(r.accuracy, r.task_sizes)
+            mean = metrics.mean_over_tasks(r.accuracy)
+            shared = {"label": name, "preset": r.config.preset, "seed": r.config.seed}
+            for t in range(len(r.task_sizes)):
+                row = {**shared, "after_task": t}
+                row["classes_seen"] = sum(r.task_sizes[: t + 1])
+                row["class_weighted"] = r.curve[t]
+                row["mean_over_tasks"] = mean[t]
+                row["forgetting"] = forgetting[t]
+                row |= {f"task_{k}": r.accuracy[t, k] for k in range(t + 1)}
+                rows.append(row)
+    return pd.DataFrame(rows).round(5)
+
+
+# Where numbers are from ---------------------------------------------------------------
+
+
+def show(
+    what, records=None, data=None, *, name: str = "figure", note: str = ""
+) -> None:
+    """Display a figure or a table, and below it where its numbers are from.
+
+    `show(figures.accuracy_curves(found), found, name="figure-5")`. what: Axes, a
+    Figure, or anything that a notebook displays. The rest is as in `provenance`.
+    """
+    figure = getattr(what, "figure", what)
+    if isinstance(figure, Figure):
+        display(figure)
+        plt.close(figure)  # else the notebook shows it once more at the cell's end
+    else:
+        display(what)
+    display(provenance(records, data, name=name, note=note))
+
+
+def csv(records=None, data=None) -> str:
+    """`data` (DataFrame, columns, or list of rows) as CSV, else `curves(records)`."""
+    frame = curves(records) if data is None else pd.DataFrame(data)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def provenance(
+    records=None, data=None, *, name: str = "figure", note: str = ""
+) -> HTML:
+    """The line under a figure: what made it, when, where, by which code.
+
+    Folded in it are the commands and the data as CSV. records: those that are shown;
+    data: what is offered instead of their curves (see `csv`), a must without records;
+    name: the CSV's file name without its ending; note: one more phrase for the line.
+    """
+    runs = [r for _, group, _ in looks.groups(records or {}) for r in group]
+    line = _origin(runs) if runs else [f"Computed now, {_today()}"]
+    summary = html.escape(" · ".join([*line, note] if note else line))
+    commands = html.escape("\n".join(dict.fromkeys(command(r.config) for r in runs)))
+    text = urllib.parse.quote(csv(records, data), safe=",.-_ ")
+    shown = f'<pre style="white-space:pre-wrap">{commands}</pre>' if runs else ""
+    return HTML(
+        '<details class="gfr-provenance" style="font-size:.85em">'
+        f"<summary>{summary}</summary>{shown}"
+        f'<a href="data:text/csv;charset=utf-8,{text}" '
+        f'download="{html.escape(name)}.csv">Data of this figure (CSV)</a></details>'
+    )
+
+
+def _today() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+
+
+def _origin(runs: list) -> list[str]:
+    """The phrases of a provenance line: how and when, systems, preset, seeds, ..."""
+    made = [r.provenance for r in runs]
+    dates = sorted({p["date"][:10] for p in made})
+    when = dates[0] + (f" to {dates[-1]}" if len(dates) > 1 else "")
+    # semicolons: names like "GFR, GAN" hold a comma
+    systems = "; ".join(dict.fromkeys(label(r.config.method) for r in runs))
+    seeds = sorted({r.config.seed for r in runs})
+    seed_word = "seed" if len(seeds) == 1 else "seeds"
+    return [
+        f"{_how({r.status for r in runs})}, {when}",
+        systems,
+        f"preset {', '.join(sorted({r.config.preset for r in runs}))}",
+        f"{seed_word} {', '.join(map(str, seeds))}",
+        "; ".join(sorted({_machine(p) for p in made})),
+        f"code {', '.join(sorted({_commit(p) for p in made}))}",
+    ]
+
+
+def _how(status: set) -> str:
+    if status == {"computed now"}:
+        return "Computed now"
+    if status <= {"computed now", "loaded"}:
+        return "Computed earlier by this code"
+    return "Recorded"
+
+
+def _machine(made: dict) -> str:
+    threads = "1 thread" if made["threads"] == 1 else f"{made['threads']} threads"
+    precision = made.get("precision", "float32")
+    parts = [made["device"], threads, *([precision] if precision != "float32" else [])]
+    return ", ".join(parts)
+
+
+def _commit(made: dict) -> str:
+    changed = "+changes" if made["commit"].endswith("+changes") else ""
+    return made["commit"][:8] + changed

@@ -1,0 +1,128 @@
+"""The stages of a run: each is loaded where it is known, else trained and kept.
+
+A stage's key is the hash of everything before it and of the settings that can change
+it, so that all rows, and all splits of one base, train task 0 once.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from gfrlib.config import Config, digest_of
+from gfrlib.engine import distributed
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
+from gfrlib.engine.store import NoStore
+
+
+class Chain:
+    """The book-keeping of one run over a stream of tasks (tasks.Tasks).
+
+    `losses` and `seconds` are those of its stages.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tasks,
+        store=None,
+        report: Callable | None = None,
+        machine: Machine | None = None,
+    ):
+        store = store or NoStore()
+        if distributed.size() > 1:
+            store = distributed.Store(store)
+        self.config, self.tasks, self.store, self.report = config, tasks, store, report
+        self.machine = machine or Machine.of(config)
+        self.losses: list[dict] = []
+        self.seconds: list[dict] = []
+        last = len(tasks.sizes) - 1
+        # joint training has the last task alone, and reads the data of all
+        self.numbers = range(last if config.memory == "real" else 0, last + 1)
+        self.last = last
+        beyond = [tasks.content] if tasks.content else []  # what no setting tells
+        if config.precision == "auto":
+            beyond.append(self.machine.precision)
+        self.key = digest_of(["start", torch.__version__, self.store.code, *beyond])
+
+    def phase(self, name: str, t: int, train: Callable, module: nn.Module, *others):
+        """Load a stage's result into `module`, or train it, and keep it.
+
+        train(module, *others, tasks, t, config, phase) goes on from the stage's last
+        checkpoint.
+        """
+        with self.store.stage(self.next_key(name, t)) as stage:
+            done = stage.result()
+            if done is None:
+                phase = self.new_phase(name, t, stage)
+                train(module, *others, self.tasks, t, self.config, phase)
+                took = round(phase.elapsed(), 3)
+                about = {"task": t, "phase": name, "seconds": took, "steps": phase.step}
+                done = {
+                    "module": module.state_dict(),
+                    "losses": phase.history,
+                    "seconds": about,
+                }
+                stage.finish(done)
+            else:
+                module.load_state_dict(done["module"])
+            module.eval()
+        self.losses += done["losses"]
+        if done["seconds"]["seconds"] > 0.01:
+            self.seconds.append(done["seconds"])
+
+    def new_phase(self, name: str, t: int, stage=None) -> Phase:
+        """A phase of task t on this run's machine; without a stage nothing is kept."""
+        return Phase(name, t, self.config.seed, self.machine, stage, self.report)
+
+    def evaluated(
+        self, predict: Callable, network: nn.Module, memory: nn.Module, t: int
+    ):
+        """{rule: predictions} after task t: `predict` of the network, or as kept."""
+        config = self.config
+        what = [config.validation, config.head, config.penalty]
+        if config.penalty == "frozen":
+            what.append(config.prediction)
+        key = digest_of([self.key, "evaluation", *what])
+        with self.store.stage(key) as stage:
+            done = stage.result()
+            if done is None:
+                phase = Phase("test", t, config.seed, self.machine)
+                rules = predict(network, memory, self.tasks, t, config, phase)
+                kept = {rule: torch.from_numpy(row) for rule, row in rules.items()}
+                done = {"rules": kept}
+                stage.finish(done)
+        return {rule: row.numpy() for rule, row in done["rules"].items()}
+
+    def next_key(self, name: str, t: int) -> str:
+        """Key of the chain's next stage."""
+        first = t == self.numbers.start
+        settings = self.config.stage_settings(name, first=first)
+        sizes = self.tasks.sizes[: t + 1]
+        settings |= {"sizes": sizes, "classes": self.tasks.num_classes, "task": t}
+        if self.config.full_head:
+            settings["sizes"] = self.tasks.sizes
+        if self.config.memory == "real":
+            settings["all data"] = True
+        if name == "generator":
+            settings["steps"] = self.generator_steps(t)
+            settings["last"] = t == self.last  # the last task trains no generator
+        self.key = digest_of([self.key, name, settings])
+        return self.key
+
+    def generator_steps(self, t: int) -> int:
+        """G updates of task t; none in the last task, and none without a GAN."""
+        if self.config.memory != "gan" or t == self.last:
+            return 0
+        return generator_steps(self.config, len(self.tasks.sizes), t)
+
+
+def generator_steps(config: Config, tasks: int, t: int) -> int:
+    """G updates of task t: those of task 0, or an equal share of the later ones'.
+
+    The last task trains none.
+    """
+    if t == 0:
+        return config.generator_steps_base
+    return max(1, config.generator_steps_later // max(1, tasks - 2))

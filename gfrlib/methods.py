@@ -1,0 +1,237 @@
+"""The table of methods: a method is a row, and every column is one word.
+
+A row says what ties model t to model t-1 (`penalty`) and what stands for the old
+classes (`memory`); where both act (`cut`); the head, the prediction rule, what batch
+norm does from task 1 on, and whether the memory follows the features' drift.
+
+Sources: *paper* = Liu et al. 2020; *code* = its official code (xialeiliu/GFR-IL);
+*ours* = chosen here.
+"""
+
+from dataclasses import dataclass, field
+
+FEATURES = 4  # the cut named `features`: all four stages lie below it
+
+# The words of the columns. Each has one function or class in the module named here.
+COLUMNS = {
+    "penalty": (  # penalties.py
+        "none", "logits", "features", "less-forget", "fisher", "sensitivity", "frozen",
+    ),
+    "memory": (  # replay.py
+        "none", "real", "exemplars", "means", "translated", "covariances", "gaussian",
+        "gan",
+    ),
+    "head": ("single", "per-task", "cosine"),  # heads.py
+    "prediction": (  # prediction.py
+        "softmax", "max-prob", "concat-logits", "over-chance", "nearest-mean",
+        "nearest-exemplar-mean", "mahalanobis",
+    ),
+    "batch_norm": ("train", "frozen"),
+    "drift": ("none", "linear"),  # replay.py
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: its columns, the settings it brings along, and what was searched."""
+
+    penalty: str
+    memory: str
+    head: str = "single"
+    prediction: str = "softmax"
+    batch_norm: str = "train"
+    cut: int = FEATURES
+    drift: str = "none"
+    own: dict = field(default_factory=dict)  # in every preset, as the source has them
+    searched: dict = field(default_factory=dict)  # {preset: settings}; these go first
+
+    @property
+    def columns(self) -> dict:
+        """{column: word}, and the cut."""
+        names = ("penalty", "memory", "head", "prediction", "batch_norm", "cut")
+        return {name: getattr(self, name) for name in (*names, "drift")}
+
+    @property
+    def spatial(self) -> bool:
+        """Whether its generator makes maps or images and not feature vectors."""
+        return self.memory == "gan" and self.cut < FEATURES
+
+
+def searched(**settings) -> dict:
+    """What was searched at `slim`, on a tenth of the training images held out."""
+    return {"slim": settings}
+
+
+METHODS = {
+    # Section 3.2 and 5: without replay
+    "finetune": Method("none", "none"),
+    "joint": Method("none", "real"),
+    "lwf": Method(
+        "logits", "none", "per-task", "max-prob",
+        # quick (a fifth held out, three seeds, after the last task): weights 2, 5, 10,
+        # 20, 50 gave 69.0, 70.2, 70.2, 69.3, 68.3 %. slim: the largest of 0.5 to 10
+        searched={
+            "quick": dict(penalty_weight=10.0), "slim": dict(penalty_weight=10.0),
+            "paper": dict(penalty_weight=2.0),
+        },
+    ),
+    "ewc": Method(
+        "fisher", "none", "per-task", "max-prob",
+        own=dict(penalty_weight=5000.0),  # FACIL's default; not portable: search it
+        searched=searched(penalty_weight=5e5, batch_norm="frozen"),
+    ),
+    "mas": Method(
+        "sensitivity", "none", "per-task", "max-prob",
+        own=dict(penalty_weight=1.0),  # FACIL's, whose importance is another one
+        searched=searched(penalty_weight=1000.0, batch_norm="frozen"),
+    ),
+    # with images kept
+    "icarl-cnn": Method(
+        "logits", "exemplars",
+        own=dict(penalty_weight=0.25),  # LUCIR's baseline: beta, times T^2
+        searched=searched(learning_rate_task=2e-3),
+    ),
+    "icarl-nme": Method(
+        "logits", "exemplars", prediction="nearest-exemplar-mean",
+        own=dict(penalty_weight=0.25),
+        searched=searched(learning_rate_task=2e-3),
+    ),
+    "lucir": Method(
+        "less-forget", "exemplars", "cosine",
+        # 5: LUCIR, CIFAR-100; times sqrt(old / new classes). eta begins at 10 (Gidaris
+        # and Komodakis 2018), since Adam moves one number by no more than the learning
+        # rate a step: from 1 it would take all of a short schedule
+        own=dict(penalty_weight=5.0, head_scale=10.0),
+        searched=searched(learning_rate_task=2e-3, penalty_weight=5.0),
+    ),
+    # Section 5.3, Table 2: replay below the features
+    "mergan": Method("none", "gan", cut=0),
+    "block-1": Method("features", "gan", cut=1),
+    "block-2": Method("features", "gan", cut=2),
+    "block-3": Method("features", "gan", cut=3),
+    # Section 4: the paper's two
+    "gfr-gaussian": Method(
+        "features", "gaussian", batch_norm="frozen",
+        searched=searched(learning_rate_task=2e-3),
+    ),
+    "gfr": Method(
+        "features", "gan", batch_norm="frozen",
+        searched=searched(learning_rate_task=1e-3),
+    ),
+    # Appendix B, Table 3: another penalty under the same replay
+    "ewc-gan": Method(
+        "fisher", "gan", batch_norm="frozen",
+        own=dict(penalty_weight=5000.0),
+        searched=searched(learning_rate_task=1e-3),
+    ),
+    "mas-gan": Method(
+        "sensitivity", "gan", batch_norm="frozen",
+        own=dict(penalty_weight=1.0),
+        searched=searched(learning_rate_task=1e-3),
+    ),
+    # controls beyond the paper
+    "frozen": Method(
+        "frozen", "means", prediction="nearest-mean", batch_norm="frozen",
+    ),
+    "fetril": Method("frozen", "translated", batch_norm="frozen"),
+    "fecam": Method(
+        "frozen", "covariances", prediction="mahalanobis", batch_norm="frozen",
+    ),
+    "gfr-gaussian-drift": Method(
+        "features", "gaussian", batch_norm="frozen", drift="linear",
+        searched=searched(learning_rate_task=2e-3),
+    ),
+    "gfr-drift": Method(
+        "features", "gan", batch_norm="frozen", drift="linear",
+        searched=searched(learning_rate_task=1e-3),
+    ),
+}  # fmt: skip
+
+
+# Which memories a prediction rule reads.
+NEEDS = {
+    "nearest-mean": ("means", "gaussian"),
+    "nearest-exemplar-mean": ("exemplars",),
+    "mahalanobis": ("covariances",),
+}
+PER_TASK_RULES = ("max-prob", "concat-logits", "over-chance")
+VECTORS = ("means", "translated", "covariances", "gaussian")  # live on feature vectors
+REPLAYED = ("gaussian", "gan", "translated")  # train one softmax over all classes
+
+
+def conflict(c) -> str | None:
+    """The first invalid combination of columns in a Config, as one sentence."""
+    return _of_memory(c) or _of_head(c) or _of_frozen(c)
+
+
+def _of_memory(c) -> str | None:
+    if c.memory in VECTORS and c.cut != FEATURES:
+        return (
+            f"The memory '{c.memory}' lives on feature vectors: it needs cut = "
+            f"features, not {c.cut}."
+        )
+    if c.drift != "none" and (c.memory not in ("gaussian", "gan") or c.cut != FEATURES):
+        return (
+            "Drift compensation moves replayed feature vectors: it needs memory = "
+            "gaussian or gan, cut = features."
+        )
+    if c.memory == "exemplars" and (c.head == "per-task" or c.cut != FEATURES):
+        return (
+            "Exemplars are images under one softmax of all classes: they need head = "
+            "single or cosine, and cut = features."
+        )
+    if c.prediction in NEEDS and c.memory not in NEEDS[c.prediction]:
+        return (
+            f"The prediction '{c.prediction}' reads what the memory keeps: it needs "
+            f"memory = {' or '.join(NEEDS[c.prediction])}, not {c.memory}."
+        )
+    return None
+
+
+def _of_head(c) -> str | None:
+    if c.head != "single" and c.memory in REPLAYED:
+        return (
+            "Replay trains one softmax over all seen classes: it needs head = single, "
+            f"not {c.head}."
+        )
+    cosine = c.head == "cosine"
+    if c.penalty == "logits" and cosine or (c.penalty == "less-forget") != cosine:
+        return (
+            "The cosine head and the penalty 'less-forget' (Rebalance) belong "
+            "together: take both or neither."
+        )
+    if c.full_head and c.head != "single":
+        return (
+            "'full_head' gives all classes their outputs from task 0 on: it needs head "
+            f"= single, not {c.head}."
+        )
+    per_task = c.prediction in PER_TASK_RULES
+    if c.prediction not in NEEDS and per_task != (c.head == "per-task"):
+        return (
+            f"The prediction '{c.prediction}' does not fit head = {c.head}; per-task "
+            "heads take max-prob, concat-logits or over-chance, another head takes "
+            "softmax."
+        )
+    return None
+
+
+def _of_frozen(c) -> str | None:
+    frozen, stands_in = c.penalty == "frozen", (*VECTORS, "gan")
+    if frozen and (c.memory not in stands_in or c.cut != FEATURES):
+        return (
+            "With a frozen extractor only what stands for features can teach new "
+            "classes: use memory = means, gaussian, gan, translated or covariances, "
+            "and cut = features."
+        )
+    if frozen and c.prediction == "softmax" and c.memory in ("means", "covariances"):
+        rule = "nearest-mean" if c.memory == "means" else "mahalanobis"
+        return (
+            f"On a frozen extractor the memory '{c.memory}' trains no softmax: use "
+            f"prediction = {rule}, or memory = gaussian, gan or translated."
+        )
+    if c.memory == "translated" and (not frozen or c.prediction != "softmax"):
+        return (
+            "Translated features (FeTrIL) train a head on a frozen extractor: take "
+            "penalty = frozen and prediction = softmax with them."
+        )
+    return None

@@ -1,0 +1,67 @@
+"""What chapters ask of runs: which are recorded, and numbers by hand."""
+
+import pytest
+from fakes import LAYERS, fake, with_similarity
+
+from gfrlib.book import results
+from gfrlib.config import UserError
+from gfrlib.lab import records
+
+
+def test_configs_of_rows_and_of_changed_rows():
+    by_name = results.configs("slim", ("gfr", "lwf"), 2, base=25, tasks=3)
+    assert [c.seed for c in by_name["lwf"]] == [0, 1] and by_name["gfr"][0].base == 25
+    changed = {"no pull": {"method": "gfr", "penalty": "none", "base": 50}}
+    one = results.configs("slim", changed, base=25, tasks=5)["no pull"][0]
+    assert (one.memory, one.penalty, one.base) == ("gan", "none", 50)
+
+
+def test_recorded_runs_are_found_and_nothing_is_trained():
+    some = next(path for path in records.every() if "50+5x10-gfr-s0" in path.name)
+    config = records.load(some).config
+    assert results.find(config).path == some
+    found = results.recorded("slim", ("gfr", "finetune"), 2)
+    assert list(found) == ["gfr", "finetune"] and len(found["gfr"]) == 2
+    assert results.recorded("slim", ("gfr",), 1, penalty_weight=0.123) == {}
+
+
+def test_a_data_set_that_is_not_here_needs_its_number_of_classes():
+    assert results.recorded("paper", ("gfr",), 1, dataset="far-away", classes=100) == {}
+    with pytest.raises(UserError, match="far-away"):
+        results.recorded("paper", ("gfr",), 1, dataset="far-away")
+
+
+def test_numbers_of_runs_in_percent():
+    two = [fake("gfr", 0), fake("gfr", 1, shift=0.1)]
+    assert results.last(two) == pytest.approx([52, 42])
+    assert results.after(two, 1) == pytest.approx([80, 70])
+    assert results.forgotten(two)[0] == pytest.approx(100 * (4 * 0.3 + 0.2 + 0.2) / 8)
+    assert results.average(two)[0] == pytest.approx((100 + 80 + 65 + 52) / 4, abs=1)
+    assert results.old_new(fake("finetune")).tolist() == [0, 100]
+
+
+def test_seconds_and_bytes_of_a_run():
+    spent = [
+        {"task": t, "phase": phase, "seconds": seconds}
+        for t, phase, seconds in ((0, "classifier", 5), (1, "classifier", 2))
+    ]
+    run = fake(seconds=spent, bytes_kept=[{"G": 3}, {"G": 4, "old network": 10}])
+    assert results.seconds(run, "classifier") == 7
+    assert results.seconds(run, "classifier", "later") == 2
+    assert results.seconds(run, "generator") == 0
+    assert results.kept(run) == 14 and results.kept(run, ("old network",)) == 4
+    assert results.carried(run) == 3
+
+
+def test_similarity_of_layers():
+    assert list(results.similarity(with_similarity())) == list(LAYERS)
+
+
+def test_what_was_not_compared_is_refused():
+    for record, kwargs in (
+        (fake(), {}),
+        (with_similarity(), {"task": 3}),
+        (with_similarity(), {"after": 0}),
+    ):
+        with pytest.raises(UserError, match="holds no svcca"):
+            results.similarity(record, **kwargs)

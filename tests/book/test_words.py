@@ -1,0 +1,195 @@
+"""Words beside figures: commands that make the same run, lines that tell the truth."""
+
+import csv as csv_reader
+import html
+import io
+import re
+import shlex
+import urllib.parse
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from fakes import fake
+
+from gfrlib import losses
+from gfrlib.book import figures, words
+from gfrlib.config import from_text, make_config
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        make_config("quick", "gfr"),
+        make_config("slim", "lwf", penalty_weight=5.0, seed=2),
+        make_config("slim", "gfr", split=[25, 25, 25, 25]),
+        make_config("quick", "finetune", penalty="features", cut=3),
+        make_config(
+            "quick", "gfr", old_task_weighting=False, dataset="my images", device="cpu"
+        ),
+    ],
+)
+def test_the_command_makes_the_same_config(config):
+    given_words = shlex.split(words.command(config))
+    assert given_words[:4] == ["python", "-m", "gfrlib", "run"]
+    given = dict(
+        zip(
+            (w[2:].replace("-", "_") for w in given_words[4::2]),
+            given_words[5::2],
+            strict=True,
+        )
+    )
+    preset, method = given.pop("preset"), given.pop("method")
+    again = make_config(
+        preset,
+        method,
+        **{k: from_text(k, v) for k, v in given.items()},
+    )
+    assert again.identity() == config.identity()
+
+
+def test_provenance_says_how_when_where_and_carries_the_data():
+    runs = [fake("gfr", 0), fake("gfr", 1), fake("joint")]
+    shown = words.provenance(runs, name="curves").data
+    line = html.unescape(re.search("<summary>(.*?)</summary>", shown)[1])
+    for part in (
+        "Computed now, 2026-11-20",
+        "GFR, GAN; Joint training",
+        "preset quick",
+        "seeds 0, 1",
+        "A <chip>",
+        "2 threads",
+        "code 01234567",
+    ):
+        assert part in line, part
+    assert (
+        "python -m gfrlib run --preset quick --method gfr --seed 1" in shown
+        and 'download="curves.csv"' in shown
+    )
+    address = html.unescape(
+        re.search('href="data:text/csv;charset=utf-8,(.*?)"', shown)[1]
+    )
+    rows = list(csv_reader.DictReader(io.StringIO(urllib.parse.unquote(address))))
+    assert (
+        len(rows) == 12
+        and rows[1]["class_weighted"] == "0.8"
+        and rows[1]["task_1"] == "0.6"
+    )
+    assert rows[-1]["label"] == "joint" and rows[-2]["class_weighted"] == ""
+
+
+def test_provenance_tells_recorded_from_computed():
+    assert "Recorded, " in words.provenance(fake(status="recorded with code abc")).data
+    assert (
+        "Computed earlier by this code"
+        in words.provenance([fake(), fake(seed=1, status="loaded")]).data
+    )
+    alone = words.provenance(data={"x": [1, 2], "y": [3, 4]}, note="a <note>").data
+    assert (
+        "Computed now" in alone
+        and "a &lt;note&gt;" in alone
+        and "x,y%0A1,3" in alone
+        and "<pre" not in alone
+    )
+
+
+def test_numbers_in_prose_come_from_results():
+    said = words.say(
+        "{gfr}, {one}, {steps:,} steps, {many}, {word}",
+        gfr=[fake("gfr", 0), fake("gfr", 1, shift=0.1)],
+        one=fake(),
+        steps=12000,
+        many=[1.0, 3.0],
+        word="done",
+    )
+    assert (
+        said.data
+        == "47.0\u00a0±\u00a07.1 %, 52.0 %, 12,000 steps, 2.0\u00a0±\u00a01.4, done"
+    )
+
+
+def test_what_is_not_run_is_named_with_its_command():
+    said = words.not_run(["lwf", "mine"], "grids/x.yaml").data
+    assert "LwF, mine" in said and "python -m gfrlib grid grids/x.yaml" in said
+    assert "gfrlib run" in words.not_run(["lwf"], None, ["python -m gfrlib run"]).data
+    assert "recorded" in words.not_run([]).data
+
+
+def test_provenance_names_half_precision():
+    record = fake()
+    assert "bf16" not in words.provenance(record).data
+    record.provenance["precision"] = "bf16"
+    assert "A &lt;chip&gt;, 2 threads, bf16" in words.provenance(record).data
+
+
+@pytest.mark.parametrize(
+    "count, text",
+    [
+        (0, "0 B"),
+        (512, "512 B"),
+        (1280, "1.25 KiB"),
+        (999 * 1024, "999 KiB"),
+        (1023 * 1024, "0.999 MiB"),
+        (4.79 * 2**20, "4.79 MiB"),
+        (3 * 2**40, "3.07e+03 GiB"),
+    ],
+)
+def test_bytes_for_people(count, text):
+    assert words.human(count) == text
+
+
+def test_names_that_hold_a_comma_do_not_read_as_two_systems():
+    line = words.provenance([fake("gfr"), fake("joint"), fake("finetune")]).data
+    assert "GFR, GAN; Joint training; Fine-tuning" in line
+
+
+def test_show_draws_and_signs(monkeypatch):
+    shown = []
+    monkeypatch.setattr(words, "display", shown.append)
+    ax = figures.accuracy_curves(fake())
+    words.show(ax, fake(), name="curves")
+    assert shown[0] is ax.figure and 'download="curves.csv"' in shown[1].data
+    assert not plt.get_fignums(), "the notebook would show the figure twice"
+    table = pd.DataFrame({"a": [1]})
+    words.show(table, data=table, note="counted")
+    assert shown[2] is table and "counted" in shown[3].data
+
+
+def test_source_is_the_librarys_own():
+    shown = words.source(losses.classification, losses.critic).data
+    assert shown.count("```python") == 2
+    assert "def classification(" in shown and "def critic(" in shown
+
+
+def test_spread_for_tables():
+    assert words.spread([40.0, 42.0]) == "41.0\u00a0±\u00a01.4"
+    assert words.spread([]) == words.spread([float("nan")]) == "–"
+
+
+def test_a_table_without_rows_says_so():
+    assert "no run" in words.table([]).data
+    assert "1.23" in words.table([{"a": 1.2345}], digits=2).to_html()
+
+
+def test_the_summary_has_a_row_a_method():
+    kept = {"bytes_kept": [{}, {}, {}, {"generator": 2**20}]}
+    runs = [
+        fake("gfr", **kept),
+        fake("gfr", 1, shift=0.1, **kept),
+        fake("joint", **kept),
+    ]
+    found = words.summary(runs, league=lambda method: method.upper())
+    assert found["system"].tolist() == ["GFR, GAN", "Joint training"]
+    assert found["league"].tolist() == ["GFR", "JOINT"]
+    assert found["last"].tolist() == ["47.0\u00a0±\u00a07.1", "97.6"]
+    assert found["task 0"].tolist()[1] == found["forgetting"].tolist()[1] == "–"
+    assert found["kept, old network included"].tolist() == ["1 MiB", "1 MiB"]

@@ -1,0 +1,139 @@
+"""The committed result of a slim-type stage, and its renewal.
+
+    python tests/renew_expected.py
+
+writes tests/expected/slim_stage.json anew. Run it after a change that is meant to move
+numbers, once RESULT_VERSION was raised in gfrlib/config.py, and commit the file with
+that change. `test_expected.py` compares what this tree computes with the file: equal to
+the bit where PyTorch and the processor are those of the file, else nearly equal. So a
+number that moved unmeant, or a forgotten raise, is seen.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from helpers_core import generated
+from memory_store import MemoryStore
+
+from gfrlib import tasks, training
+from gfrlib.config import RESULT_VERSION, make_config
+
+EXPECTED = Path(__file__).parent / "expected" / "slim_stage.json"
+SLIM = dict(
+    width=8,
+    base=2,
+    tasks=1,
+    batch_size=16,
+    learning_rate=1e-3,
+    learning_rate_task=2e-3,
+    epochs_base=6,
+    epochs_task=24,
+    penalty_weight=0.1,
+    generator_steps_base=40,
+    generator_steps_later=1,
+    generator_hidden=32,
+    latent_dim=8,
+    generator_batch=32,
+    device="cpu",
+)
+# what decides which kernels PyTorch chooses, beside the vector extension
+ARITHMETIC = (
+    "_is_avx512_bf16_supported",
+    "_is_amx_tile_supported",
+    "_is_arm_sve_supported",
+)
+SAME_ELSEWHERE = 0.95  # share of predictions, on another PyTorch or processor
+
+
+def slim_stage(store=None, methods=("gfr-gaussian", "gfr"), **changes) -> dict:
+    """What is kept of runs of a second: ResNet-18 of width 8, generated images.
+
+    2 + 2 classes, with Gaussians and with a GAN. `store` shares stages among calls;
+    `changes` are settings.
+    """
+    store, rows, final = store or MemoryStore(), [], {}
+    images = generated(4, per_class=40, size=16, seed=3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for method in methods:
+            config = make_config("slim", method, **{**SLIM, **changes})
+            stream = tasks.build(config, images, torch.device("cpu"))
+            outcome = training.run(config, stream, store=store)
+            for row in outcome.predictions:
+                rows.append({rule: found.tolist() for rule, found in row.items()})
+            for row in outcome.losses:
+                phase = f"{method}, task {row['task']} {row['phase']}"
+                final[phase] = float(f"{row['loss']:.4g}")
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "result_version": RESULT_VERSION,
+        "torch": torch.__version__,
+        "cpu": cpu(),
+        "sha256": checksum(rows),
+        "final_losses": final,
+        "predictions": rows,
+    }
+
+
+def checksum(rows: list[dict]) -> str:
+    """Of the predictions: SHA-256 of their JSON."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def cpu() -> str:
+    """The vector extension, and which arithmetic of half precision there is."""
+    words = [torch.backends.cpu.get_cpu_capability()]
+    for name in ARITHMETIC:
+        if getattr(torch.cpu, name, lambda: False)():
+            words.append(name.removeprefix("_is_").removesuffix("_supported"))
+    return " ".join(words)
+
+
+def agreement(ours: dict, theirs: dict) -> float:
+    """Share of equal predictions."""
+    equal = count = 0
+    for x, y in zip(ours["predictions"], theirs["predictions"], strict=True):
+        for rule in y:
+            for a, b in zip(x[rule], y[rule], strict=True):
+                equal, count = equal + (a == b), count + 1
+    return equal / count
+
+
+def compare(ours: dict, theirs: dict) -> str | None:
+    """None, or what is wrong."""
+    if ours["result_version"] != theirs["result_version"]:
+        return (
+            "tests/expected/slim_stage.json is of another RESULT_VERSION: "
+            "run python tests/renew_expected.py"
+        )
+    equal = 100 * agreement(ours, theirs)
+    renew = (
+        "if the change is meant, raise RESULT_VERSION in gfrlib/config.py "
+        "and run python tests/renew_expected.py"
+    )
+    if (ours["torch"], ours["cpu"]) != (theirs["torch"], theirs["cpu"]):
+        if equal >= 100 * SAME_ELSEWHERE:
+            return None
+        return (
+            f"a result moved: on another torch or CPU {equal:.1f} % of the "
+            f"predictions are equal, not {100 * SAME_ELSEWHERE:.0f}; {renew}"
+        )
+    if all(ours[what] == theirs[what] for what in ("sha256", "final_losses")):
+        return None
+    return f"a result moved: {equal:.1f} % of the predictions are equal; {renew}"
+
+
+def main() -> None:
+    """Write the file."""
+    EXPECTED.parent.mkdir(exist_ok=True)
+    text = json.dumps(slim_stage(), indent=None, separators=(",", ":"))
+    EXPECTED.write_text(text + "\n")
+    print(f"wrote {EXPECTED.parent.name}/{EXPECTED.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Rows beyond the paper: FeTrIL, FeCAM, and replay that follows the drift."""
+
+import numpy as np
+import pytest
+import torch
+from helpers_core import SMALL, tiny, train
+
+from gfrlib import replay
+
+
+def test_translated_features_against_loops():
+    memory = replay.Translated(5, 3)
+    rng = np.random.default_rng(0)
+    old = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    memory.means[:3] = torch.from_numpy(old).float()
+    new = np.concatenate(
+        [rng.normal([2, 0.1, 0.1], 0.1, (6, 3)), rng.normal([0.1, 2, 1.9], 0.1, (9, 3))]
+    )
+    labels = torch.tensor([3] * 6 + [4] * 9)
+    memory.watch(torch.from_numpy(new).float(), labels)
+    assert memory.like[:3].tolist() == [0, 1, 1]
+    means = np.stack([new[:6].mean(0), new[6:].mean(0)])
+    c = torch.arange(300) % 3
+    found = memory.sample(c, torch.Generator().manual_seed(0)).numpy()
+    for row, k in zip(found, c.tolist()):
+        like = (0, 1, 1)[k]
+        source = row - old[k] + means[like]
+        distance = np.abs((new[:6], new[6:])[like] - source).max(1)
+        assert distance.min() < 1e-5
+    assert len({tuple(r.round(4)) for r in found}) > 20  # many different images
+
+
+def test_mahalanobis_distances_against_numpy():
+    rng = np.random.default_rng(2)
+    u = [rng.gamma(2.0, 1.0, (40, 5)), rng.gamma(3.0, 0.5, (30, 5))]
+    memory = replay.Covariances(2, 5)
+    memory.fit(
+        torch.from_numpy(np.concatenate(u)).float(), torch.tensor([0] * 40 + [1] * 30)
+    )
+    test = rng.gamma(2.0, 1.0, (7, 5))
+    for c in range(2):
+        v = np.sqrt(u[c])
+        s = np.cov(v.T)
+        off = s[~np.eye(5, dtype=bool)].mean()
+        s = s + np.where(np.eye(5, dtype=bool), np.diag(s).mean(), off)
+        s = s / np.sqrt(np.outer(np.diag(s), np.diag(s)))
+        x, m = np.sqrt(test), v.mean(0)
+        delta = x / np.linalg.norm(x, axis=1, keepdims=True) - m / np.linalg.norm(m)
+        expected = np.einsum("ni,ij,nj->n", delta, np.linalg.inv(s), delta)
+        np.testing.assert_allclose(
+            memory.distances(torch.from_numpy(test).float(), 2)[:, c].numpy(),
+            expected,
+            rtol=2e-3,
+        )
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_moved_gaussians_are_the_gaussians_of_moved_features(kind):
+    rng = torch.Generator().manual_seed(0)
+    u = torch.rand(4000, 4, generator=rng, dtype=torch.float64).float() + 1
+    W = torch.rand(4, 4, generator=rng)
+    memory = replay.Gaussians(1, 4, kind, clamp=False)
+    memory.fit(u, torch.zeros(4000, dtype=torch.long))
+    memory.move(W, torch.zeros_like(memory.means))
+    v = u @ W.T
+    torch.testing.assert_close(memory.means[0], v.mean(0), rtol=1e-4, atol=1e-4)
+    spread = memory.spread[0]
+    variance = (spread @ spread.T).diagonal() if kind == "full" else spread.square()
+    # independent dimensions: the diagonal is exact up to their sample correlation
+    torch.testing.assert_close(
+        variance, v.var(0), rtol=0.05 if kind == "diagonal" else 2e-3, atol=1e-4
+    )
+
+
+def test_the_drift_map_is_least_squares():
+    rng = np.random.default_rng(0)
+    before = rng.random((500, 6))
+    true = np.eye(6) + 0.3 * rng.normal(size=(6, 6))
+    after = before @ true.T + 0.01 * rng.normal(size=(500, 6))
+    means = torch.zeros(3, 6)
+    found, still = replay.linear_drift(
+        torch.from_numpy(before), torch.from_numpy(after), means
+    )
+    assert torch.equal(still, means)
+    ridge = 1e-2 * np.trace(before.T @ before) / 6
+    rows = np.sqrt(ridge) * np.eye(6)  # the ridge towards the identity, as extra rows
+    wide, target = np.concatenate([before, rows]), np.concatenate([after, rows])
+    expected = np.linalg.lstsq(wide, target, rcond=None)[0].T
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(found.numpy() - true).max() < 0.5 * np.abs(true - np.eye(6)).max()
+    # a direction that the new classes never use stays where it is
+    before[:, 5] = after[:, 5] = 0
+    found, _ = replay.linear_drift(
+        torch.from_numpy(before), torch.from_numpy(after), means
+    )
+    np.testing.assert_allclose(found.numpy()[5], np.eye(6)[5], atol=1e-6)
+
+
+def test_drift_compensation_moves_what_is_replayed():
+    plain, moved = (
+        train(
+            tiny(
+                m,
+                **{
+                    **SMALL,
+                    "epochs_task": 4,
+                    "penalty_weight": 0.0,
+                    "learning_rate_task": 1e-2,
+                },
+            )
+        )
+        for m in ("gfr-gaussian", "gfr-gaussian-drift")
+    )
+    assert plain.losses[0] == moved.losses[0]  # the same task 0
+    assert plain.weights != moved.weights
+    gan = replay.GAN(4, 3, 2, 8)
+    c, z = torch.arange(4), torch.randn(4, 2)
+    before = gan.replay(c, z)
+    W = torch.tensor([[1.0, 0, 0], [0, -1, 0], [0.5, 0, 2]])
+    b = torch.arange(12.0).view(4, 3) / 10
+    rng = torch.Generator().manual_seed(0)
+    expected = (
+        gan.replay(c.repeat_interleave(100), gan.latent(400, rng))
+        .view(4, 100, 3)
+        .mean(1)
+    )
+    torch.testing.assert_close(gan.class_means(rng.manual_seed(0)), expected)
+    gan.move(W, b)
+    torch.testing.assert_close(
+        gan.replay(c, z),
+        torch.stack([(W @ u + b[k]).clamp_min(0) for k, u in enumerate(before)]),
+    )
