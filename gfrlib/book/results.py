@@ -54,11 +54,18 @@ def recorded(
     return {row: some for row, some in found.items() if some}
 
 
-def trained(preset: str, rows, seeds: int = 1, **shared) -> dict[str, list[Record]]:
-    """The runs of the rows: each is loaded if it is known, else trained now."""
+def trained(
+    preset: str, rows, seeds: int = 1, *, analyse=(), **shared
+) -> dict[str, list[Record]]:
+    """The runs of the rows: each is loaded if it is known, else trained now.
+
+    analyse: the costly parts of the analysis that the records must hold, "similarity",
+    "projection" or both (experiments.run_or_load).
+    """
     wanted = configs(preset, rows, seeds, make=experiments.settings, **shared)
     return {
-        row: [experiments.run_or_load(c) for c in some] for row, some in wanted.items()
+        row: [experiments.run_or_load(c, analyse=analyse) for c in some]
+        for row, some in wanted.items()
     }
 
 

@@ -65,3 +65,15 @@ def test_what_was_not_compared_is_refused():
     ):
         with pytest.raises(UserError, match="holds no svcca"):
             results.similarity(record, **kwargs)
+
+
+def test_parts_of_the_analysis_are_asked_for_with_the_runs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        results.experiments,
+        "run_or_load",
+        lambda config, analyse=(): asked.append((config.seed, analyse)),
+    )
+    results.trained("quick", ("gfr",), 2, analyse="projection", base=2)
+    results.trained("quick", ("gfr",))
+    assert asked == [(0, "projection"), (1, "projection"), (0, ())]
