@@ -133,6 +133,15 @@ def carried(record: Record, without: tuple = ()) -> int:
     return sum(size for item, size in items.items() if item not in without)
 
 
+def drift(record: Record, task: int = 0) -> list[float]:
+    """How far the features of task's test images have moved, after each task.
+
+    In units of their length when the task had just been learned; NaN before it was.
+    """
+    steps = [{row["task"]: row for row in s["of"]} for s in record.analysis["drift"]]
+    return [step.get(task, {"features": float("nan")})["features"] for step in steps]
+
+
 def similarity(
     record: Record, measure: str = "svcca", *, task: int = 0, after: int | None = None
 ) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What chapters ask of runs: which are recorded, and numbers by hand."""
 
+import numpy as np
 import pytest
 from fakes import LAYERS, fake, with_similarity
 
@@ -51,6 +52,19 @@ def test_seconds_and_bytes_of_a_run():
     assert results.seconds(run, "generator") == 0
     assert results.kept(run) == 14 and results.kept(run, ("old network",)) == 4
     assert results.carried(run) == 3
+
+
+def test_drift_of_features_after_each_task():
+    steps = [
+        {"after": 0, "of": [{"task": 0, "features": 0.0}]},
+        {
+            "after": 1,
+            "of": [{"task": 0, "features": 0.25}, {"task": 1, "features": 0.0}],
+        },
+    ]
+    run = fake(analysis={"drift": steps})
+    assert results.drift(run) == [0, 0.25]
+    assert np.isnan(results.drift(run, 1)[0]) and results.drift(run, 1)[1] == 0
 
 
 def test_similarity_of_layers():
