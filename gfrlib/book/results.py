@@ -7,10 +7,12 @@ one Record a seed. Numbers are in percent, one a seed, where nothing else is sai
 import numpy as np
 
 from gfrlib import metrics, tasks
+from gfrlib.book import looks
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.lab import datasets, experiments, records
 from gfrlib.lab.records import Record
 
+MEASURES = ("svcca", "svcca_null", "pwcca", "cka", "cka_null")  # of similarity
 CLASSES = {"digits": 10, "cifar100": 100}  # known without a look at the data
 
 
@@ -162,3 +164,18 @@ def similarity(
             f"{after}; delete it and run it again."
         )
     return found
+
+
+def similarities(records, measures: tuple = MEASURES) -> list[dict]:
+    """All comparisons of records' layers as rows, for `words.show(..., data=...)`.
+
+    Columns method, seed, after, task, layer, rows (how many were compared), measures.
+    """
+    names = ("after", "task", "layer", "rows", *measures)
+    return [
+        {"method": r.config.method, "seed": r.config.seed}
+        | {name: entry.get(name) for name in names}
+        for _, runs, _ in looks.groups(records)
+        for r in runs
+        for entry in r.analysis["similarity"]
+    ]

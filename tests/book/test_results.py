@@ -69,6 +69,12 @@ def test_drift_of_features_after_each_task():
 
 def test_similarity_of_layers():
     assert list(results.similarity(with_similarity())) == list(LAYERS)
+    rows = results.similarities({"mine": [with_similarity(seed=3)]}, ("cka",))
+    assert len(rows) == 6 * len(LAYERS)  # tasks 1 to 3, each against all before it
+    assert rows[1] == {
+        **{"method": "gfr", "seed": 3, "after": 1, "task": 0},
+        **{"layer": "block 2", "rows": 100, "cka": 0.9},
+    }
 
 
 def test_what_was_not_compared_is_refused():
