@@ -175,8 +175,13 @@ def execute(
 
     `jobs` at a time, as many as there are processors if None: chapters share runs, and
     wait for each other's stages. If one fails, those that have begun are finished, and
-    the first failure is raised. Returns the executed notebooks.
+    the first failure is raised. Raises UserError, too, for the folder of the sources.
+    Returns the executed notebooks.
     """
+    if folder.resolve() in {source.parent.resolve() for source in plan}:
+        raise UserError(
+            f"The folder '{folder}' holds the chapters themselves; give another one."
+        )
     folder.mkdir(parents=True, exist_ok=True)
 
     def one(source: Path, values: dict) -> None:
