@@ -244,7 +244,7 @@ def test_nothing_of_this_machine_shows(site):
 
 
 def test_markdown_of_cells_is_rendered(site, pages):
-    """Tables and formulas that a cell displays are such: no bars, no dollars as text."""
+    """Tables and formulas that a cell displays are drawn: no bars, no dollars."""
     seen = 0
     for path in pages:
         bare = re.sub(
