@@ -2,6 +2,7 @@
 # Nothing is asked but Python 3.11 or newer; PYTHON names another one:  make book PYTHON=python3.12
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/installed
 # this tree and no other, whatever else the environment knows
@@ -26,9 +27,13 @@ book: $(STAMP)
 	$(BIN)/python -m gfrlib.book.chapters check
 	$(BIN)/python book/_ext/build_site.py
 
+# Two processes with one thread each; a file's tests stay together (tests/conftest.py).
+# PYTEST adds options:  make test PYTEST="-x -k site"
 test: $(STAMP) browser
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
+		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
 # Colab and other notebooks bring their own versions: do the ranges hold at their lower end?
 oldest: $(STAMP)

@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.ours import limited
 from gfrlib import replay
-from gfrlib.lab import experiments, grids
+from gfrlib.lab import experiments, plans
 from gfrlib.networks import build_network, feature_shape
 
 METHODS = ("lwf", "gfr-gaussian", "gfr")
@@ -16,10 +16,10 @@ def seconds(config, stream, images: int) -> float:
     """Training of all later tasks: steps of every stage, each at the speed measured for its kind."""
     known: dict = {}
     total = 0.0
-    for stage in grids.stages(config, stream):
+    for stage in plans.stages(config, stream):
         if stage.steps and stage.task:
             if stage.phase not in known:
-                known[stage.phase] = grids.seconds_per_step(
+                known[stage.phase] = plans.seconds_per_step(
                     config, limited(config, images), stage, images=images
                 )
             total += stage.steps * known[stage.phase]

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.ours import limited
 from gfrlib import training
 from gfrlib.config import FEATURES
-from gfrlib.engine import machine
-from gfrlib.lab import experiments, grids, records
+from gfrlib.engine.machine import Machine
+from gfrlib.lab import experiments, plans, records
 
 SIDE = {"cuda": 8192, "cpu": 2048}
 TRIALS = 7
@@ -58,19 +58,19 @@ def peak(precision: str, device: torch.device) -> float:
     return 2 * SIDE[device.type] ** 3 / min(seconds)
 
 
-def operations_per_step(config, stream, stage: grids.Stage) -> float:
+def operations_per_step(config, stream, stage: plans.Stage) -> float:
     """Of one step of the stage's kind, forward and backward; teacher, replay and gradient penalty included."""
     with Operations() as counter:
-        return grids.seconds_per_step(
+        return plans.seconds_per_step(
             config, stream, stage, steps=2, images=IMAGES, clock=lambda: counter.total
         )
 
 
 def operations_of_features(config, stream, task: int) -> float:
     """Of one image's features in eval mode, as the generator's cache takes them."""
-    chain = training.Chain(config, stream, None, None)
-    network, *_ = chain.build()
-    phase = training.Phase(config, task, "generator", training.NoStore(), None)
+    chain = training.Chain(config, stream)
+    network, *_ = training.build(config, stream, chain.machine.device)
+    phase = chain.new_phase("generator", task)
     with Operations() as counter:
         features, _ = training.real_features(network, stream, task, config, phase)
     return counter.total / len(features)
@@ -100,7 +100,7 @@ def phases(record: records.Record) -> list[dict]:
             continue
         if "each" not in row:
             row["each"] = operations_per_step(
-                config, stream, grids.Stage("", part["task"], part["phase"], 1)
+                config, stream, plans.Stage("", part["task"], part["phase"], 1)
             )
         row["operations"] += row["each"] * part["steps"]
         if part["phase"] == "generator" and config.cut == FEATURES:
@@ -119,10 +119,10 @@ def main(path: str) -> dict:
     record = records.load(Path(path))
     config = dataclasses.replace(record.config, device="auto")
     precision = record.provenance.get("precision", "float32")
-    machine.prepare(dataclasses.replace(config, precision=precision))
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    rows, speed = phases(record), peak(precision, machine.resolve_device(config))
+    here = Machine.of(dataclasses.replace(config, precision=precision))
+    here.prepare()
+    with here.limited():
+        rows, speed = phases(record), peak(precision, here.device)
     for row in rows:
         row["floor"] = row["operations"] / speed
     return {
@@ -130,7 +130,7 @@ def main(path: str) -> dict:
         "speed": speed,
         "precision": precision,
         "recorded on": record.provenance.get("device", "?"),
-        "here": machine.chip(config),
+        "here": here.chip,
     }
 
 

@@ -9,7 +9,7 @@ import time
 import torch
 
 from gfrlib import training
-from gfrlib.lab import experiments, grids
+from gfrlib.lab import experiments, plans
 
 STEPS = 12
 
@@ -34,15 +34,15 @@ def step_seconds(
     config, stream, task: int, phase: str, *, images: int, steps: int = STEPS
 ) -> float:
     """Seconds per step of a phase; a generator's step has `critic_steps` critic updates in it."""
-    stage = grids.Stage("", task, phase, steps)
-    return grids.seconds_per_step(config, stream, stage, steps=steps, images=images)
+    stage = plans.Stage("", task, phase, steps)
+    return plans.seconds_per_step(config, stream, stage, steps=steps, images=images)
 
 
 def feature_seconds(config, stream) -> float:
     """Seconds per image to compute the features that the generator trains on, in eval mode."""
-    chain = training.Chain(config, stream, None, None)
-    network, *_ = chain.build()
-    phase = training.Phase(config, 0, "generator", training.NoStore(), None)
+    chain = training.Chain(config, stream)
+    network, *_ = training.build(config, stream, chain.machine.device)
+    phase = chain.new_phase("generator", 0)
     few = dataclasses.replace(config, threads=0)
     training.real_features(network, stream, 0, few, phase)  # warm
     began = time.perf_counter()

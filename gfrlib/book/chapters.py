@@ -150,7 +150,10 @@ def run(
     With the default parameters the folder is ``build/src/book``, the site's; with
     others ``build/runs``, unless ``out`` names one. Names and types are checked before
     anything runs. A chapter that fails leaves what was there before as it was.
+    Raises UserError for a folder that holds sources or notebooks of the reader's own.
     """
+    if out is not None and not str(out).strip():
+        raise UserError("The folder for the executed notebooks needs a name.")
     sources, given = chapters(chapter), dict(parameters or {})
     known = {source: declared(source) for source in sources}
     for name in given:
@@ -175,14 +178,9 @@ def execute(
 
     `jobs` at a time, as many as there are processors if None: chapters share runs, and
     wait for each other's stages. If one fails, those that have begun are finished, and
-    the first failure is raised. Raises UserError, too, for the folder of the sources.
-    Returns the executed notebooks.
+    the first failure is raised. Returns the executed notebooks.
     """
-    if folder.resolve() in {source.parent.resolve() for source in plan}:
-        raise UserError(
-            f"The folder '{folder}' holds the chapters themselves; give another one."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_target(folder, list(plan))
 
     def one(source: Path, values: dict) -> None:
         target = folder / source.name
@@ -204,6 +202,30 @@ def execute(
         finally:
             pool.shutdown(cancel_futures=True)
     return [folder / source.name for source in plan]
+
+
+def _check_target(folder: Path, sources: list[Path]) -> None:
+    """Make the folder; raises UserError where a notebook there is not made by `run`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(
+            f"'{folder}' cannot be a folder for executed notebooks "
+            f"({problem.strerror}); choose another one."
+        ) from problem
+    in_build = folder.resolve().is_relative_to((ROOT / "build").resolve())
+    for source in sources:
+        if folder.samefile(source.parent):
+            raise UserError(
+                f"'{folder}' holds the chapters' sources, which executed copies would "
+                "overwrite; choose another folder."
+            )
+        target = folder / source.name
+        if target.exists() and not in_build and not _stamp(target):
+            raise UserError(
+                f"'{target}' was not made by this command; move it away, or choose "
+                "another folder."
+            )
 
 
 def _execute(source: Path, target: Path, values: dict, key: str) -> None:

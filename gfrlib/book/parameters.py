@@ -12,7 +12,7 @@ from pathlib import Path
 
 from IPython import get_ipython
 
-from gfrlib.config import UserError
+from gfrlib.config import UserError, value_of
 
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 Types = tuple[type, ...]
@@ -132,12 +132,7 @@ def from_text(value, types: Types):
     """A value from the command line as the parameter's type if possible, else as is."""
     if not isinstance(value, str) or str in types:
         return value
-    words = {"true": True, "false": False, "none": None}
-    for kind in types:
-        try:
-            read = words[value.lower()] if kind in (bool, type(None)) else kind(value)
-            if type(read) is kind:
-                return read
-        except (KeyError, ValueError):
-            pass
-    return value
+    try:
+        return value_of(value, types)
+    except ValueError:
+        return value

@@ -128,6 +128,6 @@ def test_the_folder_of_the_sources_is_refused(small):
     source = small / "book/01_small.ipynb"
     before = source.read_text()
     for parameters in ({}, {"base": 2}):
-        with pytest.raises(UserError, match="holds the chapters themselves"):
+        with pytest.raises(UserError, match="holds the chapters' sources"):
             chapters.run("01", parameters, small / "book")
     assert source.read_text() == before

@@ -102,6 +102,22 @@ def test_every_file_of_the_contents_is_a_page(site):
         assert (site / name).is_file()
 
 
+# what the figures and explorers are made of stands under the names that are used
+PARTS = ("accuracy", "inside", "features", "costs", "controls", "class_pictures")
+
+
+def test_the_page_of_the_library_has_every_module():
+    page = (ROOT / "book/api.md").read_text()
+    named = re.findall(r"^\.\. automodule:: (\S+)$", page, flags=re.M)
+    found = []
+    for path in sorted((ROOT / "gfrlib").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        part = name.split(".")[-1] in (*PARTS, "results_explorer")
+        if not (path.stem.startswith("__") or ".cli." in name or part):
+            found.append(name)
+    assert sorted(named) == sorted(found)
+
+
 def test_links_anchors_and_assets(site, pages):
     prefix, broken, checked = f"/{REPOSITORY.rstrip('/').split('/')[-1]}/", [], 0
     for path, page in pages.items():
