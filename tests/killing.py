@@ -1,4 +1,4 @@
-"""Running the command line in a folder of its own and killing it (SIGKILL), for test_resume.py and kill_test.py."""
+"""Running the command line in a folder of its own and killing it (SIGKILL), for test_resume.py, test_locks.py and the scripts."""
 
 import json
 import os
@@ -126,3 +126,133 @@ def moments(count: int, longest: float, seed: int) -> list[float]:
     """Random seconds at which to kill, spread over the run's length: one in each of `count` equal parts."""
     rng = random.Random(seed)
     return [longest * (i + rng.random()) / count for i in range(count)]
+
+
+# --- locks: processes that race for stages ----------------------------------------------
+
+HOLD = """
+import os, pathlib, sys, time
+from gfrlib.engine import store
+with store.Store(pathlib.Path(sys.argv[1])).stage(sys.argv[2]):
+    print("held", flush=True)
+    if sys.argv[3] == "child":
+        child = os.fork()
+        if child:
+            print(child, flush=True)
+    time.sleep(600)
+"""
+# Appends lines "enter KEY PID TIME" and "leave ..." to a log; a stage takes a while.
+RACE = """
+import os, pathlib, sys, time
+from gfrlib.engine import locks, store
+locks.POLL = 0.02
+place, count, seconds = pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+log = os.open(place / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+def note(what, key):
+    os.write(log, f"{what} {key} {os.getpid()} {time.monotonic()}\\n".encode())
+
+for key in map(str, range(count)):
+    with store.Store(place / "stages").stage(key) as stage:
+        if stage.result() is None:
+            note("enter", key)
+            time.sleep(seconds)
+            note("leave", key)
+            stage.finish({"by": os.getpid()})
+"""
+
+
+def holder(place: Path, key: str, child: bool = False) -> subprocess.Popen:
+    """A process that holds a stage's lock; with `child`, it then prints its child."""
+    words = [str(place), key, "child" if child else "alone"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, *words],
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def wait_for(reached, within: float = 60) -> None:
+    """Return as soon as `reached()` is true; TimeoutError if it never is."""
+    until = time.time() + within
+    while not reached():
+        if time.time() > until:
+            raise TimeoutError("what was waited for never came")
+        time.sleep(0.02)
+
+
+class Race:
+    """Processes that all want the same stages; a log says who was in which, and when."""
+
+    def __init__(self, place: Path, stages: int, seconds: float):
+        self.place, self.stages, self.seconds = place, stages, seconds
+        self.processes: list[subprocess.Popen] = []
+
+    def start(self, count: int) -> None:
+        """So many more processes."""
+        words = [self.place, self.stages, self.seconds]
+        for _ in range(count):
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", RACE, *map(str, words)],
+                    env=environment(self.place),
+                )
+            )
+
+    def lines(self) -> list[list[str]]:
+        """The log: what, stage, process, time; a half line is left out."""
+        path = self.place / "log"
+        text = path.read_text() if path.exists() else ""
+        return [line.split() for line in text.split("\n")[:-1]]
+
+    def entered(self) -> list[int]:
+        """Processes that entered a stage, in order."""
+        return [int(line[2]) for line in self.lines() if line[0] == "enter"]
+
+    def trained(self) -> dict[str, list[int]]:
+        """Stage -> the processes that trained it to its end."""
+        found: dict[str, list[int]] = {}
+        for what, key, pid, _ in self.lines():
+            if what == "leave":
+                found.setdefault(key, []).append(int(pid))
+        return found
+
+    def overlaps(self) -> int:
+        """How often a process entered a stage that another living one was in."""
+        inside: dict[str, int] = {}
+        dead = {p.pid: p.killed_at for p in self.processes if hasattr(p, "killed_at")}
+        count = 0
+        for what, key, pid, at in self.lines():
+            other = inside.get(key)
+            if what == "leave":
+                inside.pop(key, None)
+            else:
+                count += other is not None and dead.get(other, float("inf")) > float(at)
+                inside[key] = int(pid)
+        return count
+
+    def kill_at_random(self, kills: int, within: float, seed: int = 0) -> int:
+        """Kill one that lives, and start another, at random moments; how many died."""
+        rng, done = random.Random(seed), 0
+        wait_for(self.entered)
+        while done < kills:
+            time.sleep(rng.random() * within / kills)
+            living = [p for p in self.processes if p.poll() is None]
+            if not living:
+                break
+            victim = rng.choice(living)
+            # noted before: whoever enters after this moment overlaps with nobody
+            victim.killed_at = time.monotonic()
+            victim.kill()
+            done += victim.wait() == -signal.SIGKILL
+            self.start(1)
+        return done
+
+    def join(self, timeout: float = 120) -> None:
+        """Wait for all of them; those that were not killed must have ended well."""
+        for process in self.processes:
+            code = process.wait(timeout)
+            assert code == (-signal.SIGKILL if hasattr(process, "killed_at") else 0)

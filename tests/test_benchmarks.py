@@ -6,7 +6,7 @@ from helpers_core import tiny
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import floor
-from gfrlib.lab import experiments, grids
+from gfrlib.lab import experiments, plans
 
 
 def test_operations_of_products_forward_and_backward():
@@ -27,7 +27,7 @@ def test_a_distilled_step_costs_a_forward_pass_more():
     config = tiny("gfr", batch_size=64)
     stream = experiments.load_tasks(config)
     alone, later = (
-        floor.operations_per_step(config, stream, grids.Stage("", t, "classifier", 1))
+        floor.operations_per_step(config, stream, plans.Stage("", t, "classifier", 1))
         for t in (0, 1)
     )
     image = floor.operations_of_features(config, stream, 0)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from helpers_core import ROOT, flags, generated, gfrlib
 from test_tasks import arrays, write_folder
 
 from gfrlib import cli
-from gfrlib.config import METHODS, Config
+from gfrlib.config import METHODS, Config, UserError, make_config
+from gfrlib.lab import datasets, experiments, origin, shards
 from gfrlib.tasks import class_order
 
 QUICK = dict(epochs_base=1, epochs_task=1, width=8, base=4, tasks=2, device="cpu")
@@ -39,12 +41,10 @@ def run(home, capsys):
 
 
 def left(home: Path) -> list[str]:
-    """Files that lie in the home folder (records, stages, data)."""
-    return sorted(
-        str(p.relative_to(home / "home"))
-        for p in (home / "home").rglob("*")
-        if p.is_file()
-    )
+    """Files that lie in the home folder (records, stages, data), but for empty locks."""
+    files = [p for p in (home / "home").rglob("*") if p.is_file()]
+    locks = [p for p in files if "lock" in p.name and p.stat().st_size == 0]
+    return sorted(str(p.relative_to(home / "home")) for p in set(files) - set(locks))
 
 
 def is_one_sentence(text: str) -> bool:
@@ -233,6 +233,13 @@ def test_every_field_is_an_option_in_both_spellings(run):
         (["data", "mine", "./nowhere"], "does not exist"),
         (["data", "../mine", "."], "cannot name a data set"),
         (["data", "digits", "."], "digits is built in"),
+        (["data", "Digits", "."], "digits is built in"),
+        (["data", "", "."], "cannot name a data set"),
+        (["data", "..", "."], "cannot name a data set"),
+        (["data", "a/b", "."], "cannot name a data set"),
+        (["data", "imagenet/..", "."], "cannot name a data set"),
+        (["data", "x" * 101, "."], "cannot name a data set"),
+        (["run", "--dataset", ""], "no data set ''"),
         (["compare", "a", "b"], "No record begins with 'a'"),
         (["train"], "'train'"),
         ([], "command"),
@@ -245,6 +252,26 @@ def test_every_field_is_an_option_in_both_spellings(run):
 def test_bad_words_are_refused(run, home, words, says):
     refused(run(*words), says)
     assert left(home) == []
+
+
+def test_a_chapters_source_is_never_overwritten(run, home, monkeypatch):
+    """--out names the sources' folder, in any spelling, or one with the reader's own."""
+    source = ROOT / "book" / "01_tasks.ipynb"
+    before = source.read_bytes()
+    (home / "linked").symlink_to(ROOT / "book")
+    (home / "mine").mkdir()
+    (home / "mine" / source.name).write_bytes(before)
+    (home / "file").write_text("")
+    for folder in (ROOT / "book", ROOT / "gfrlib" / ".." / "book", home / "linked"):
+        refused(
+            run("book", "run", "01", "--out", folder), "holds the chapters' sources"
+        )
+    monkeypatch.chdir(ROOT)
+    refused(run("book", "run", "01", "--out", "book"), "holds the chapters' sources")
+    refused(run("book", "run", "--out", ""), "needs a name")
+    refused(run("book", "run", "01", "--out", home / "mine"), "was not made by this")
+    refused(run("book", "run", "01", "--out", home / "file"), "cannot be a folder")
+    assert source.read_bytes() == (home / "mine" / source.name).read_bytes() == before
 
 
 def test_a_process_with_bad_input_ends_with_code_2_and_one_sentence(tmp_path):
@@ -272,6 +299,54 @@ def test_bad_folders_and_files_are_refused(run, home):
     refused(run("run", "--dataset", home / "cut.npz"), "truncated")
     refused(run("data", "cifar100", home / "whole.npz"), "checksum")
     assert left(home) == []
+
+
+def test_a_name_that_leads_elsewhere_removes_nothing(run, home, monkeypatch):
+    """The stem of "...npz" is ".."; whatever the name, only data sets are replaced."""
+    monkeypatch.chdir(home)
+    np.savez(home / "whole.npz", **arrays(generated(3)))
+    (home / "whole.npz").rename(home / "...npz")
+    keep = home / "home" / "data" / "records" / "keep.json"
+    keep.parent.mkdir(parents=True)
+    keep.write_text("{}")
+    refused(run("data", "", "...npz"), "cannot name a data set")
+    for name in ("..", "", "../records", "."):
+        with pytest.raises(UserError, match="cannot name a data set"):
+            datasets.add(name, home / "...npz")
+        with pytest.raises(UserError, match="cannot name a data set"):
+            shards.pack(name, home)
+    assert re.fullmatch(r"images-[0-9a-f]{8}", datasets.resolve("...npz"))
+    assert keep.read_text() == "{}"
+
+
+def test_packing_replaces_only_what_packing_made(run, home):
+    np.savez(home / "one.npz", **arrays(generated(3)))
+    np.savez(home / "two.npz", **arrays(generated(3, seed=1)))
+    mine = datasets.folder() / "mine"
+    mine.mkdir(parents=True)
+    (mine / "notes.txt").write_text("a reader's own")
+    refused(run("data", "mine", home / "one.npz"), "is no packed data set")
+    assert [p.name for p in mine.iterdir()] == ["notes.txt"]
+    assert run("data", "other", home / "one.npz")[0] == 0
+    (datasets.folder() / "other" / "notes.txt").write_text("a reader's own")
+    refused(run("data", "other", home / "two.npz"), "is no packed data set")
+    (datasets.folder() / "other" / "notes.txt").unlink()
+    before = datasets.packed("other").content
+    assert run("data", "other", home / "two.npz")[0] == 0
+    assert datasets.packed("other").content != before
+    hidden = {p.name for p in datasets.folder().iterdir() if p.name[0] == "."}
+    assert hidden <= {".lock"}
+
+
+def test_a_data_set_of_a_link_is_replaced_and_the_linked_one_stays(run, home):
+    np.savez(home / "one.npz", **arrays(generated(3)))
+    np.savez(home / "two.npz", **arrays(generated(3, seed=1)))
+    assert run("data", "far", home / "one.npz")[0] == 0
+    (datasets.folder() / "far").rename(home / "elsewhere")
+    (datasets.folder() / "far").symlink_to(home / "elsewhere")
+    assert run("data", "far", home / "two.npz")[0] == 0
+    assert (home / "elsewhere" / "meta.json").exists()
+    assert not (datasets.folder() / "far").is_symlink()
 
 
 def test_a_packed_data_set_can_be_run_by_name(run, home):
@@ -358,28 +433,60 @@ def test_progress_is_silent_in_logs(capsys):
     assert captured.out == captured.err == ""
 
 
-def test_progress_names_task_phase_epoch_and_loss_on_a_terminal(capsys, monkeypatch):
-    import sys
+def shown(progress, capsys) -> str:
+    progress.bar.refresh()
+    return capsys.readouterr().err
 
+
+def test_progress_names_task_phase_epoch_and_loss(capsys, monkeypatch):
+    """Ten steps an epoch; as in training, the means are those of the last epoch."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     progress = cli.Progress()
     for step in range(1, 41):
-        progress(
-            2,
-            "classifier",
-            step,
-            40,
-            {"step": step - step % 10, "loss": 0.25} if step >= 10 else {},
-        )
-    progress.bar.refresh()
-    text = capsys.readouterr().err
+        means = {"step": step - step % 10, "loss": 0.25} if step >= 10 else {}
+        progress(2, "classifier", step, 40, means)
+        text = shown(progress, capsys)
+        assert "task 2 classifier" in text
+        if step >= 10:
+            assert f"epoch {1 + (step - 1) // 10} of 4, loss 0.25" in text, step
+    progress(2, "generator", 1, 40, {"step": 1, "loss": 2})
+    text = shown(progress, capsys)
+    assert "task 2 generator" in text and "loss 2" in text and "epoch" not in text
     progress.close()
-    assert "task 2 classifier" in text and "loss 0.25" in text and "epoch" in text
+
+
+def test_progress_of_a_resumed_phase_counts_epochs_once_it_knows_them(
+    capsys, monkeypatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = cli.Progress()
+    for step in range(25, 41):
+        progress(0, "classifier", step, 40, {"step": step - step % 10, "loss": 1})
+        text = shown(progress, capsys)
+        assert ("epoch" in text) == (step >= 30)
+    assert "epoch 4 of 4" in text
+    progress.close()
+
+
+def test_a_real_runs_progress_comes_to_its_last_epoch(home, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    texts = []
+    original = cli.Progress.__call__
+
+    def noted(self, *words):
+        original(self, *words)
+        texts.append(self.bar.postfix or "")
+
+    monkeypatch.setattr(cli.Progress, "__call__", noted)
+    words = ["run", "--method", "finetune", *flags({**QUICK, "epochs_base": 3})]
+    assert cli.main(words) == 0
+    assert {f"epoch {k} of 3" for k in (1, 2, 3)} <= {t.split(",")[0] for t in texts}
 
 
 def test_a_grid_commits_every_record_and_nothing_else(tmp_path, monkeypatch, capsys):
-    """With slim's preset name on a tiny run, so that its record lies among the committed ones."""
+    """With slim's preset name on a tiny run: its record lies among the committed."""
     monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    monkeypatch.setattr(origin, "changes", lambda: [])
 
     def git(*words):
         return subprocess.run(
@@ -411,3 +518,62 @@ def test_a_grid_commits_every_record_and_nothing_else(tmp_path, monkeypatch, cap
         cli.main(["grid", str(grid), "--commit"]) == 0
         and len(git("log", "--oneline").splitlines()) == 2
     )
+
+
+@pytest.fixture
+def dirty(monkeypatch):
+    monkeypatch.setattr(origin, "changes", lambda: ["gfrlib/losses.py", "gfrlib/x.py"])
+    monkeypatch.setattr("gfrlib.training.run", None)  # whoever trains fails
+
+
+def test_a_record_of_the_repository_is_not_made_by_changed_code(run, home, dirty):
+    tiny = flags({**QUICK, "dataset": "digits", "network": "cnn"})
+    slim = ["run", "--preset", "slim", "--method", "finetune", *tiny]
+    refused(run(*slim), "gfrlib/losses.py and 1 more", "commit or stash")
+    grid = home / "grid.yaml"
+    grid.write_text("runs: [{methods: [finetune]}]\n")
+    refused(run("grid", grid, "--commit"), "commit or stash")
+    code, out, _ = run("grid", grid, "--dry-run", "--commit")
+    assert code == 0 and "1 runs, 0 recorded" in out
+    assert left(home) == []
+
+
+def test_changed_code_may_make_records_of_ones_own(home, monkeypatch):
+    """At quick, and wherever GFR_CACHE keeps them; the record says that it changed."""
+    monkeypatch.setattr(origin, "changes", lambda: ["gfrlib/losses.py"])
+    small = {**QUICK, "epochs_base": 1}
+    quick = experiments.run_or_load(make_config("quick", "finetune", **small))
+    monkeypatch.setenv("GFR_CACHE", str(home / "drive"))
+    config = make_config(
+        "slim", "finetune", **{**small, "dataset": "digits", "network": "cnn"}
+    )
+    slim = experiments.run_or_load(config)
+    for record in (quick, slim):
+        assert record.status == "computed now"
+        assert record.provenance["commit"].endswith("+changes")
+
+
+def test_what_counts_as_changed_code(tmp_path, monkeypatch):
+    """A changed or new file in gfrlib; nothing outside a checkout of it."""
+    package = tmp_path / "gfrlib"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(origin, "GFRLIB", package)
+
+    def git(*words):
+        who = ["-c", "user.email=a@b.c", "-c", "user.name=a"]
+        subprocess.run(["git", "-C", tmp_path, *who, *words], check=True)
+
+    assert origin.changes() == [] and origin.code_commit() == "unknown"
+    git("init", "--quiet")
+    assert origin.changes() == [], "installed below somebody else's repository"
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "all")
+    (tmp_path / "notes.txt").write_text("not gfrlib's")
+    assert origin.changes() == [] and re.fullmatch(r"\w{40}", origin.code_commit())
+    (package / "new.py").write_text("")
+    (package / "__init__.py").write_text("x = 1")
+    assert sorted(origin.changes()) == ["gfrlib/__init__.py", "gfrlib/new.py"]
+    assert origin.code_commit().endswith("+changes")
+    with pytest.raises(UserError, match="__init__.py and 1 more"):
+        origin.refuse_changes()

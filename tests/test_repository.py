@@ -87,7 +87,7 @@ def test_chapters_begin_alike(chapter):
     assert second["source"] == chapters.bootstrap(), "call `make address`"
     assert second["metadata"]["tags"] == ["remove-cell"], "not shown on the site"
     assert third["metadata"]["tags"] == ["hide-input", "parameters"], "the folded cell"
-    assert "\ncheck_parameters()" in fourth["source"]
+    assert fourth["source"].strip() == "check_parameters()"
     assert fourth["metadata"]["tags"] == ["remove-cell"]
     tags = [cell["metadata"].get("tags", []) for cell in cells(chapter)]
     assert sum("parameters" in of for of in tags) == 1

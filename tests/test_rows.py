@@ -81,12 +81,12 @@ def test_on_a_frozen_extractor_replay_trains_the_head_and_nothing_else(method):
 
 
 def test_drift_compensation_shares_what_it_cannot_change():
-    from gfrlib.lab import grids
+    from gfrlib.lab import plans
 
     for plain in ("gfr", "gfr-gaussian"):
         stream = load_tasks(tiny(plain))
         a, b = (
-            [s.key for s in grids.stages(tiny(m), stream)]
+            [s.key for s in plans.stages(tiny(m), stream)]
             for m in (plain, f"{plain}-drift")
         )
         assert a[:3] == b[:3], "task 0, and the classifier of task 1"

@@ -38,18 +38,16 @@ QUIET_KERNEL = ["--IPKernelApp.log_level=50"]
 # leaves no name behind but its modules and names with an underscore.
 BOOTSTRAP = """\
 # Brings gfrlib where it is missing (Colab, or this notebook alone in a folder).
-import importlib.util, os, pathlib, subprocess, sys
+import importlib.util, os, subprocess, sys
 if importlib.util.find_spec("gfrlib") is None:
     _url = "{url}"
-    _url, _here = os.environ.get("GFR_REPOSITORY", _url), pathlib.Path.cwd()
-    _places = [_here, *_here.parents, _here / "feature-replay-book"]
-    _found = [_p for _p in _places if (_p / "gfrlib" / "config.py").is_file()]
-    _home = str((_found or _places[-1:])[0])
-    if not os.path.isdir(_home):
-        subprocess.run(["git", "clone", "-q", "--depth=1", _url, _home], check=True)
-    _install = [sys.executable, "-m", "pip", "install", "-q", "-e", _home]
-    subprocess.run(_install, check=True)
-    sys.path.insert(0, _home)"""
+    _url, _at = os.environ.get("GFR_REPOSITORY", _url), "feature-replay-book"
+    _near = [_p for _p in (".", "..", _at) if os.path.isdir(f"{_p}/gfrlib")]
+    _at = os.path.abspath([*_near, _at][0])
+    if not _near:
+        subprocess.check_call(["git", "clone", "-q", "--depth=1", _url, _at])
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-qe", _at])
+    sys.path.insert(0, _at)"""
 
 # Run after a chapter's last cell: what it looked for among the committed records.
 TELL = """\
@@ -152,7 +150,10 @@ def run(
     With the default parameters the folder is ``build/src/book``, the site's; with
     others ``build/runs``, unless ``out`` names one. Names and types are checked before
     anything runs. A chapter that fails leaves what was there before as it was.
+    Raises UserError for a folder that holds sources or notebooks of the reader's own.
     """
+    if out is not None and not str(out).strip():
+        raise UserError("The folder for the executed notebooks needs a name.")
     sources, given = chapters(chapter), dict(parameters or {})
     known = {source: declared(source) for source in sources}
     for name in given:
@@ -179,7 +180,7 @@ def execute(
     wait for each other's stages. If one fails, those that have begun are finished, and
     the first failure is raised. Returns the executed notebooks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_target(folder, list(plan))
 
     def one(source: Path, values: dict) -> None:
         target = folder / source.name
@@ -201,6 +202,30 @@ def execute(
         finally:
             pool.shutdown(cancel_futures=True)
     return [folder / source.name for source in plan]
+
+
+def _check_target(folder: Path, sources: list[Path]) -> None:
+    """Make the folder; raises UserError where a notebook there was not made by `run`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(
+            f"'{folder}' cannot be a folder for executed notebooks "
+            f"({problem.strerror}); choose another one."
+        ) from problem
+    in_build = folder.resolve().is_relative_to((ROOT / "build").resolve())
+    for source in sources:
+        if folder.samefile(source.parent):
+            raise UserError(
+                f"'{folder}' holds the chapters' sources, which executed copies would "
+                "overwrite; choose another folder."
+            )
+        target = folder / source.name
+        if target.exists() and not in_build and not _stamp(target):
+            raise UserError(
+                f"'{target}' was not made by this command; move it away, or choose "
+                "another folder."
+            )
 
 
 def _execute(source: Path, target: Path, values: dict, key: str) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
+from gfrlib.book import results
+
 NEAR, FAR = 2.0, 10.0  # percentage points
 KINDS = {
     "above": "the first is above the second",
@@ -77,6 +79,18 @@ def table(claims, unit: str = "%") -> pd.DataFrame:
         signed = "–" if math.isnan(gap) else f"{gap:+.1f}"
         rows.append((text, *both, signed, verdict(gap, kind)))
     return pd.DataFrame(rows, columns=names)
+
+
+def about(found: dict, claims) -> list[tuple]:
+    """Claims about rows of `found` ({row: [Record, ...]}) as claims about values.
+
+    (text, kind, row, row) becomes (text, kind, values, values): the accuracies after
+    the last task.
+    """
+    return [
+        (text, kind, results.last(found.get(a, ())), results.last(found.get(b, ())))
+        for text, kind, a, b in claims
+    ]
 
 
 def show(claims, unit: str = "%", note: str = "") -> None:

@@ -107,10 +107,15 @@ def style(form: str = "svg") -> None:
 
 
 def styled(draw):
-    """The function, drawing in the book's look whether or not `style` was called."""
+    """The function, drawing in the book's look whether or not `style` was called.
+
+    Of nothing (empty records, an empty dict) it draws nothing, and returns None.
+    """
 
     @functools.wraps(draw)
     def drawn(*args, **kwargs):
+        if args and hasattr(args[0], "__len__") and not len(args[0]):
+            return None
         with mpl.rc_context(_RC):
             return draw(*args, **kwargs)
 

@@ -62,6 +62,11 @@ def trained(preset: str, rows, seeds: int = 1, **shared) -> dict[str, list[Recor
     }
 
 
+def only(found: dict, rows) -> dict:
+    """Those of the found runs that belong to `rows`, in that order."""
+    return {row: found[row] for row in rows if row in found}
+
+
 # Their numbers ------------------------------------------------------------------------
 
 

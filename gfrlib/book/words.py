@@ -60,11 +60,10 @@ def not_run(
     if not missing:
         return Markdown("Every run that belongs here is recorded.")
     lines = commands if grid is None else [f"python -m gfrlib grid {grid}"]
+    names = "; ".join(dict.fromkeys(label(m) for m in missing))
     return Markdown(
-        f"**Not run yet:** {', '.join(label(m) for m in missing)}. What is missing can "
-        "be run, and goes on where it was interrupted:\n\n```\n"
-        + "\n".join(lines or ())
-        + "\n```"
+        f"**Not run yet:** {names}. What is missing can be run, and goes on where it "
+        "was interrupted:\n\n```\n" + "\n".join(lines or ()) + "\n```"
     )
 
 
@@ -117,18 +116,19 @@ def summary(records, **columns) -> pd.DataFrame:
     In percent, mean and standard deviation over seeds. columns: {name: a function of a
     method's name} for further columns, which stand after the system's name.
     """
-    rows = []
-    for name, runs, how in looks.groups(records):
-        row = {"system": how["label"]}
-        row |= {column: of(name) for column, of in columns.items()}
-        row["seeds"] = len(runs)
-        row["task 0"] = spread(results.after(runs, 0))
-        row["last"] = spread(results.last(runs))
-        row["average incremental"] = spread(results.average(runs))
-        row["forgetting"] = spread(results.forgotten(runs))
-        row["kept, old network included"] = human(results.kept(runs[0]))
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "system": how["label"],
+            **{column: of(name) for column, of in columns.items()},
+            "seeds": len(runs),
+            "task 0": spread(results.after(runs, 0)),
+            "last": spread(results.last(runs)),
+            "average incremental": spread(results.average(runs)),
+            "forgetting": spread(results.forgotten(runs)),
+            "kept, old network included": human(results.kept(runs[0])),
+        }
+        for name, runs, how in looks.groups(records)
+    )
 
 
 def curves(records) -> pd.DataFrame:
@@ -136,20 +136,22 @@ def curves(records) -> pd.DataFrame:
 
     The latter stands in the columns task_0, task_1, ...
     """
-    rows = []
-    for name, runs, _ in looks.groups(records):
-        for r in runs:
-            forgetting = metrics.forgetting(r.accuracy, r.task_sizes)
-            mean = metrics.mean_over_tasks(r.accuracy)
-            shared = {"label": name, "preset": r.config.preset, "seed": r.config.seed}
-            for t in range(len(r.task_sizes)):
-                row = {**shared, "after_task": t}
-                row["classes_seen"] = sum(r.task_sizes[: t + 1])
-                row["class_weighted"] = r.curve[t]
-                row["mean_over_tasks"] = mean[t]
-                row["forgetting"] = forgetting[t]
-                row |= {f"task_{k}": r.accuracy[t, k] for k in range(t + 1)}
-                rows.append(row)
+    rows = [
+        {
+            "label": name,
+            "preset": r.config.preset,
+            "seed": r.config.seed,
+            "after_task": t,
+            "classes_seen": sum(r.task_sizes[: t + 1]),
+            "class_weighted": r.curve[t],
+            "mean_over_tasks": metrics.mean_over_tasks(r.accuracy)[t],
+            "forgetting": metrics.forgetting(r.accuracy, r.task_sizes)[t],
+            **{f"task_{k}": r.accuracy[t, k] for k in range(t + 1)},
+        }
+        for name, runs, _ in looks.groups(records)
+        for r in runs
+        for t in range(len(r.task_sizes))
+    ]
     return pd.DataFrame(rows).round(5)
 
 
@@ -162,15 +164,21 @@ def show(
     """Display a figure or a table, and below it where its numbers are from.
 
     `show(figures.accuracy_curves(found), found, name="figure-5")`. what: Axes, a
-    Figure, or anything that a notebook displays. The rest is as in `provenance`.
+    Figure, or anything that a notebook displays; None, as of a figure of no records, is
+    shown as a sentence. The rest is as in `provenance`.
     """
+    if what is None:
+        display(Markdown("No figure: no run that belongs into it is recorded."))
+        return
     figure = getattr(what, "figure", what)
     if isinstance(figure, Figure):
+        looks.style()
         display(figure)
         plt.close(figure)  # else the notebook shows it once more at the cell's end
     else:
         display(what)
-    display(provenance(records, data, name=name, note=note))
+    if records or data is not None:
+        display(provenance(records, data, name=name, note=note))
 
 
 def csv(records=None, data=None) -> str:

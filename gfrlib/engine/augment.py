@@ -1,4 +1,4 @@
-"""Random augmentation of whole batches on the device: what is drawn, and how it is applied. Tensors only."""
+"""Random augmentation of whole batches on the device: drawn, then applied."""
 
 import math
 
@@ -14,27 +14,22 @@ def draw_shifts(
     generator: torch.Generator,
     device: torch.device,
 ) -> Tensor:
-    """int64 [count, 3]: vertical and horizontal shift from 0 to 2 padding, mirrored or not."""
-    shift = torch.randint(
-        0, 2 * padding + 1, (count, 2), generator=generator, device=device
-    )
-    mirrored = (
-        torch.randint(0, 2, (count, 1), generator=generator, device=device) * mirror
-    )
+    """int64 [count, 3]: two shifts from 0 to 2 padding (vertical first), mirrored."""
+    where = {"generator": generator, "device": device}
+    shift = torch.randint(0, 2 * padding + 1, (count, 2), **where)
+    mirrored = torch.randint(0, 2, (count, 1), **where) * mirror
     return torch.cat([shift, mirrored], dim=1)
 
 
 def shift(images: Tensor, draws: Tensor, padding: int) -> Tensor:
-    """Zero-pad uint8 [B, H, W, C], crop back to size at the drawn shift and mirror where drawn, all images at once."""
+    """Zero-pad uint8 [B, H, W, C], crop back at the drawn shift, mirror where drawn."""
     b, h, w, _ = images.shape
-    padded = functional.pad(
-        images, (0, 0, padding, padding, padding, padding)
-    )  # [B, H + 2p, W + 2p, C]
+    around = (0, 0, padding, padding, padding, padding)
+    padded = functional.pad(images, around)  # [B, H + 2p, W + 2p, C]
     rows = draws[:, 0, None] + torch.arange(h, device=images.device)  # [B, H]
     columns = torch.arange(w, device=images.device).expand(b, w)
-    columns = draws[:, 1, None] + torch.where(
-        draws[:, 2, None] == 1, w - 1 - columns, columns
-    )  # [B, W]
+    columns = torch.where(draws[:, 2, None] == 1, w - 1 - columns, columns)
+    columns = draws[:, 1, None] + columns  # [B, W]
     batch = torch.arange(b, device=images.device)[:, None, None]
     return padded[batch, rows[:, :, None], columns[:, None, :]]
 
@@ -46,21 +41,16 @@ def draw_boxes(
     generator: torch.Generator,
     device: torch.device,
 ) -> Tensor:
-    """float32 [count, 5]: top, left, height, width of a box in shares of an image of `shape`, mirrored or not.
+    """float32 [count, 5]: top, left, height, width in shares of `shape`, mirrored.
 
-    As torchvision's RandomResizedCrop: area from 8 to 100 %, aspect ratio from 3/4 to 4/3 (uniform in its logarithm), the
-    first of ten tries that fits, else the largest centred square.
+    As torchvision's RandomResizedCrop: area from 8 to 100 %, aspect ratio from 3/4 to
+    4/3 (uniform in its logarithm), the first of ten tries that fits, else the largest
+    centred square.
     """
     high, wide = shape
-    area = (
-        (0.08 + 0.92 * torch.rand(count, 10, generator=generator, device=device))
-        * high
-        * wide
-    )
-    ratio = torch.exp(
-        (2 * torch.rand(count, 10, generator=generator, device=device) - 1)
-        * math.log(4 / 3)
-    )
+    where = {"generator": generator, "device": device}
+    area = (0.08 + 0.92 * torch.rand(count, 10, **where)) * high * wide
+    ratio = torch.exp((2 * torch.rand(count, 10, **where) - 1) * math.log(4 / 3))
     w, h = (area * ratio).sqrt() / wide, (area / ratio).sqrt() / high
     fits = (w <= 1) & (h <= 1)
     first, none = fits.int().argmax(dim=1, keepdim=True), ~fits.any(dim=1)
@@ -68,20 +58,18 @@ def draw_boxes(
         v.gather(1, first)[:, 0].masked_fill(none, min(shape) / side)
         for v, side in ((w, wide), (h, high))
     )
-    top, left = torch.rand(2, count, generator=generator, device=device).masked_fill(
-        none, 0.5
-    )
-    mirrored = (
-        torch.randint(0, 2, (count,), generator=generator, device=device) * mirror
-    )
+    top, left = torch.rand(2, count, **where).masked_fill(none, 0.5)
+    mirrored = torch.randint(0, 2, (count,), **where) * mirror
     return torch.stack([top * (1 - h), left * (1 - w), h, w, mirrored.float()], dim=1)
 
 
 def cut(images: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """Cut the drawn boxes from uint8 [B, H, W, C], bring them to side x side (bilinear), mirror where drawn; uint8.
+    """The drawn boxes of uint8 [B, H, W, C], as [B, side, side, C] (bilinear).
 
-    Boxes are rounded to whole pixels. On a CPU one box after the other, as torchvision's resized_crop with antialiasing, which
-    is fastest there. On a GPU all at once and without antialiasing, which tells only where a box is larger than `side`.
+    Boxes are rounded to whole pixels, and mirrored where drawn. On a CPU one box after
+    the other, as torchvision's resized_crop with antialiasing, which is fastest there.
+    On a GPU all at once and without antialiasing: that differs only where a box is
+    larger than `side`.
     """
     (_, high, wide, _), (top, left, height, width, mirrored) = images.shape, boxes.T
     edges = torch.stack(
@@ -100,17 +88,14 @@ def cut(images: Tensor, boxes: Tensor, side: int) -> Tensor:
 
 
 def _cut_at_once(images: Tensor, edges: Tensor, mirrored: Tensor, side: int) -> Tensor:
-    """The same for all images in one step; edges [B, 4] are top, left, bottom and right in pixels."""
-    top, left, bottom, right = (
-        edge / length for edge, length in zip(edges.T, images.shape[1:3] * 2)
-    )  # shares
-    theta = torch.zeros(
-        len(images), 2, 3, device=images.device
-    )  # output coordinates -1..1 -> input coordinates -1..1
-    theta[:, 0, 0], theta[:, 0, 2] = (
-        (1 - 2 * mirrored) * (right - left),
-        left + right - 1,
-    )
+    """All images in one step; edges [B, 4]: top, left, bottom, right in pixels."""
+    lengths = images.shape[1:3] * 2
+    # in shares of the image
+    top, left, bottom, right = (edge / n for edge, n in zip(edges.T, lengths))
+    # output coordinates -1..1 -> input coordinates -1..1
+    theta = torch.zeros(len(images), 2, 3, device=images.device)
+    theta[:, 0, 0] = (1 - 2 * mirrored) * (right - left)
+    theta[:, 0, 2] = left + right - 1
     theta[:, 1, 1], theta[:, 1, 2] = bottom - top, top + bottom - 1
     grid = functional.affine_grid(
         theta, [len(images), images.shape[3], side, side], align_corners=False

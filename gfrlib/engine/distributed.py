@@ -1,13 +1,14 @@
-"""One run over several processes (torchrun): a batch is the global one, and each process takes its share of it.
+"""One run over several processes (torchrun), each with its share of every batch.
 
-Everybody draws the random numbers of the whole batch from the same seeds and keeps its own rows, so that a run does not
-depend on the number of processes, up to rounding. With one process every function here hands back what it was given.
+All processes draw the random numbers of the whole batch from the same seeds and keep
+their own rows, so that a run does not depend on their number, up to rounding. With one
+process every function here hands back what it was given.
 """
 
 import contextlib
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gfrlib.config import Config, UserError
+from gfrlib.engine.store import StageInterface, StoreInterface
 
 
 def start(device: torch.device) -> None:
-    """Join the processes that torchrun has started, if it has; on GPUs each takes that of its local rank.
+    """Join the processes that torchrun has started, if it has.
 
+    Each takes the GPU of its local rank, where there are GPUs.
     Raises UserError where there are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
@@ -28,7 +31,8 @@ def start(device: torch.device) -> None:
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
             raise UserError(
-                f"There are {torch.cuda.device_count()} GPUs here; start as many processes, or take --device cpu."
+                f"There are {torch.cuda.device_count()} GPUs here; start as many "
+                "processes, or take --device cpu."
             )
         torch.cuda.set_device(local)
     # objects travel by gloo; a day, because process 0 may wait for another run's stage
@@ -49,33 +53,36 @@ def rank() -> int:
 
 
 def check(config: Config) -> None:
-    """Raises UserError where a batch cannot be shared out evenly, or something is asked for that one process alone can do."""
+    """Raises UserError where a batch cannot be shared evenly, or for `compiled`."""
     if size() > 1 and config.compiled:
         raise UserError("'compiled' is for one process: set it to false, or start one.")
-    for name in (
-        ("batch_size", "generator_batch") if config.memory == "gan" else ("batch_size",)
-    ):
+    batches = ("batch_size", "generator_batch")
+    for name in batches if config.memory == "gan" else batches[:1]:
         if getattr(config, name) % size():
             raise UserError(
-                f"'{name}' is the global batch and must be divisible by the {size()} processes, "
-                f"not {getattr(config, name)}."
+                f"'{name}' is the global batch and must be divisible by the {size()} "
+                f"processes, not {getattr(config, name)}."
             )
 
 
 def share(*batches: Tensor) -> Tensor | tuple[Tensor, ...]:
-    """This process's rows of global batches [B, ...]; B must be divisible, or UserError is raised."""
+    """This process's rows of global batches [B, ...].
+
+    Raises UserError where B is not divisible by the number of processes.
+    """
     if size() > 1:
         count, odd = divmod(len(batches[0]), size())
         if odd:
             raise UserError(
-                f"A batch of {len(batches[0])} images cannot be shared by {size()} processes; take another number."
+                f"A batch of {len(batches[0])} images cannot be shared by {size()} "
+                "processes; take another number."
             )
         batches = tuple(b[rank() * count : (rank() + 1) * count] for b in batches)
     return batches if len(batches) > 1 else batches[0]
 
 
 class _Step(nn.Module):
-    """What DistributedDataParallel wraps: its forward calls any function that uses the module's parameters."""
+    """What DistributedDataParallel wraps: forward calls any function of the module."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -86,20 +93,24 @@ class _Step(nn.Module):
 
 
 def together(module: nn.Module) -> Callable:
-    """A function that calls what it is given; after it, backward() leaves the processes' mean gradient in `module`.
+    """A function that calls what it is given; backward() then averages gradients.
 
-    What is called returns the loss of this process's share, a mean over its rows. Made anew for each phase of training, and
-    kept until its last backward() is through.
+    What is called returns the loss of this process's share, a mean over its rows, and
+    backward() leaves the processes' mean gradient in `module`. Made anew for each phase
+    of training, and kept until its last backward() is through.
     """
     if size() == 1:
         return lambda compute, *arguments: compute(*arguments)
-    return DistributedDataParallel(
-        _Step(module), broadcast_buffers=False
-    )  # batch norm's are equal: it is synchronised
+    # batch norm's buffers are equal: it is synchronised
+    return DistributedDataParallel(_Step(module), broadcast_buffers=False)
 
 
 class _Sum(torch.autograd.Function):
-    """The processes' sum; its gradient is the sum of theirs."""
+    """The processes' sum; its gradient is the sum of theirs.
+
+    torch.distributed.nn.functional.all_reduce is the same for gloo and NCCL, but
+    PyTorch 2.15 calls it deprecated, in favour of a private module.
+    """
 
     @staticmethod
     def forward(context, value: Tensor) -> Tensor:
@@ -113,21 +124,22 @@ class _Sum(torch.autograd.Function):
 
 
 def root_mean_square(value: Tensor) -> Tensor:
-    """sqrt of the processes' mean of value^2: makes one L2 norm over the global batch of norms over equal shares.
+    """sqrt of the processes' mean of value^2.
 
-    Differentiable; 0, with gradient 0, where all are 0.
+    So norms over equal shares become the L2 norm over the global batch. Differentiable;
+    0, with gradient 0, where all are 0.
     """
     if size() == 1:
         return value
-    return (
-        (_Sum.apply(value.square()) / size())
-        .clamp_min(torch.finfo(value.dtype).tiny)
-        .sqrt()
-    )
+    mean = _Sum.apply(value.square()) / size()
+    return mean.clamp_min(torch.finfo(value.dtype).tiny).sqrt()
 
 
 def weight_of(count: Tensor) -> Tensor | float:
-    """Factor for a mean over `count` rows of this process, so that the processes' mean is the mean over all such rows."""
+    """Factor for a mean over `count` rows of this process.
+
+    With it the processes' mean is the mean over all such rows.
+    """
     if size() == 1:
         return 1.0
     total = count.clone()
@@ -167,16 +179,17 @@ class SyncBatchNorm(nn.BatchNorm2d):
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(
-                (variance * count / (count - 1)).to(self.running_var.dtype),
-                self.momentum,
-            )
+            unbiased = (variance * count / (count - 1)).to(self.running_var.dtype)
+            self.running_var.lerp_(unbiased, self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
 def synchronised(network: nn.Module) -> nn.Module:
-    """The network with its batch norm over the global batch while it trains; values and names of its state stay."""
+    """The network with its batch norm over the global batch while it trains.
+
+    Values and names of its state stay.
+    """
     if size() == 1:
         return network
     if next(network.parameters()).is_cuda:
@@ -190,11 +203,11 @@ def synchronised(network: nn.Module) -> nn.Module:
 class Store:
     """A store of stages that process 0 keeps; the others hear what it found."""
 
-    def __init__(self, store):
+    def __init__(self, store: StoreInterface):
         self.store, self.code = store, store.code
 
     @contextlib.contextmanager
-    def stage(self, key: str):
+    def stage(self, key: str) -> Iterator[StageInterface]:
         if rank() > 0:
             yield _Heard()
             return
@@ -205,12 +218,10 @@ class Store:
 class _Told:
     """Process 0's stage: tells the others its result and checkpoint."""
 
-    def __init__(self, stage):
-        self.stage, self.path = stage, stage.path
-        self.due, self.finish = stage.due, stage.finish
-
-    def save(self, state: dict) -> None:
-        self.stage.save(state)
+    def __init__(self, stage: StageInterface):
+        self.path = stage.path
+        self.stage = stage
+        self.due, self.save, self.finish = stage.due, stage.save, stage.finish
 
     def result(self):
         return broadcast(self.stage.result())
@@ -232,5 +243,7 @@ class _Heard:
     def due(self) -> bool:
         return False
 
-    def finish(self, state: dict) -> None:
+    def save(self, state: dict) -> None:
         pass
+
+    finish = save

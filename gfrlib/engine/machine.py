@@ -62,10 +62,17 @@ class Machine:
             torch.set_num_threads(self.threads)
         try:
             # NumPy's, too: threads of both would wait for each other
-            with threadpool_limits(self.threads or None, "blas"):
+            with _numpy_threads(self.threads):
                 yield
         finally:
             torch.set_num_threads(before)
+
+
+def _numpy_threads(count: int) -> contextlib.AbstractContextManager:
+    try:
+        return threadpool_limits(count or None, "blas")
+    except OSError:  # it looks for NumPy's libraries in /proc, which not all may read
+        return contextlib.nullcontext()
 
 
 def resolve_device(config: Config) -> torch.device:

@@ -1,4 +1,4 @@
-"""Images that do not fit: rows of an array on disk, brought to the device when they are asked for, ahead of time if told."""
+"""Disk-backed images with prefetch: rows of an array on disk, read when needed."""
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +10,14 @@ from torch import Tensor
 
 SHARE = 0.5  # of the free memory that resident images may take
 CHUNK = 4096  # images that are copied at a time
+UNKNOWN_MEMORY = 4 << 30  # bytes, where the system does not tell
 
 
 def budget(device: torch.device) -> int:
-    """Bytes of images that this process may keep on the device; GFR_RESIDENT_BYTES overrides it."""
+    """Bytes of images that this process may keep on the device.
+
+    GFR_RESIDENT_BYTES overrides it.
+    """
     if os.environ.get("GFR_RESIDENT_BYTES"):
         return int(os.environ["GFR_RESIDENT_BYTES"])
     if device.type == "cuda":
@@ -29,11 +33,16 @@ def _free() -> int:
             int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")
         )
     except (OSError, StopIteration):
+        if not hasattr(os, "sysconf"):  # Windows
+            return UNKNOWN_MEMORY
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 class Streamed:
-    """Stands for a uint8 tensor [N, H, W, C]: `images[rows]` is one, on the device; the array stays where it is."""
+    """Stands for a uint8 tensor [N, H, W, C] whose array stays on disk.
+
+    `images[rows]` is a tensor on the device; `ahead(rows)` reads them beforehand.
+    """
 
     def __init__(self, source: np.ndarray, rows: np.ndarray, device: torch.device):
         self.source, self.rows, self.device = source, rows, device
@@ -68,17 +77,14 @@ class Streamed:
         order = np.argsort(rows, kind="stable")  # read forwards
         images = np.empty((len(rows), *self.source.shape[1:]), np.uint8)
         images[order] = self.source[rows[order]]
-        return (
-            torch.from_numpy(images).pin_memory()
-            if self.is_cuda
-            else torch.from_numpy(images)
-        )
+        found = torch.from_numpy(images)
+        return found.pin_memory() if self.is_cuda else found
 
 
 def resident_or_streamed(
     source: np.ndarray, rows: np.ndarray, device: torch.device
 ) -> Tensor | Streamed:
-    """The rows of a packed array as a tensor on the device, or, above the budget, streamed."""
+    """Rows of a packed array as a tensor on the device; above the budget, streamed."""
     if len(rows) * int(np.prod(source.shape[1:])) > budget(device):
         return Streamed(source, rows, device)
     images = torch.empty(

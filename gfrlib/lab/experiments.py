@@ -1,150 +1,136 @@
-"""Run or load: one call returns the recorded result whose settings are equal, else trains it."""
+"""Run or load: one call returns the recorded result of equal settings, else trains."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from threadpoolctl import threadpool_limits
 
-from gfrlib import tasks, training
-from gfrlib.config import Config, make_config
-from gfrlib.engine import distributed, machine, store
+from gfrlib import training
+from gfrlib.config import Config, UserError, make_config
+from gfrlib.engine import distributed, store
 from gfrlib.engine.machine import Machine
-from gfrlib.lab import analysis, datasets, records
+from gfrlib.engine.source import analysis_digest
+from gfrlib.lab import analysis, datasets, origin, records, runs
 from gfrlib.lab.records import Record
-
-
-@functools.lru_cache(maxsize=2)
-def _load(identity: tuple, content: str, device: str) -> tasks.Tasks:
-    config = Config(**dict(identity))
-    return tasks.build(config, datasets.packed(config.dataset), torch.device(device))
-
-
-def load_tasks(config: Config) -> tasks.Tasks:
-    """The config's task stream, on its device; kept in memory for the next call. Raises UserError as `datasets.packed`."""
-    names = ("dataset", "base", "tasks", "split", "class_order", "validation")
-    names += ("seed",) * (
-        config.class_order == "random"
-    )  # all seeds share one copy of the images, else
-    # looked up with every call: what a name stands for may be packed anew
-    content = (
-        ""
-        if config.dataset in ("digits", *datasets.KNOWN)
-        else datasets.packed(config.dataset).content
-    )
-    return _load(
-        tuple((n, getattr(config, n)) for n in names),
-        content,
-        str(machine.resolve_device(config)),
-    )
+from gfrlib.lab.runs import load_tasks
+from gfrlib.tasks import Tasks
 
 
 def settings(preset: str = "quick", method: str = "gfr", **changes) -> Config:
-    """make_config, and a `dataset` that is a path is packed first and named by its content."""
+    """make_config; a `dataset` that is a path is packed first, named by its content."""
     if isinstance(changes.get("dataset"), str):
         changes["dataset"] = datasets.resolve(changes["dataset"])
     return make_config(preset, method, **changes)
 
 
 def run_or_load(
-    config: Config, *, report: Callable | None = None, notice: Callable | None = None
+    config: Config,
+    *,
+    analyse: str | Iterable[str] = (),
+    report: Callable | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Record:
-    """The record of `config`: found if its settings are equal, else trained, analysed and kept. See Record.status."""
-    here = Machine.of(config)
-    here.prepare()
-    distributed.start(here.device)
+    """The record of `config`: found if its settings are equal, else trained and kept.
+
+    At quick the costly parts of the analysis are computed when `analyse` names them
+    ("similarity", "projection" or both), at once or later, from the stages in the
+    cache; other presets always compute all. A quick record that other code has analysed
+    is analysed anew. `report` hears of progress (training.run), `notice` of waiting.
+    See Record.status for where the record came from. Raises UserError.
+    """
+    parts = _parts(config, analyse)
+    machine = Machine.of(config)
+    machine.prepare()
+    distributed.start(machine.device)
     distributed.check(config)
     stream = load_tasks(config)
-    found = distributed.broadcast(
-        records.find(config, stream.sizes, stream.content)
-        if distributed.rank() == 0
-        else None
+    found, lacking = distributed.broadcast(
+        _find(config, stream, parts) if distributed.rank() == 0 else None
     )
-    if found is not None:
+    if found is not None and not lacking:
         return found
-    before = torch.get_num_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    try:
-        observer = (
-            analysis.Observer(config, stream) if distributed.rank() == 0 else None
+    if found is None and records.is_committed(config):
+        origin.refuse_changes()
+    commit = origin.code_commit()  # the files may change while it trains
+    alone = distributed.rank() == 0
+    observer = None
+    if alone:
+        observer = analysis.Observer(config, stream, lacking, machine)
+    with machine.limited():
+        outcome = training.run(
+            config,
+            stream,
+            machine=machine,
+            store=store.Store(notice=notice),
+            report=report,
+            observe=observer,
         )
-        with threadpool_limits(
-            config.threads or None, "blas"
-        ):  # NumPy's threads, too: they would wait for each other
-            outcome = training.run(
-                config,
-                stream,
-                machine=here,
-                store=store.Store(notice=notice),
-                report=report,
-                observe=observer,
-            )
-        record = _record(config, stream, outcome, here)
-        path = distributed.broadcast(
-            records.save(record, observer.result(), observer.sheet())
-            if observer
-            else None
-        )
-    finally:
-        torch.set_num_threads(before)
+        provenance = _provenance(machine, stream, commit)
+    if found is not None:
+        found = records.analysed(found, _result(observer)) if alone else None
+        return distributed.broadcast(found)
+    numbers = runs.numbers(config, stream, outcome)
+    record = Record(config=config, provenance=provenance, **numbers)
+    if alone:
+        path = records.save(record, _result(observer), observer.sheet())
+    path = distributed.broadcast(path if alone else None)
     return dataclasses.replace(record, path=path)
 
 
-def seeds(config: Config, numbers: tuple | range = range(3)) -> list[Record]:
+def seeds(
+    config: Config,
+    numbers: Iterable[int] = range(3),
+    *,
+    analyse: str | Iterable[str] = (),
+) -> list[Record]:
     """run_or_load for each seed."""
-    return [run_or_load(dataclasses.replace(config, seed=s)) for s in numbers]
+    configs = [dataclasses.replace(config, seed=s) for s in numbers]
+    return [run_or_load(each, analyse=analyse) for each in configs]
 
 
-def _record(
-    config: Config, stream: tasks.Tasks, outcome: training.Outcome, here: Machine
-) -> Record:
-    used = sum(stream.sizes)
-    counts = torch.bincount(stream.test_labels, minlength=used)[:used].tolist()
-    main = [
-        None
-        if p is None
-        else p[config.prediction if config.prediction in p else next(iter(p))]
-        for p in outcome.predictions
-    ]
-    bare = Record(
-        config=config,
-        class_names=stream.class_names[:used],
-        task_sizes=list(stream.sizes),
-        test_counts=counts,
-        predictions=main,
-        rules={},
-        losses=outcome.losses,
-        seconds=outcome.seconds,
-        bytes_kept=outcome.bytes_kept,
-        weights=outcome.weights,
-        provenance=records.provenance(
-            _machine(here), torch.get_num_threads(), here.precision, stream.content
-        ),
+def _parts(config: Config, asked: str | Iterable[str]) -> set[str]:
+    """The parts of the analysis that this run's record must have."""
+    asked = {asked} if isinstance(asked, str) else set(asked)
+    unknown = sorted(asked - set(analysis.PARTS))
+    if unknown:
+        raise UserError(
+            f"An analysis has no part '{unknown[0]}'; "
+            f"choose from {', '.join(analysis.PARTS)}."
+        )
+    every = set(analysis.PARTS)
+    return asked | (every - analysis.COSTLY if config.preset == "quick" else every)
+
+
+def _find(
+    config: Config, stream: Tasks, parts: set[str]
+) -> tuple[Record | None, set[str]]:
+    """The record, if there is one, and the parts of its analysis still to compute.
+
+    A recorded analysis of a larger preset is taken as it is: its stages may be gone.
+    """
+    found = records.find(config, stream.sizes, stream.content)
+    if found is None:
+        return None, parts
+    if config.preset != "quick":
+        return found, set()
+    have = found.analysis or {}
+    there = parts & set(have)
+    if have.get("code") == analysis_digest():
+        return found, parts - there
+    return found, parts | (set(have) & set(analysis.PARTS))
+
+
+def _result(observer: analysis.Observer) -> dict:
+    """The parts, and the digest of the code that computed them."""
+    return {"code": analysis_digest(), **observer.result()}
+
+
+def _provenance(machine: Machine, stream: Tasks, commit: str) -> dict:
+    size = distributed.size()
+    return origin.provenance(
+        f"{size} x {machine.chip}" if size > 1 else machine.chip,
+        torch.get_num_threads(),
+        machine.precision,
+        stream.content,
+        commit,
     )
-    edges = [0, *torch.tensor(stream.sizes).cumsum(0).tolist()]
-    rules: dict[str, list] = {}
-    for t, row in enumerate(outcome.predictions):
-        for rule, predicted in (row or {}).items():
-            correct = predicted == bare.labels(t)
-            tasks_of = bare.labels(t)
-            rows = rules.setdefault(rule, [None] * len(stream.sizes))
-            rows[t] = [
-                round(float(correct[(tasks_of >= a) & (tasks_of < b)].mean()), 6)
-                for a, b in zip(edges[: t + 1], edges[1 : t + 2])
-            ]
-    losses = [
-        {
-            k: v if isinstance(v, (int, str)) else float(f"{v:.5g}")
-            for k, v in row.items()
-        }
-        for row in outcome.losses
-    ]
-    return dataclasses.replace(bare, rules=rules, losses=losses)
-
-
-def _machine(here: Machine) -> str:
-    """The chip's name, for the provenance; with several processes, their number before it."""
-    several = f"{distributed.size()} x " if distributed.size() > 1 else ""
-    return several + here.chip

@@ -1,7 +1,7 @@
 """A run's record on disk.
 
-data/records/  committed records of slim and larger runs, with their analyses beside them
-data/cache/    records of quick runs (ignored by git)
+data/records/  committed records of slim and larger runs, their analyses beside them
+data/cache/    records of quick runs (git ignores it)
 """
 
 import base64
@@ -12,28 +12,45 @@ import json
 import os
 import zlib
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from gfrlib import metrics
 from gfrlib.config import RESULT_VERSION, Config, UserError
-from gfrlib.engine.store import cache, code_digest, root, write_atomically
+from gfrlib.engine.source import code_digest
+from gfrlib.engine.store import cache, root, write_atomically
+
+
+class Analysis(dict):
+    """The parts of a record's analysis; one that is not there is a UserError."""
+
+    def __init__(self, parts: dict, name: str):
+        super().__init__(parts)
+        self.name = name
+
+    def __missing__(self, part: str):
+        raise UserError(
+            f"The analysis of '{self.name}' has no '{part}'; at preset quick "
+            f'experiments.run_or_load(config, analyse="{part}") computes it.'
+        )
+
+    def __reduce__(self):
+        return Analysis, (dict(self), self.name)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run, as kept: predictions and what cannot be derived from them. Everything else is computed when asked."""
+    """One run, as kept: predictions and what cannot be derived from them."""
 
     config: Config
     class_names: list  # in the class order, of the classes that the stream uses
     task_sizes: list
     test_counts: list  # test images of each class
-    predictions: (
-        list  # per task: int array over the test images of the classes seen, or None
-    )
-    rules: dict  # prediction rule -> rows of the accuracy matrix (None where a method has none)
+    # per task: int array over the test images of the classes seen, or None
+    predictions: list
+    # prediction rule -> rows of the accuracy matrix (None where a method has none)
+    rules: dict
     losses: list
     seconds: list
     bytes_kept: list
@@ -44,7 +61,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The file's stem: data set, split, method, seed, and the digest of the settings."""
+        """The file's stem: data set, split, method, seed, digest of the settings."""
         return name_of(self.config, self.task_sizes)
 
     @property
@@ -54,7 +71,10 @@ class Record:
         return [self.class_names[a:b] for a, b in zip(edges[:-1], edges[1:])]
 
     def labels(self, t: int | None = None) -> np.ndarray:
-        """True class positions of the test images of tasks 0..t (all, if t is None), in the predictions' order."""
+        """True class positions of the test images of tasks 0..t, as in predictions.
+
+        All of them, if t is None.
+        """
         classes = len(self.class_names) if t is None else sum(self.task_sizes[: t + 1])
         return np.repeat(np.arange(classes), self.test_counts[:classes])
 
@@ -69,24 +89,27 @@ class Record:
         return metrics.class_weighted(self.accuracy, self.task_sizes)
 
     def rule(self, name: str) -> np.ndarray:
-        """[T+1, T+1] accuracy under another prediction rule; raises KeyError if it was not recorded."""
+        """[T+1, T+1] accuracy under another prediction rule.
+
+        Raises KeyError if it was not recorded.
+        """
         size = len(self.task_sizes)
-        return np.array(
-            [
-                [
-                    np.nan if row is None or k >= len(row) else row[k]
-                    for k in range(size)
-                ]
-                for row in self.rules[name]
-            ],
-            dtype=float,
-        )
+        found = np.full((size, size), np.nan)
+        for t, row in enumerate(self.rules[name]):
+            if row is not None:
+                found[t, : len(row)] = row
+        return found
 
     @functools.cached_property
-    def analysis(self) -> dict | None:
-        """What was computed from the weights at the end of the run (<record>.analysis.json), or None."""
-        beside = self.path and self.path.with_name(self.path.stem + ".analysis.json")
-        return json.loads(beside.read_text()) if beside and beside.exists() else None
+    def analysis(self) -> Analysis | None:
+        """What was computed from the weights (<record>.analysis.json), or None.
+
+        A part of it that was not computed raises UserError, which tells the call.
+        """
+        beside = self.path and _beside(self.path, "json")
+        if not beside or not beside.exists():
+            return None
+        return Analysis(json.loads(beside.read_text()), self.name)
 
     def to_json(self) -> dict:
         """The record as kept in its file."""
@@ -102,7 +125,10 @@ class Record:
         }
 
     def full_json(self) -> dict:
-        """The record with what is derived from it: task_classes, accuracy (rows; None where a method has none), curves."""
+        """The record with what is derived from it: task_classes, accuracy, curves.
+
+        A row of accuracy is None where the method has none.
+        """
 
         def finite(row):
             return [None if np.isnan(v) else round(float(v), 6) for v in row]
@@ -156,110 +182,159 @@ def name_of(config: Config, task_sizes) -> str:
         n = next((i for i, s in enumerate(sizes) if s != sizes[0]), len(sizes))
         runs.append(f"{n}x{sizes[0]}" if n > 1 else f"{sizes[0]}")
         sizes = sizes[n:]
-    return f"{config.dataset}-{'+'.join(runs)}-{config.method.replace('+', '_')}-s{config.seed}-{config.digest()}"
+    method = config.method.replace("+", "_")
+    split = "+".join(runs)
+    return f"{config.dataset}-{split}-{method}-s{config.seed}-{config.digest()}"
+
+
+def is_committed(config: Config) -> bool:
+    """Whether records of this preset belong to the repository: all but quick's.
+
+    With GFR_CACHE set, all records are the reader's own.
+    """
+    return config.preset != "quick" and not os.environ.get("GFR_CACHE")
 
 
 def folder(config: Config) -> Path:
-    """Where records of this preset lie: quick ones in the cache, the others among the committed."""
-    if config.preset == "quick" or os.environ.get("GFR_CACHE"):
-        return cache() / "records"
-    return root() / "data" / "records"
+    """Where records of this preset lie: among the committed ones, or in the cache."""
+    return root() / "data" / "records" if is_committed(config) else cache() / "records"
 
 
 def save(
     record: Record, analysis: dict | None = None, sheet: bytes | None = None
 ) -> Path:
-    """Write the record (its analysis and its sheet of images first, so that none stands without); returns its path."""
+    """Write the record and return its path.
+
+    Its analysis and its sheet of images first, so that no record stands without them.
+    Raises UserError where the disk refuses.
+    """
     path = folder(record.config) / f"{record.name}.json"
     if sheet is not None:
-        write_atomically(path.with_name(path.stem + ".analysis.png"), sheet)
+        write_atomically(_beside(path, "png"), sheet)
     if analysis is not None:
-        text = json.dumps(analysis, separators=(",", ":"))
-        write_atomically(path.with_name(path.stem + ".analysis.json"), text.encode())
-    write_atomically(path, json.dumps(record.to_json(), separators=(",", ":")).encode())
+        write_atomically(_beside(path, "json"), _as_json(analysis))
+    write_atomically(path, _as_json(record.to_json()))
     return path
 
 
+def analysed(record: Record, parts: dict) -> Record:
+    """The record with more parts of its analysis, which are kept beside it, too.
+
+    Parts that the same code has found before stay.
+    """
+    before = _fresh(record).analysis or {}
+    same_code = before.get("code") == parts["code"]
+    found = Analysis({**(before if same_code else {}), **parts}, record.name)
+    write_atomically(_beside(record.path, "json"), _as_json(found))
+    record = _fresh(record)
+    # in memory, too: another process may write the file meanwhile
+    vars(record)["analysis"] = found
+    return record
+
+
+def _fresh(record: Record) -> Record:
+    """A copy that has read no analysis yet."""
+    return dataclasses.replace(record)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.stem}.analysis.{ending}")
+
+
+def _as_json(value: dict) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
 def load(path: Path) -> Record:
-    """Read and check a record. Raises UserError: damaged, a field too many or missing, or another result version."""
+    """Read and check a record.
+
+    Raises UserError for one that is damaged, has a field too many or too few, or
+    another result version.
+    """
     _note(path)
-    wanted = {f.name for f in dataclasses.fields(Record)} - {"status", "path"}
     try:
         kept = json.loads(path.read_text())
-        extra, missing = sorted(set(kept) - wanted), sorted(wanted - set(kept))
-        if extra or missing:
-            what = " and ".join(
-                [
-                    *([f"has unknown fields {extra}"] if extra else []),
-                    *([f"lacks the fields {missing}"] if missing else []),
-                ]
-            )
-            raise UserError(
-                f"The record '{path.name}' {what}; delete it or restore it from git, then run it again."
-            )
-        fields = {f.name for f in dataclasses.fields(Config)}
-        known = {
-            name: value for name, value in kept["config"].items() if name in fields
-        }
-        if known.get("drift") in (
-            False,
-            True,
-        ):  # how it was written before there were several kinds
-            known["drift"] = "linear" if known["drift"] else "none"
-        config = Config(**{**known, "split": tuple(kept["config"]["split"])})
-        # a setting that came later is its default, as long as this run never reads it
-        odd = sorted(
-            (set(kept["config"]) - fields)
-            | ((fields - set(kept["config"])) & set(config.identity()))
-        )
-        if odd:
-            raise UserError(
-                f"The record '{path.name}' was made with other settings than this code has ({odd}); "
-                "delete it or restore it from git, then run it again."
-            )
+        _check_fields(path, kept)
+        config = _config_of(path, kept["config"])
         kept |= {
             "config": config,
             "predictions": [_unpack(p) for p in kept["predictions"]],
         }
-        version, digest, commit = (
-            kept["provenance"][k] for k in ("result_version", "digest", "commit")
-        )
+        provenance = kept["provenance"]
+        version, digest = provenance["result_version"], provenance["digest"]
+        commit = provenance["commit"]
     except UserError:
         raise
     except Exception as problem:  # a half file, another format: one answer serves
         raise UserError(
-            f"'{path}' is no readable record (damaged?); delete it or restore it from git."
+            f"'{path}' is no readable record (damaged?); delete it or restore it from "
+            "git."
         ) from problem
     if version != RESULT_VERSION:
         raise UserError(
-            f"The record '{path.name}' has result version {version}, this code makes {RESULT_VERSION}; "
-            "it is not shown: run it again."
+            f"The record '{path.name}' has result version {version}, this code makes "
+            f"{RESULT_VERSION}; it is not shown: run it again."
         )
-    status = (
-        "loaded" if digest == code_digest() else f"recorded with code {commit[:10]}"
-    )
+    same = digest == code_digest()
+    status = "loaded" if same else f"recorded with code {commit[:10]}"
     return Record(**kept, status=status, path=path)
 
 
-def find(config: Config, task_sizes, content: str | None = None) -> Record | None:
-    """The record whose settings equal `config`'s, or None. A quick one must have been made by this very code.
+def _check_fields(path: Path, kept: dict) -> None:
+    wanted = {f.name for f in dataclasses.fields(Record)} - {"status", "path"}
+    extra, missing = sorted(set(kept) - wanted), sorted(wanted - set(kept))
+    found = [f"has unknown fields {extra}"] if extra else []
+    found += [f"lacks the fields {missing}"] if missing else []
+    if found:
+        raise UserError(
+            f"The record '{path.name}' {' and '.join(found)}; delete it or restore it "
+            "from git, then run it again."
+        )
 
-    `content` names the data set's content (Packed.content), which must be the record's; None: it is not looked at.
+
+def _config_of(path: Path, kept: dict) -> Config:
+    """The record's settings, as this code reads them.
+
+    One that came later is its default, as long as this run never reads it.
     """
-    for place in (root() / "data" / "records", cache() / "records"):
+    fields = {f.name for f in dataclasses.fields(Config)}
+    known = {name: value for name, value in kept.items() if name in fields}
+    if known.get("drift") in (False, True):  # before there were several kinds
+        known["drift"] = "linear" if known["drift"] else "none"
+    config = Config(**{**known, "split": tuple(kept["split"])})
+    missing = (fields - set(kept)) & set(config.identity())
+    odd = sorted((set(kept) - fields) | missing)
+    if odd:
+        raise UserError(
+            f"The record '{path.name}' was made with other settings than this code has "
+            f"({odd}); delete it or restore it from git, then run it again."
+        )
+    return config
+
+
+def find(config: Config, task_sizes, content: str | None = None) -> Record | None:
+    """The record whose settings equal `config`'s, or None.
+
+    A quick one must have been made by this very code. `content` names the data set's
+    content (Packed.content), which must be the record's; None: it is not looked at.
+    Raises UserError for a committed record that is damaged.
+    """
+    committed = root() / "data" / "records"
+    for place in (committed, cache() / "records"):
         path = place / f"{name_of(config, task_sizes)}.json"
         _note(path)
-        if path.exists():
-            try:
-                record = load(path)
-            except UserError:
-                if place.name == "records" and place.parent.name == "data":
-                    raise
-                continue  # a cached one is only made again
-            same = content is None or record.provenance.get("content", "") == content
-            fresh = config.preset != "quick" or record.status == "loaded"
-            if same and fresh and record.config.identity() == config.identity():
-                return record
+        if not path.exists():
+            continue
+        try:
+            record = load(path)
+        except UserError:
+            if place == committed:
+                raise
+            continue  # a cached one is only made again
+        same = content is None or record.provenance.get("content", "") == content
+        fresh = config.preset != "quick" or record.status == "loaded"
+        if same and fresh and record.config.identity() == config.identity():
+            return record
     return None
 
 
@@ -275,55 +350,13 @@ def every() -> list[Path]:
     ]
 
 
-def provenance(device: str, threads: int, precision: str, content: str = "") -> dict:
-    """Where, when and with what a result is made; no path and no host name."""
-    import platform
-    import subprocess
-
-    import torch
-
-    try:
-        git = ["git", "-C", str(Path(__file__).parents[1])]
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "."],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        commit += "+changes" if changed.strip() else ""
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {
-        "device": device,
-        "threads": threads,
-        "precision": precision,
-        **({"content": content} if content else {}),
-        "commit": commit,
-        "digest": code_digest(),
-        "result_version": RESULT_VERSION,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-    }
-
-
 def _pack(row: np.ndarray | None) -> str | None:
     """uint8 or little-endian uint16, transposed bits left to zlib, in base 85."""
     if row is None:
         return None
     kind = "B" if row.max(initial=0) < 256 else "H"
-    return (
-        kind
-        + base64.b85encode(
-            zlib.compress(row.astype("u1" if kind == "B" else "<u2").tobytes(), 9)
-        ).decode()
-    )
+    raw = row.astype("u1" if kind == "B" else "<u2").tobytes()
+    return kind + base64.b85encode(zlib.compress(raw, 9)).decode()
 
 
 def _unpack(text: str | None) -> np.ndarray | None:

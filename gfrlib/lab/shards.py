@@ -1,12 +1,12 @@
-"""ImageNet and other large folders -> uint8 arrays of one size on disk: decoded in parallel, resumably, every fault named.
+"""ImageNet and other large folders -> uint8 arrays of one size on disk.
 
-An image's shorter side is scaled to `size`, its centre kept: what a random resized crop of `crop` pixels is later taken from.
+Decoded in parallel, resumably, every fault named. An image's shorter side is scaled to
+`size` and its centre kept: a random resized crop of `crop` pixels is later taken there.
 """
 
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
-from gfrlib.lab.datasets import folder, packing
+from gfrlib.lab import datasets
+from gfrlib.lab.sources import class_folders
 from gfrlib.tasks import class_order
 
 CHUNK = 64  # images that a process decodes before it reports
@@ -25,15 +26,30 @@ SUBSET = 100  # classes of ImageNet-Subset
 
 @dataclass
 class Packing:
-    """What `pack` did: the data set's name, images per part, and the files that could not be read, with the reason."""
+    """What `pack` did: the data set's name, images per part, unreadable files.
+
+    `faults` gives the reason for each of these.
+    """
 
     name: str
     images: dict[str, int]
     faults: dict[str, str]
 
 
+@dataclass
+class _Source:
+    """What is to be packed: images below `path`, brought to `size` x `size`."""
+
+    path: Path
+    size: int
+    names: list[str]  # of the classes
+    files: dict[str, list[tuple[str, int]]]  # part -> files below `path`, with labels
+
+
 def subset(names: list[str], which: str) -> list[str]:
-    """The 100 of ImageNet's sorted class names that ImageNet-Subset holds; two lists circulate, 9 classes are in both.
+    """The 100 of ImageNet's sorted class names that ImageNet-Subset holds.
+
+    Two lists circulate, and 9 classes are in both.
 
     lucir  the first 100 of the seed-1993 shuffle (LUCIR's code; most later papers)
     gfr    the first 100 of its inverse (the official code of feature replay)
@@ -42,7 +58,8 @@ def subset(names: list[str], which: str) -> list[str]:
         raise UserError(f"There is no class list '{which}'; choose lucir or gfr.")
     if len(names) < SUBSET:
         raise UserError(
-            f"A list of {SUBSET} classes cannot be chosen from {len(names)} class folders."
+            f"A list of {SUBSET} classes cannot be chosen from {len(names)} class "
+            "folders."
         )
     return sorted(names[i] for i in class_order(which, len(names))[:SUBSET])
 
@@ -57,159 +74,127 @@ def pack(
     workers: int = 0,
     report: Callable[[int, int], None] | None = None,
 ) -> Packing:
-    """Decode train/<class>/* and val/<class>/* (or test/) below `path` into data/packed/NAME; goes on where it was stopped.
+    """Decode train/<class>/* and val/<class>/* (or test/) into data/packed/NAME.
 
-    A file that is no image, or is cut off, is named and left out; grey, CMYK and palette images become RGB, and the ending
-    does not matter. `report(done, of)` hears of progress. Raises UserError as `datasets.add`, and if a class has no image.
+    Goes on where it was stopped. A file that is no image, or is cut off, is named and
+    left out; grey, CMYK and palette images become RGB, and the ending does not matter.
+    `report(done, of)` hears of progress. Raises UserError as `datasets.add`, and if a
+    class has no image.
     """
     if not 0 < crop <= size:
         raise UserError(
             f"'crop' must lie from 1 to the stored size {size}, not {crop}."
         )
+    target = datasets.folder() / datasets.checked(name)
+    source = _survey(path, size, classes)
+    listing = json.dumps([size, crop, source.names, source.files])
+    digest = hashlib.sha256(listing.encode()).hexdigest()
+    meta = datasets.meta_of(target)
+    if meta.get("sha256") != digest:
+        datasets.check_replaceable(target)
+        about = {"class_names": source.names, "sha256": digest, "crop": crop}
+        workers = workers or os.cpu_count() or 1
+        with datasets.packing():
+            meta = datasets.meta_of(target)  # another process may have been faster
+            if meta.get("sha256") != digest:
+                meta = _pack(target, source, about, workers, report)
+    images = {part: meta["shapes"][f"{part}_images"][0] for part in source.files}
+    return Packing(name, images, meta["faults"])
+
+
+def _survey(path: Path, size: int, classes: str) -> _Source:
+    """The classes (all, or a list of `subset`) and their files. Raises UserError."""
     train = path / "train"
-    held = next(
-        (path / part for part in ("val", "test") if (path / part).is_dir()), None
-    )
+    places = (path / part for part in ("val", "test"))
+    held = next((place for place in places if place.is_dir()), None)
     if not train.is_dir() or held is None:
         raise UserError(
-            f"'{path}' must hold the folders train/<class>/ and val/<class>/, with one folder a class in both."
+            f"'{path}' must hold the folders train/<class>/ and val/<class>/, with one "
+            "folder a class in both."
         )
-    names = sorted(
-        p.name for p in train.iterdir() if p.is_dir() and not p.name.startswith(".")
-    )
+    names = class_folders(train)
     names = subset(names, classes) if classes else names
     if len(names) < 2:
         raise UserError(
-            f"'{train}' holds {len(names)} class folders; class-incremental learning needs at least two."
+            f"'{train}' holds {len(names)} class folders; class-incremental learning "
+            "needs at least two."
         )
     files = {
         part: [
-            (f"{top.name}/{label}/{f.name}", k)
+            (f"{top.name}/{label}/{file.name}", k)
             for k, label in enumerate(names)
-            for f in _images(top / label)
+            for file in _images(top / label)
         ]
         for part, top in (("train", train), ("test", held))
     }
-    listing = json.dumps([size, crop, names, files])
-    digest = hashlib.sha256(listing.encode()).hexdigest()
-    target, work = folder() / name, folder() / f".{name}-{digest[:8]}.partial"
-    if (target / "meta.json").exists():
-        meta = json.loads((target / "meta.json").read_text())
-        if meta.get("sha256") == digest:
-            return Packing(
-                name,
-                {part: meta["shapes"][f"{part}_images"][0] for part in files},
-                meta["faults"],
-            )
-    with packing():
-        return _pack(
-            target,
-            work,
-            path,
-            files,
-            names,
-            digest,
-            size,
-            crop,
-            workers or os.cpu_count() or 1,
-            report,
-        )
+    return _Source(path, size, names, files)
 
 
 def _pack(
-    target: Path,
-    work: Path,
-    path: Path,
-    files: dict,
-    names: list[str],
-    digest: str,
-    size: int,
-    crop: int,
-    workers: int,
-    report: Callable | None,
-) -> Packing:
+    target: Path, source: _Source, about: dict, workers: int, report: Callable | None
+) -> dict:
+    """Pack in a folder of its own beside the target, and rename it; returns its meta.
+
+    The folder's name holds the digest: another call with the same source goes on there.
+    """
+    work = target.with_name(f".{target.name}-{about['sha256'][:8]}.partial")
     try:
-        _prepare(work, files, size)
-        faults = _decode(work, path, files, size, workers, report)
-        shapes = _finish(work, files, names, faults)
-        meta = {
-            "class_names": names,
-            "sha256": digest,
-            "shapes": shapes,
-            "crop": crop,
-            "faults": faults,
-        }
+        _prepare(work, source)
+        faults = _decode(work, source, workers, report)
+        meta = {**about, "shapes": _finish(work, source, faults), "faults": faults}
         (work / "meta.json").write_text(json.dumps(meta))
-        shutil.rmtree(target, ignore_errors=True)
-        work.rename(target)
+        datasets.put_in_place(work, target)
     except OSError as problem:
         raise UserError(
-            f"The packed data set could not be written to {folder()} ({problem.strerror}); free some space and "
-            "run the same command again: it goes on."
+            f"The packed data set could not be written to {target.parent} "
+            f"({problem.strerror}); free some space and run the same command again: it "
+            "goes on."
         ) from problem
-    return Packing(
-        target.name, {part: len(listed) for part, listed in files.items()}, faults
-    )
+    return meta
 
 
 def _images(top: Path) -> list[Path]:
-    found = (
-        sorted(f for f in top.iterdir() if f.is_file() and not f.name.startswith("."))
-        if top.is_dir()
-        else []
-    )
-    if not found:
+    found = top.iterdir() if top.is_dir() else ()
+    files = sorted(f for f in found if f.is_file() and not f.name.startswith("."))
+    if not files:
         raise UserError(
-            f"The class folder '{top}' is empty or missing; put images in it or remove the class."
+            f"The class folder '{top}' is empty or missing; put images in it or remove "
+            "the class."
         )
-    return found
+    return files
 
 
-def _prepare(work: Path, files: dict, size: int) -> None:
+def _prepare(work: Path, source: _Source) -> None:
     """Arrays on disk for all images, unless an earlier call has made them."""
-    for part, listed in files.items():
-        work.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    for part, listed in source.files.items():
         state = work / f"{part}_state.npy"
         if not state.exists():
-            images = np.lib.format.open_memmap(
-                work / f"{part}_images.npy",
-                "w+",
-                np.uint8,
-                (len(listed), size, size, 3),
-            )
-            del images
+            shape = (len(listed), source.size, source.size, 3)
+            place = work / f"{part}_images.npy"
+            np.lib.format.open_memmap(place, "w+", np.uint8, shape)
             np.save(state, np.zeros(len(listed), np.uint8))
 
 
 def _decode(
-    work: Path,
-    path: Path,
-    files: dict,
-    size: int,
-    workers: int,
-    report: Callable | None,
+    work: Path, source: _Source, workers: int, report: Callable | None
 ) -> dict[str, str]:
-    """Decode what is to do; returns {file: reason} of all faults, those of earlier calls included."""
+    """Decode what is to do; {file: reason} of all faults, earlier calls' included."""
     known = work / "faults.json"
     faults = json.loads(known.read_text()) if known.exists() else {}
-    total = sum(map(len, files.values()))
-    jobs = []
-    for part, listed in files.items():
-        rows = np.flatnonzero(np.load(work / f"{part}_state.npy") == TO_DO)
-        jobs += [
-            (work, part, [(int(i), path / listed[i][0]) for i in chunk], size)
-            for chunk in np.split(rows, range(CHUNK, len(rows), CHUNK))
-            if len(chunk)
-        ]
-    done = total - sum(len(job[2]) for job in jobs)
+    jobs = [job for part in source.files for job in _jobs(work, source, part)]
+    total = sum(map(len, source.files.values()))
+    done = total - sum(len(items) for _, _, items, _ in jobs)
     states = {
-        part: np.load(work / f"{part}_state.npy", mmap_mode="r+") for part in files
+        part: np.load(work / f"{part}_state.npy", mmap_mode="r+")
+        for part in source.files
     }
     with ProcessPoolExecutor(workers) as pool:
         for future in as_completed([pool.submit(_decode_chunk, *job) for job in jobs]):
             part, rows, bad = future.result()
-            faults |= {files[part][i][0]: reason for i, reason in bad.items()}
             if bad:
+                listed = source.files[part]
+                faults |= {listed[i][0]: reason for i, reason in bad.items()}
                 known.write_text(json.dumps(faults))
             states[part][rows] = [FAULTY if i in bad else DONE for i in rows]
             states[part].flush()
@@ -217,6 +202,15 @@ def _decode(
             if report:
                 report(done, total)
     return dict(sorted(faults.items()))
+
+
+def _jobs(work: Path, source: _Source, part: str) -> list[tuple]:
+    """The images of a part that are still to decode, CHUNK at a time."""
+    rows = np.flatnonzero(np.load(work / f"{part}_state.npy") == TO_DO)
+    files = source.files[part]
+    items = [(int(i), source.path / files[i][0]) for i in rows]
+    chunks = [items[at : at + CHUNK] for at in range(0, len(items), CHUNK)]
+    return [(work, part, chunk, source.size) for chunk in chunks]
 
 
 def _decode_chunk(
@@ -227,16 +221,19 @@ def _decode_chunk(
     for i, file in items:
         try:
             images[i] = decode(file, size)
-        except Exception as problem:  # decoders raise many kinds; whatever it is, the file is named with it
-            bad[i] = f"{type(problem).__name__}: {problem}".replace(
-                str(file), file.name
-            )
+        except Exception as problem:
+            # decoders raise many kinds; whatever it is, the file is named with it
+            reason = f"{type(problem).__name__}: {problem}"
+            bad[i] = reason.replace(str(file), file.name)
     images.flush()
     return part, [i for i, _ in items], bad
 
 
 def decode(file: Path, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the shorter side scaled to `size` (bilinear, antialiased), the centre kept."""
+    """uint8 [size, size, 3]: the shorter side scaled to `size`, the centre kept.
+
+    Bilinear, antialiased.
+    """
     from PIL import Image
 
     with Image.open(file) as image:
@@ -249,24 +246,19 @@ def decode(file: Path, size: int) -> np.ndarray:
         return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def _finish(work: Path, files: dict, names: list[str], faults: dict) -> dict:
-    """Labels, -1 for a fault; the shapes of all arrays."""
+def _finish(work: Path, source: _Source, faults: dict) -> dict:
+    """Write labels, -1 for a fault; returns the shapes of all arrays."""
     shapes = {}
-    for part, listed in files.items():
-        labels = np.array(
-            [-1 if file in faults else label for file, label in listed], dtype=np.int64
-        )
-        empty = sorted(set(range(len(names))) - set(labels.tolist()))
+    for part, listed in source.files.items():
+        labels = [-1 if file in faults else label for file, label in listed]
+        empty = sorted(set(range(len(source.names))) - set(labels))
         if empty:
             raise UserError(
-                f"No {part} image of the class '{names[empty[0]]}' can be read; repair its files or remove the "
-                "class."
+                f"No {part} image of the class '{source.names[empty[0]]}' can be read; "
+                "repair its files or remove the class."
             )
-        np.save(work / f"{part}_labels.npy", labels)
-        shapes |= {
-            f"{part}_images": list(
-                np.load(work / f"{part}_images.npy", mmap_mode="r").shape
-            ),
-            f"{part}_labels": list(labels.shape),
-        }
+        np.save(work / f"{part}_labels.npy", np.array(labels, dtype=np.int64))
+        images = np.load(work / f"{part}_images.npy", mmap_mode="r")
+        shapes[f"{part}_images"] = list(images.shape)
+        shapes[f"{part}_labels"] = [len(labels)]
     return shapes

@@ -32,9 +32,19 @@ CONTROLS = ".jupyter-widgets select:visible, .widget-toggle-buttons:visible"
 LISTS = ".jupyter-widgets select:visible"
 BROKEN = """[...document.images]
     .filter(i => i.complete && i.src && !i.naturalWidth).map(i => i.alt)"""
-WIDE_CODE = """[...document.querySelectorAll('div.highlight pre')]
-    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth)
-    .map(e => e.innerText.split('\\n').sort((a, b) => b.length - a.length)[0])"""
+# The longest line of every code block that scrolls sideways; what is folded is opened
+# for as long as it is measured.
+WIDE_CODE = """() => {
+    const folded = [...document.querySelectorAll('details:not([open])')]
+    const closed = [...document.querySelectorAll('main .toggle-hidden')]
+    folded.forEach(e => { e.open = true })
+    closed.forEach(e => e.classList.remove('toggle-hidden'))
+    const longest = (e) => e.innerText.split('\\n').sort((a, b) => b.length - a.length)[0]
+    const wide = [...document.querySelectorAll('main pre')]
+        .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth).map(longest)
+    folded.forEach(e => { e.open = false })
+    closed.forEach(e => e.classList.add('toggle-hidden'))
+    return wide}"""
 CHOSEN = """e => [...e.querySelectorAll('button')]
     .findIndex(b => b.classList.contains('mod-active'))"""
 PATIENCE = 15_000  # milliseconds until something that was pressed must have changed
@@ -148,6 +158,11 @@ def test_solutions_open(light):
         )
 
 
+def test_no_code_scrolls_sideways_at_1280_pixels(light):
+    wide = light.evaluate(WIDE_CODE)
+    assert not wide, "\n".join(wide)
+
+
 def test_a_page_fits_a_telephone(opened):
     from site_server import DARKEN, TWO_FRAMES
 
@@ -167,6 +182,18 @@ def test_the_page_to_open_leads_to_the_welcome_page(address, browser_window):
     page.wait_for_url("**/book/index.html")
     assert not faults
     page.close()
+
+
+def test_the_librarys_source_fits_its_pages(address, browser_window, site):
+    modules = sorted(path.relative_to(site) for path in site.glob("_modules/**/*.html"))
+    assert modules, "the pages of the source are missing"
+    page, wide = browser_window.new_page(), []
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for name in modules:
+        page.goto(f"{address}/{name.as_posix()}", wait_until="load")
+        wide += [f"{name}: {line}" for line in page.evaluate(WIDE_CODE)]
+    page.close()
+    assert not wide, "\n".join(wide)
 
 
 def test_there_are_explorers_and_solutions(site):

@@ -11,7 +11,8 @@ from conftest import ROOT
 from ipywidgets.embed import dependency_state, embed_data, embed_minimal_html
 
 from gfrlib import networks, replay, tasks
-from gfrlib.book import widgets
+from gfrlib.book import results_explorer, widgets
+from gfrlib.book.class_pictures import class_pictures
 from gfrlib.book.costs import human
 from gfrlib.book.widgets import TaskSplitExplorer
 from gfrlib.config import UserError, make_config
@@ -272,7 +273,7 @@ def test_pictures_of_many_classes_share_one_sheet(tmp_path, monkeypatch):
         None,
         widgets.CIFAR100.split(),
     )
-    pictures, rules = widgets._pictures("cifar100", packed)
+    pictures, rules = class_pictures("cifar100", packed)
     assert rules.count("url(") == 1 and "data:image/webp" in rules
     assert (
         pictures[68] == "<span class='k k68'></span>"
@@ -409,7 +410,7 @@ def results():
 
 def test_a_view_holds_the_matrix_up_to_its_step(results):
     record = results.runs["3 + 2 x 2"]["LwF"]
-    view = widgets.results_view(record, 1)
+    view = results_explorer.results_view(record, 1)
     rows = cells(view)
     assert [row[0] for row in rows] == ["0", "1"] and [len(row) for row in rows] == [
         2,
@@ -424,7 +425,7 @@ def test_the_results_explorer_starts_at_the_last_step_of_the_first_run_and_holds
     results,
 ):
     first = results.runs["3 + 2 x 2"]["GFR"]
-    assert shown(results.widget)[-1] == widgets.results_view(first, 2)
+    assert shown(results.widget)[-1] == results_explorer.results_view(first, 2)
     views = [
         child.value
         for stack in stacks(results.widget)
@@ -441,7 +442,7 @@ def test_the_results_explorer_starts_at_the_last_step_of_the_first_run_and_holds
 
 
 def test_a_row_that_does_not_exist_is_said(results):
-    assert "no result after task 0" in widgets.results_view(
+    assert "no result after task 0" in results_explorer.results_view(
         results.runs["3 + 2 x 2"]["Joint"], 0
     )
 
@@ -453,7 +454,7 @@ def test_the_confusion_picture_holds_the_counts():
     from PIL import Image
 
     counts = np.array([[10, 0, 0], [0, 5, 5], [10, 0, 0]])
-    address = widgets._confusion_address(counts, (2, 1))
+    address = results_explorer.confusion_address(counts, (2, 1))
     picture = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))
     assert picture.size == (4, 4)  # three classes and one border
     alpha = np.asarray(picture.convert("RGBA"))[..., 3]
@@ -465,7 +466,7 @@ def test_the_confusion_picture_holds_the_counts():
 def test_best_and_worst_classes_are_named():
     record = run_of("gfr", (2, 2))
     record.predictions[1] = np.repeat([0, 1, 2, 0], 10)  # class 3 is never right
-    view = widgets.results_view(record, 1)
+    view = results_explorer.results_view(record, 1)
     assert (
         "kind 3 0 %" in view.split("Worst:")[1]
         and "kind 0 100 %" in view.split("Best:")[1].split("Worst:")[0]
@@ -473,12 +474,18 @@ def test_best_and_worst_classes_are_named():
 
 
 def test_long_runs_show_some_steps_and_always_the_ends():
-    assert widgets._some_steps(5, 6) == [0, 1, 2, 3, 4, 5] and widgets._some_steps(
-        25, 6
-    ) == [0, 5, 10, 15, 20, 25]
-    assert widgets._some_steps(3, 3) in ([0, 2, 3], [0, 1, 3]) and widgets._some_steps(
-        0, 6
-    ) == [0]
+    assert results_explorer.some_steps(5, 6) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ] and results_explorer.some_steps(25, 6) == [0, 5, 10, 15, 20, 25]
+    assert results_explorer.some_steps(3, 3) in (
+        [0, 2, 3],
+        [0, 1, 3],
+    ) and results_explorer.some_steps(0, 6) == [0]
 
 
 def test_nothing_to_explore_is_refused():

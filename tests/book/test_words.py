@@ -121,7 +121,7 @@ def test_numbers_in_prose_come_from_results():
 
 def test_what_is_not_run_is_named_with_its_command():
     said = words.not_run(["lwf", "mine"], "grids/x.yaml").data
-    assert "LwF, mine" in said and "python -m gfrlib grid grids/x.yaml" in said
+    assert "LwF; mine" in said and "python -m gfrlib grid grids/x.yaml" in said
     assert "gfrlib run" in words.not_run(["lwf"], None, ["python -m gfrlib run"]).data
     assert "recorded" in words.not_run([]).data
 

@@ -1,8 +1,9 @@
-"""What is computed from the weights while a run passes by: similarity, what is recognised of the replay, the sheet."""
+"""Analyses that need weights: similarity, what is recognised of the replay, the sheet."""
 
 import copy
 import dataclasses
 import io
+import json
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ import torch
 from helpers_core import load_tasks, tiny, train
 from PIL import Image
 
-from gfrlib import similarity
-from gfrlib.lab import analysis
+from gfrlib import similarity, training
+from gfrlib.config import UserError
+from gfrlib.engine import source
+from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
+from gfrlib.lab import analysis, experiments, layers
 from gfrlib.networks import split
 
 LAYERS = ["block 1", "block 2", "block 3", "block 4", "classifier"]
@@ -51,7 +56,7 @@ def test_every_layer_of_every_earlier_task_is_compared(finetuned):
 def test_the_last_block_against_the_measure_by_hand(finetuned):
     """All 16 places of the pooled 4 x 4 map are rows, and the channels columns."""
     observer, kept = finetuned
-    stream = observer.tasks
+    stream = observer.stream
     images = stream.normalise(stream.test_images[stream.test_index(1)])
     with torch.no_grad():
         then, now = (
@@ -61,7 +66,7 @@ def test_the_last_block_against_the_measure_by_hand(finetuned):
     rows = [u.permute(0, 2, 3, 1).flatten(0, 2).numpy() for u in (now, then)]
     entry = next(
         e
-        for e in observer.similarity
+        for e in observer.layers.entries
         if (e["after"], e["task"], e["layer"]) == (2, 1, "block 4")
     )
     assert entry["rows"] == 16 * len(images) == len(rows[0])
@@ -81,22 +86,24 @@ def test_an_unchanged_network_is_like_itself():
     )
     observer(1, network, memory)
     observer(2, network, memory)
-    assert {e["task"] for e in observer.similarity} == {1}
-    for e in observer.similarity:
+    assert {e["task"] for e in observer.layers.entries} == {1}
+    for e in observer.layers.entries:
         assert e["svcca"] == pytest.approx(1, abs=1e-4) and e["cka"] == pytest.approx(
             1, abs=1e-4
         )
 
 
 def test_many_tasks_are_compared_with_the_first_alone(monkeypatch):
-    monkeypatch.setattr(analysis, "ALL_PAIRS", 2)
-    assert {e["task"] for e in observed(tiny("finetune", **SMALL))[0].similarity} == {0}
+    monkeypatch.setattr(layers, "ALL_PAIRS", 2)
+    assert {
+        e["task"] for e in observed(tiny("finetune", **SMALL))[0].layers.entries
+    } == {0}
 
 
 def test_too_few_images_are_said_and_do_no_harm(finetuned, monkeypatch):
-    monkeypatch.setattr(analysis, "IMAGES", 6)
-    monkeypatch.setattr(analysis, "ROWS", 6)
-    entries = observed(tiny("finetune", **SMALL))[0].similarity
+    monkeypatch.setattr(layers, "IMAGES", 6)
+    monkeypatch.setattr(layers, "ROWS", 6)
+    entries = observed(tiny("finetune", **SMALL))[0].layers.entries
     last = [e for e in entries if e["layer"] == "block 4"]
     assert last and all(
         "more images" in e["problem"] and "svcca" not in e for e in last
@@ -105,13 +112,13 @@ def test_too_few_images_are_said_and_do_no_harm(finetuned, monkeypatch):
 
 @pytest.mark.parametrize("method", ["joint", "frozen"])
 def test_rows_without_an_earlier_or_a_moving_network_have_none(method):
-    assert observed(tiny(method, **SMALL))[0].similarity == []
+    assert observed(tiny(method, **SMALL))[0].layers.entries == []
 
 
 def test_a_perfect_replay_is_recognised_and_a_wrong_one_is_not():
     config = tiny("gfr", **SMALL)
     observer, ((network, memory), *_) = observed(config)
-    assert [e["after"] for e in observer.recognised] == [
+    assert [e["after"] for e in observer.replayed.recognised] == [
         0,
         1,
     ]  # no GAN is trained after the last task
@@ -122,20 +129,22 @@ def test_a_perfect_replay_is_recognised_and_a_wrong_one_is_not():
             1e3 * (weight - weight.mean(0))[(c + shift) % len(weight)]
         )
         network.head.blocks[0].bias.data.zero_()
-        observer._judge(0, network, memory, _phase(config))
-        assert observer.recognised[-1] == {"after": 0, "of": 4, "share": expected}
+        observer.replayed.judge(0, network, memory, _phase(config))
+        assert observer.replayed.recognised[-1] == {
+            "after": 0,
+            "of": 4,
+            "share": expected,
+        }
 
 
 def _phase(config):
-    from gfrlib import training
-
-    return training.Phase(config, 0, "test", training.NoStore(), None)
+    return Phase("test", 0, config.seed, Machine.of(config))
 
 
 def test_the_sheet_shows_real_images_first_and_as_they_are():
     config = tiny("mergan", **SMALL, generator_parameters=20_000)
     observer, _ = observed(config)
-    samples, stream = observer.result()["samples"], observer.tasks
+    samples, stream = observer.result()["samples"], observer.stream
     assert samples["kinds"] == [
         "real",
         "replayed after task 0",
@@ -158,7 +167,9 @@ def test_pixels_undo_the_normalisation():
     config = tiny("finetune")
     stream = load_tasks(config)
     images = stream.train_images[:20]
-    restored = analysis.Observer(config, stream)._pixels(stream.normalise(images))
+    restored = analysis.Observer(config, stream).replayed.pixels(
+        stream.normalise(images)
+    )
     np.testing.assert_array_equal(restored, images.numpy())
 
 
@@ -169,3 +180,103 @@ def test_similarity_looks_and_does_not_touch(finetuned):
         train(config).weights
         == train(config, observe=analysis.Observer(config, load_tasks(config))).weights
     )
+
+
+# --- parts, when they are asked for ---------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Names of the costly parts as they are computed."""
+    seen = []
+    for owner, name, part in (
+        (layers.Layers, "compare", "similarity"),
+        (analysis.Replayed, "project", "projection"),
+    ):
+        original = getattr(owner, name)
+
+        def noted(*words, original=original, part=part):
+            seen.append(part)
+            return original(*words)
+
+        monkeypatch.setattr(owner, name, noted)
+    return seen
+
+
+CHEAP = {"code", "drift", "logits", "recognised", "samples"}
+
+
+def test_a_quick_run_computes_the_costly_parts_when_they_are_asked_for(home, computed):
+    config = tiny("gfr", **SMALL)
+    first = experiments.run_or_load(config)
+    assert first.status == "computed now" and set(first.analysis) == CHEAP
+    assert not computed
+    with pytest.raises(UserError, match=r'analyse="similarity"\) computes it'):
+        first.analysis["similarity"]
+    again = experiments.run_or_load(config, analyse="similarity")
+    assert again.status == "loaded" and again.weights == first.weights
+    assert set(again.analysis) == CHEAP | {"similarity"}
+    assert set(computed) == {"similarity"}
+    computed.clear()
+    both = experiments.seeds(config, [0], analyse=analysis.COSTLY)[0]
+    assert set(both.analysis) == CHEAP | analysis.COSTLY
+    assert set(computed) == {"projection"}
+    computed.clear()
+    found = experiments.run_or_load(config, analyse=("similarity", "projection"))
+    assert found.analysis == both.analysis and not computed
+    assert experiments.run_or_load(config).analysis == both.analysis
+    with pytest.raises(UserError, match="no part 'tsne'; choose from drift"):
+        experiments.run_or_load(config, analyse="tsne")
+
+
+@pytest.mark.parametrize("method", ["gfr", "mergan", "lucir", "joint", "fetril"])
+def test_a_later_analysis_gives_the_numbers_of_the_one_at_once(
+    tmp_path, monkeypatch, method
+):
+    config = tiny(method, **SMALL, generator_parameters=20_000)
+    monkeypatch.setenv("GFR_HOME", str(tmp_path / "at once"))
+    at_once = experiments.run_or_load(config, analyse=analysis.PARTS)
+    monkeypatch.setenv("GFR_HOME", str(tmp_path / "later"))
+    experiments.run_or_load(config)
+    monkeypatch.setattr(training, "train_classifier", None)  # loads only
+    later = experiments.run_or_load(config, analyse=analysis.COSTLY)
+    assert later.status == "loaded" and later.analysis == at_once.analysis
+    sheets = [r.path.with_name(r.path.stem + ".analysis.png") for r in (at_once, later)]
+    assert sheets[0].exists() == sheets[1].exists() == (method == "mergan")
+    if method == "mergan":
+        assert sheets[0].read_bytes() == sheets[1].read_bytes()
+
+
+def test_a_quick_analysis_of_other_code_is_made_anew(home, monkeypatch, computed):
+    """The record is this code's; what was computed from its weights is not."""
+    config = tiny("gfr", **SMALL)
+    monkeypatch.setattr(experiments, "analysis_digest", lambda: "of other code")
+    before = experiments.run_or_load(config, analyse="similarity")
+    assert before.analysis["code"] == "of other code"
+    monkeypatch.undo()
+    monkeypatch.setenv("GFR_HOME", str(home))
+    after = experiments.run_or_load(config)
+    assert after.status == "loaded" and after.weights == before.weights
+    assert after.analysis["code"] == source.analysis_digest()
+    assert set(after.analysis) == set(before.analysis)
+    assert json.loads(
+        after.path.with_name(after.path.stem + ".analysis.json").read_text()
+    ) == dict(after.analysis)
+
+
+def test_a_larger_preset_computes_every_part_and_keeps_an_old_analysis(
+    home, monkeypatch
+):
+    monkeypatch.setattr(experiments.origin, "changes", lambda: [])
+    config = dataclasses.replace(tiny("gfr", **SMALL), preset="slim")
+    first = experiments.run_or_load(config)
+    assert set(first.analysis) == {"code", *analysis.PARTS}
+    beside = first.path.with_name(first.path.stem + ".analysis.json")
+    beside.write_text('{"drift": []}')  # as records had it before
+    assert experiments.run_or_load(config).analysis == {"drift": []}

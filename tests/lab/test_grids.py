@@ -1,16 +1,17 @@
 """Grids: what a file may say, the plan against what training really opens, and running with shared stages."""
 
+import io
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from helpers_core import ROOT, TINY, gfrlib, load_tasks, tiny, train
-from memory_store import MemoryStore
+from test_training import MemoryStore
 
 from gfrlib.config import METHODS, UserError, make_config
 from gfrlib.engine import store as stages
-from gfrlib.lab import grids, records
+from gfrlib.lab import grids, plans, records
 
 SMALL = dict(TINY, base=3, tasks=2, split=[3, 2, 2], epochs_base=1)
 
@@ -90,8 +91,13 @@ def test_the_plan_names_the_stages_that_training_opens(method, home):
     stream, store = load_tasks(config), MemoryStore()
     store.code = stages.code_digest()
     outcome = train(config, store)
-    opened = [s.key for s in grids.stages(config, stream)]
-    kept = {key: store.read(key, "done")["seconds"] for key in opened}
+    opened = [s.key for s in plans.stages(config, stream)]
+    kept = {
+        key: torch.load(io.BytesIO(store.kept[key]["done"]), weights_only=True)[
+            "seconds"
+        ]
+        for key in opened
+    }
     assert [
         key for key in store.opened if key in opened
     ] == opened  # evaluations lie between
@@ -103,7 +109,7 @@ def test_the_plan_names_the_stages_that_training_opens(method, home):
         for row in kept.values()
         if row["phase"] != "importance"
     }
-    planned = {(s.task, s.phase): s.steps for s in grids.stages(config, stream)}
+    planned = {(s.task, s.phase): s.steps for s in plans.stages(config, stream)}
     assert {k: v for k, v in planned.items() if v} == {
         k: v for k, v in steps.items() if v
     }
@@ -114,18 +120,18 @@ def test_the_plan_counts_shared_stages_once_and_measured_steps(home):
         tiny(m, **{k: v for k, v in SMALL.items() if k not in TINY}, epochs_base=1)
         for m in ("finetune", "lwf", "gfr")
     ]
-    rows = grids.plan(configs, speed=lambda config, stream, stage: 60.0)
+    rows = plans.plan(configs, speed=lambda config, stream, stage: 60.0)
     assert rows[0]["new"] == rows[0]["stages"] == 6
     assert rows[1]["new"] == 6 - 2, (
         "task 0's two stages are the first run's: neither method has a memory"
     )
-    first = sum(s.steps for s in grids.stages(configs[0], load_tasks(configs[0])))
+    first = sum(s.steps for s in plans.stages(configs[0], load_tasks(configs[0])))
     assert rows[0]["seconds"] == 60 * first
     train(configs[0], stages.Store())
-    assert grids.plan(configs, speed=lambda *_: 1.0)[0]["seconds"] == 0, (
+    assert plans.plan(configs, speed=lambda *_: 1.0)[0]["seconds"] == 0, (
         "what lies in the cache costs nothing"
     )
-    assert "3 runs, 0 recorded, 3 to do" in grids.table(rows)
+    assert "3 runs, 0 recorded, 3 to do" in plans.table(rows)
 
 
 @pytest.mark.parametrize(
@@ -134,22 +140,22 @@ def test_the_plan_counts_shared_stages_once_and_measured_steps(home):
 def test_every_kind_of_step_can_be_timed(method):
     config = tiny(method)
     stream = load_tasks(config)
-    for stage in grids.stages(config, stream):
+    for stage in plans.stages(config, stream):
         if stage.steps:
-            assert 0 < grids.seconds_per_step(config, stream, stage) < 5
+            assert 0 < plans.seconds_per_step(config, stream, stage) < 5
 
 
 def test_steps_are_timed_with_the_runs_own_threads(monkeypatch):
     seen, before = [], torch.get_num_threads()
-    train_classifier = grids.training.train_classifier
+    train_classifier = plans.training.train_classifier
     monkeypatch.setattr(
-        grids.training,
+        plans.training,
         "train_classifier",
         lambda *a: (seen.append(torch.get_num_threads()), train_classifier(*a)),
     )
     config = tiny("finetune", threads=before + 1)
-    grids.seconds_per_step(
-        config, load_tasks(config), grids.Stage("", 0, "classifier", 1)
+    plans.seconds_per_step(
+        config, load_tasks(config), plans.Stage("", 0, "classifier", 1)
     )
     assert seen == [before + 1] and torch.get_num_threads() == before
 
@@ -254,7 +260,7 @@ def test_on_ray_a_killed_worker_is_tried_again_and_one_failure_is_listed(
         failed[0][1]
     )
     assert {c for c, _ in results} == set(configs)
-    stages = [s.key for c in configs[:-1] for s in grids.stages(c, load_tasks(c))]
+    stages = [s.key for c in configs[:-1] for s in plans.stages(c, load_tasks(c))]
     done = list((home / "data" / "cache" / "stages").glob("*/done.pt"))
     assert {p.parent.name for p in done} >= set(stages) and len(set(stages)) < len(
         stages

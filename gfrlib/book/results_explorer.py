@@ -1,0 +1,152 @@
+"""An explorer of recorded runs: accuracy matrix, confusion matrix, best and worst."""
+
+import html
+import io
+
+import numpy as np
+from IPython.display import HTML, display
+from PIL import Image
+
+from gfrlib import metrics
+from gfrlib.book import controls
+from gfrlib.config import UserError
+
+STYLE = """
+.gfr-x.gfr-results figure {margin: 10px 0 4px; max-width: 340px}
+.gfr-x.gfr-results img {
+  width: 100%; image-rendering: pixelated; border: 1px solid #76767666}
+.gfr-x.gfr-results figcaption {font-size: 13px; opacity: .8}
+"""
+STEPS = 6  # of a run that the explorer shows
+
+
+class ResultsExplorer:
+    """Choose a split, a system and a step of recorded runs.
+
+    Shown are the accuracy matrix, the confusion matrix, the classes that fare best and
+    worst. runs: {name of the split: {name of the system: Record}}. The first split
+    shows up to `STEPS` steps of each run, the others the first, a middle and the last
+    one (the page must stay small). Raises UserError where there is no run.
+    """
+
+    def __init__(self, runs: dict):
+        if not runs or not all(runs.values()):
+            raise UserError(
+                "There is no run to explore; pass {split: {system: record}} "
+                "with at least one record in each."
+            )
+        self.runs = runs
+        names = {name: name for name in runs}
+        self.split = controls.buttons("Split", names, next(iter(runs)))
+        self.system, self.step, panes = {}, {}, []
+        for number, (name, systems) in enumerate(runs.items()):
+            panes.append(self._pane(name, systems, STEPS if number == 0 else 3))
+        row = [self.split] if len(runs) > 1 else []
+        sheet = controls.piece(f"<style>{controls.STYLE}{STYLE}</style>")
+        self.widget = controls.column(sheet, *row, controls.stack(panes, self.split))
+
+    def _pane(self, name: str, systems: dict, most: int):
+        """The controls of one split, and a view of every system after every step."""
+        last = len(next(iter(systems.values())).task_sizes) - 1
+        steps = some_steps(last, most)
+        self.system[name] = controls.menu("System", list(systems))
+        self.step[name] = controls.buttons(
+            "After task", {str(t): t for t in steps}, last
+        )
+        leaves = []
+        for record in systems.values():
+            views = [controls.piece(results_view(record, t)) for t in steps]
+            leaves.append(controls.stack(views, self.step[name]))
+        # a choice of one is none
+        both = (self.system[name], self.step[name])
+        shown = [control for control in both if len(control.options) > 1]
+        return controls.column(*shown, controls.stack(leaves, self.system[name]))
+
+    def _ipython_display_(self, **_):
+        """The explorer, and for pages without JavaScript what it shows at first."""
+        name = self.split.value
+        record = self.runs[name][self.system[name].value]
+        first = results_view(record, self.step[name].value)
+        sheet = f"<style>{controls.STYLE}{STYLE}</style>"
+        display(HTML(f"<noscript>{sheet}{first}</noscript>"))
+        display(self.widget)
+
+
+def some_steps(last: int, most: int) -> list[int]:
+    """At most so many of the steps 0 .. last, evenly, with the first and the last."""
+    return sorted({round(x) for x in np.linspace(0, last, min(most, last + 1))})
+
+
+def results_view(record, t: int) -> str:
+    """HTML of a run after task t: accuracies, confusion matrix, best and worst."""
+    if record.predictions[t] is None:
+        return (
+            '<div class="gfr-x"><table><tbody><tr><td>no row</td></tr></tbody></table>'
+            f"<p>There is no result after task {t}: this system is trained once, on "
+            "all data, and has the last row alone.</p></div>"
+        )
+    classes = int(sum(record.task_sizes[: t + 1]))
+    counts = metrics.confusion(record.predictions[t], record.labels(t), classes)
+    right = counts.diagonal() / counts.sum(1)
+    on_diagonal = 100 * (right * counts.sum(1)).sum() / counts.sum()
+    alt = (
+        f"Confusion matrix after task {t}, {classes} classes in their order of "
+        f"arrival: {on_diagonal:.0f} percent of the test images lie on the diagonal."
+    )
+    picture = confusion_address(counts, record.task_sizes[: t + 1])
+    order = np.argsort(-right, kind="stable")
+    best, worst = (
+        _named(record.class_names, right, some) for some in (order[:5], order[::-1][:5])
+    )
+    table = controls.scrolled("Accuracy matrix", _accuracy_table(record, t))
+    return (
+        f'<div class="gfr-x gfr-results">{table}'
+        f"<figure><img class='dark-light' alt='{alt}' src='{picture}'><figcaption>"
+        "row: true class, column: answer; lines divide the tasks</figcaption></figure>"
+        f"<p><b>Best:</b> {best}.<br><b>Worst:</b> {worst}.</p></div>"
+    )
+
+
+def _named(names: list, right: np.ndarray, classes) -> str:
+    """Classes with the share of their test images that is answered rightly."""
+    shown = {c: html.escape(names[c].replace("_", " ")) for c in classes}
+    return ", ".join(f"{shown[c]} {100 * right[c]:.0f} %" for c in classes)
+
+
+def _accuracy_table(record, t: int) -> str:
+    rows = []
+    for s in range(t + 1):
+        cells = "".join(_accuracy_cell(a) for a in record.accuracy[s, : s + 1])
+        rows.append(f"<tr><th>{s}</th>{cells}</tr>")
+    return (
+        '<table><thead><tr><th class="gfr-group"></th>'
+        f'<th class="gfr-group" colspan="{t + 1}">accuracy (%) on task</th></tr>'
+        f"<tr>{controls.heads(('after', *range(t + 1)))}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _accuracy_cell(accuracy: float) -> str:
+    if np.isnan(accuracy):
+        return "<td>–</td>"
+    strength = 100 * accuracy / 140
+    colour = f"rgba(75,125,240,{strength:.2f})"
+    return f"<td style='background:{colour}'>{100 * accuracy:.0f}</td>"
+
+
+def confusion_address(counts: np.ndarray, sizes) -> str:
+    """The row-normalised confusion matrix as a data address.
+
+    One blue of 15 strengths on a clear ground, with grey borders of the tasks.
+    """
+    share = counts / counts.sum(1, keepdims=True)
+    # the root shows small shares, too
+    shade = np.ceil(14 * np.sqrt(share)).astype(np.uint8)
+    edges = np.cumsum(sizes)[:-1]
+    shade = np.insert(np.insert(shade, edges, 15, axis=0), edges, 15, axis=1)
+    picture = Image.fromarray(shade, "P")
+    picture.putpalette([75, 125, 240] * 15 + [118, 118, 118])
+    strengths = bytes([*(round(255 * k / 14) for k in range(15)), 120])
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True, bits=4, transparency=strengths)
+    return controls.address(buffer.getvalue(), "png")

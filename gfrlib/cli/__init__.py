@@ -1,0 +1,170 @@
+"""The command line: run, grid, methods, records, compare, data, book.
+
+Bad input is answered by one sentence on stderr and exit code 2.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from gfrlib.cli import actions
+from gfrlib.cli.actions import parse_value as parse_value
+from gfrlib.cli.progress import Progress as Progress
+from gfrlib.config import METHODS, PRESETS, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors become UserError, so that all bad input is answered in one way."""
+
+    def error(self, message: str):
+        raise UserError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse and run; returns the exit code (0, or 2 after bad input)."""
+    try:
+        options = _parser().parse_args(arguments)
+        options.action(options)
+        return 0
+    except UserError as problem:
+        print(f"gfrlib: {problem}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print(
+            "gfrlib: stopped; the same command goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m gfrlib",
+        description="Generative feature replay for class-incremental learning.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    _add_run(commands)
+    _add_grid(commands)
+    methods = commands.add_parser("methods", help="the table of methods")
+    methods.set_defaults(action=actions.methods)
+    listing = commands.add_parser("records", help="what is recorded")
+    listing.set_defaults(action=actions.records)
+    compare = commands.add_parser(
+        "compare",
+        help="which settings of two records differ, and by how much the results do",
+    )
+    compare.add_argument("a", help="a record: its file, or the beginning of its name")
+    compare.add_argument("b", help="another")
+    compare.set_defaults(action=actions.compare)
+    _add_data(commands)
+    _add_book(commands)
+    return parser
+
+
+def _add_run(commands) -> None:
+    run = commands.add_parser(
+        "run",
+        help="train a run, or load the record of an equal one",
+        allow_abbrev=False,
+    )
+    run.add_argument("--preset", default="quick", help=" | ".join(PRESETS))
+    run.add_argument("--method", default="gfr", help=" | ".join(METHODS))
+    run.add_argument(
+        "--json",
+        action="store_true",
+        help="print the record and nothing else on standard output",
+    )
+    settings = run.add_argument_group("settings (any field of gfrlib.config.Config)")
+    for field in actions.settings():
+        hyphens = f"--{field.name.replace('_', '-')}"
+        spellings = dict.fromkeys([hyphens, f"--{field.name}"])
+        metavar = _metavar(field.default)
+        settings.add_argument(*spellings, dest=field.name, metavar=metavar)
+    run.set_defaults(action=actions.run)
+
+
+def _add_grid(commands) -> None:
+    grid = commands.add_parser(
+        "grid", help="many runs from a YAML file, such as those in grids/"
+    )
+    grid.add_argument("file", type=Path)
+    grid.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tell runs, shared stages and minutes, and train nothing",
+    )
+    grid.add_argument(
+        "--jobs", type=int, default=1, help="processes at a time (default 1)"
+    )
+    grid.add_argument(
+        "--ray",
+        action="store_true",
+        help="run on Ray: on the cluster of RAY_ADDRESS, or JOBS workers here",
+    )
+    grid.add_argument(
+        "--commit", action="store_true", help="commit every record to git as it is done"
+    )
+    grid.set_defaults(action=actions.grid)
+
+
+def _add_data(commands) -> None:
+    data = commands.add_parser(
+        "data", help="bring a data set: decode it once into checked, packed arrays"
+    )
+    data.add_argument("name", help="the name it gets, such as cifar100")
+    data.add_argument(
+        "path",
+        type=Path,
+        help="a folder of images (train/<class>/, val/<class>/) or a packed .npz file",
+    )
+    large = data.add_argument_group(
+        "large images (always for a name that begins with imagenet)",
+        "decoded in parallel to squares, resumably; unreadable files are named and "
+        "left out",
+    )
+    large.add_argument("--size", type=int, help="side of the stored squares (256)")
+    large.add_argument(
+        "--crop", type=int, help="side of the random resized crops in training (224)"
+    )
+    large.add_argument(
+        "--classes",
+        help="lucir | gfr: the 100 classes of ImageNet-Subset, from a folder of 1,000",
+    )
+    large.add_argument(
+        "--workers", type=int, help="processes that decode (all processors)"
+    )
+    data.set_defaults(action=actions.data)
+
+
+def _add_book(commands) -> None:
+    book = commands.add_parser(
+        "book", help="run chapters with papermill, or check that they are fresh"
+    )
+    what = book.add_subparsers(dest="what", required=True, parser_class=Parser)
+    chapter = what.add_parser("run", help="run one chapter, or all that are stale")
+    chapter.add_argument(
+        "chapter", nargs="?", help="such as 02_replay; all of them if left out"
+    )
+    chapter.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+    )
+    chapter.add_argument(
+        "--out",
+        help="folder for the executed notebooks (default: the book's own build)",
+    )
+    chapter.set_defaults(action=actions.book_run)
+    check = what.add_parser("check", help="name every chapter that is stale")
+    check.set_defaults(action=actions.book_check)
+
+
+def _metavar(default) -> str:
+    if isinstance(default, tuple):
+        return "COUNTS"
+    return {bool: "BOOL", int: "INT", float: "FLOAT"}.get(type(default), "NAME")

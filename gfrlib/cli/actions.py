@@ -1,0 +1,336 @@
+"""What the commands do: each takes the parsed options and prints."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from gfrlib.cli.progress import Progress
+from gfrlib.config import FEATURES, METHODS, Config, UserError
+
+YES_OR_NO = {
+    **dict.fromkeys(("true", "1", "yes"), True),
+    **dict.fromkeys(("false", "0", "no"), False),
+}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def parse_value(name: str, text: str, default):
+    """The text of an option in its field's type; counts are written 25,25,25,25.
+
+    Raises UserError.
+    """
+    try:
+        if name == "cut" and text == "features":
+            return FEATURES
+        if isinstance(default, bool):
+            return YES_OR_NO[text.lower()]
+        if isinstance(default, tuple):
+            counts = text.replace(" ", "").strip("[]()").split(",")
+            return tuple(int(count) for count in counts if count)
+        return type(default)(text)
+    except (ValueError, KeyError):
+        counts = isinstance(default, tuple)
+        kind = "counts such as 25,25,25,25" if counts else KINDS[type(default)]
+        raise UserError(f"'--{name}' takes {kind}, not '{text}'.") from None
+
+
+def settings() -> list[dataclasses.Field]:
+    """The fields of Config that are options of `run`."""
+    return [f for f in dataclasses.fields(Config) if f.name != "preset"]
+
+
+def run(options) -> None:
+    """Train or load, and print the record."""
+    from gfrlib import metrics
+    from gfrlib.engine import distributed
+    from gfrlib.lab import experiments
+
+    given = [(f, getattr(options, f.name)) for f in settings()]
+    changes = {
+        field.name: parse_value(field.name, text, field.default)
+        for field, text in given
+        if text is not None
+    }
+    config = experiments.settings(options.preset, options.method, **changes)
+    progress = Progress()
+    record = experiments.run_or_load(config, report=progress, notice=progress.notice)
+    progress.close()
+    if distributed.rank() > 0:
+        return
+    if options.json:
+        json.dump(record.full_json(), sys.stdout)
+        print()
+        return
+    print(f"{record.name}: {record.status}")
+    print("after task    " + "".join(f"{t:>8}" for t in range(len(record.task_sizes))))
+    _row("class-weighted", record.curve)
+    _row("mean over tasks", metrics.mean_over_tasks(record.accuracy))
+    _row("forgetting", metrics.forgetting(record.accuracy, record.task_sizes))
+    print(f"in percent; {record.path}")
+
+
+def _row(name: str, values) -> None:
+    shares = ["       -" if np.isnan(v) else f"{100 * v:8.1f}" for v in values]
+    print(f"{name:<15}" + "".join(shares))
+
+
+def grid(options) -> None:
+    """Run a grid; each run is printed as it ends."""
+    from gfrlib.lab import grids, origin, plans
+
+    if options.jobs < 1:
+        raise UserError(
+            f"'--jobs' is the number of processes, at least 1, not {options.jobs}."
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "A grid runs one process a run; torchrun is for a single run "
+            "(python -m gfrlib run)."
+        )
+    configs = grids.read(options.file)
+    if options.dry_run:
+        print(plans.table(plans.plan(configs)))
+        return
+    if options.commit:
+        origin.refuse_changes()
+    failed = 0
+    results = grids.run(configs, options.jobs, ray=options.ray)
+    for number, (config, result) in enumerate(results, 1):
+        name = f"[{number}/{len(configs)}] {config.method} seed {config.seed}"
+        if isinstance(result, UserError):
+            failed += 1
+            print(f"{name}: {result}", file=sys.stderr, flush=True)
+            continue
+        print(
+            f"{name}: {result.status}, {_in_short(result)}, {result.name}", flush=True
+        )
+        if options.commit and result.status == "computed now":
+            _commit(result.path)
+    if failed:
+        raise UserError(
+            f"{failed} of {len(configs)} runs stopped with the errors above; all "
+            "others are recorded."
+        )
+
+
+def _in_short(record) -> str:
+    from gfrlib import metrics
+
+    average = metrics.average_incremental(record.curve)
+    return (
+        f"last {100 * record.curve[-1]:5.1f} %, "
+        f"average incremental {100 * average:5.1f} %"
+    )
+
+
+def _commit(path: Path) -> None:
+    """Commit a record with its analysis, and nothing else that is staged.
+
+    What git refuses is said, and stops nothing.
+    """
+    import subprocess
+
+    files = [str(p) for p in sorted(path.parent.glob(f"{path.stem}.*"))]
+    message = f"Record: {path.stem}"
+    for words in (["add"], ["commit", "--quiet", "-m", message]):
+        command = ["git", "-C", str(path.parent), *words, "--", *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip()
+            print(f"not committed: {said}", file=sys.stderr, flush=True)
+            return
+
+
+def methods(options) -> None:
+    """Print the table of methods."""
+    columns = {
+        "penalty": 13,
+        "memory": 13,
+        "head": 10,
+        "prediction": 23,
+        "batch_norm": 12,
+        "cut": 5,
+        "drift": 8,
+    }
+
+    def line(name: str, cells) -> str:
+        words = [f"{cell:<{wide}}" for cell, wide in zip(cells, columns.values())]
+        return f"{name:<20}" + "".join(words)
+
+    print(line("method", columns))
+    for name, row in METHODS.items():
+        print(line(name, [row[column] for column in columns]).rstrip())
+
+
+def records(options) -> None:
+    """Print what is recorded."""
+    from gfrlib.lab import records
+
+    paths = records.every()
+    if not paths:
+        print("Nothing is recorded yet; python -m gfrlib run makes the first record.")
+    for path in paths:
+        try:
+            record = records.load(path)
+        except UserError as problem:
+            print(f"{path.stem}: refused. {problem}")
+            continue
+        date = record.provenance["date"]
+        print(f"{path.stem:<60} {_in_short(record)}  {date}  {record.status}")
+
+
+def _resolve(text: str):
+    """The records meant by a file, a name or its beginning.
+
+    All seeds of one configuration. Raises UserError where there is none, or several.
+    """
+    from gfrlib.lab import records
+
+    if Path(text).is_file():
+        return [records.load(Path(text))]
+    found = defaultdict(list)
+    for path in records.every():
+        if path.stem.startswith(text):
+            record = records.load(path)
+            found[dataclasses.replace(record.config, seed=0).digest()].append(record)
+    if not found:
+        raise UserError(
+            f"No record begins with '{text}'; python -m gfrlib records lists them."
+        )
+    if len(found) > 1:
+        raise UserError(
+            f"'{text}' begins the names of records with {len(found)} different "
+            "settings; write more of the name (python -m gfrlib records lists them)."
+        )
+    return next(iter(found.values()))
+
+
+def _measures() -> dict:
+    """What two records are compared by: {name: function of a record}."""
+    from gfrlib import metrics
+
+    return {
+        "last, class-weighted": lambda r: r.curve[-1],
+        "average incremental": lambda r: metrics.average_incremental(r.curve),
+        "last, mean over tasks": lambda r: metrics.mean_over_tasks(r.accuracy)[-1],
+        "forgetting": lambda r: metrics.forgetting(r.accuracy, r.task_sizes)[-1],
+    }
+
+
+def compare(options) -> None:
+    """Print what differs between two records."""
+    from gfrlib.book import claims
+
+    a, b = _resolve(options.a), _resolve(options.b)
+    difference = a[0].config.difference(b[0].config)
+    difference.pop("seed", None)
+    print(
+        "settings that differ:"
+        if difference
+        else "the settings are equal (but for the seed)"
+    )
+    for name, (ours, theirs) in difference.items():
+        print(f"  {name:<24} {ours!s:<16} {theirs!s}")
+    print(f"{'results in percent':<26} {'A':>16} {'B':>16} {'B - A':>8}")
+    for name, value in _measures().items():
+        x, y = (100 * np.array([value(r) for r in group]) for group in (a, b))
+        ours, theirs = claims.mean_and_spread(x), claims.mean_and_spread(y)
+        print(f"{name:<26} {ours:>16} {theirs:>16} {y.mean() - x.mean():+8.1f}")
+    print(
+        f"mean ± standard deviation over {len(a)} and {len(b)} seeds"
+        if max(len(a), len(b)) > 1
+        else "one seed each: a difference of a point or two is within the usual "
+        "spread of seeds"
+    )
+
+
+LARGE = ("size", "crop", "classes", "workers")  # options for large images
+
+
+def data(options) -> None:
+    """Pack a data set."""
+    from gfrlib.lab import datasets
+
+    name = datasets.checked(options.name)
+    if not options.path.exists():
+        raise UserError(
+            f"'{options.path}' does not exist; give a folder of images or a packed "
+            ".npz file."
+        )
+    given = {k: getattr(options, k) for k in LARGE if getattr(options, k) is not None}
+    if given or name.startswith("imagenet"):
+        _pack_large(name, options.path, given)
+    else:
+        datasets.add(name, options.path)
+    packed = datasets.packed(name)
+    shape = "x".join(map(str, packed.train_images.shape[1:]))
+    print(
+        f"{name}: {len(packed.class_names)} classes, {len(packed.train_labels)} "
+        f"training and {len(packed.test_labels)} test images of {shape}"
+    )
+
+
+def _pack_large(name: str, path: Path, given: dict) -> None:
+    from tqdm import tqdm
+
+    from gfrlib.lab import shards
+
+    if path.is_file():
+        raise UserError(
+            f"'{path}' is a file; --size, --crop and --classes are for a folder with "
+            "train/ and val/."
+        )
+    if name == "imagenet-subset" and "classes" not in given:
+        folders = [p for p in (path / "train").glob("*") if p.is_dir()]
+        if len(folders) > shards.SUBSET:
+            raise UserError(
+                f"'{path}' holds {len(folders)} classes; say which {shards.SUBSET} "
+                "with --classes lucir or --classes gfr (two lists circulate)."
+            )
+    silent = not sys.stderr.isatty()
+    with tqdm(unit="image", file=sys.stderr, disable=silent, leave=False) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        packing = shards.pack(name, path, report=report, **given)
+    for file, reason in packing.faults.items():
+        print(f"left out: {file} ({reason})", file=sys.stderr)
+    decoded = sum(packing.images.values()) - len(packing.faults)
+    print(f"{decoded} images decoded, {len(packing.faults)} files left out")
+
+
+def book_run(options) -> None:
+    """Run chapters, and print where they are."""
+    import yaml
+
+    from gfrlib.book import chapters
+
+    parameters = {}
+    for name, text in options.parameters:
+        try:
+            parameters[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            parameters[name] = text
+    for path in chapters.run(options.chapter, parameters, options.out):
+        print(path)
+
+
+def book_check(options) -> None:
+    """Raises UserError that names the stale chapters."""
+    from gfrlib.book import chapters
+
+    stale = chapters.check()
+    if stale:
+        raise UserError(
+            "Stale chapters: "
+            + "; ".join(stale)
+            + "; python -m gfrlib book run makes them anew."
+        )
+    print("every chapter is fresh")

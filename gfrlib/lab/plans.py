@@ -1,0 +1,212 @@
+"""What a grid would train, and how long: its stages, without training them."""
+
+import collections
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gfrlib import training
+from gfrlib.config import Config
+from gfrlib.engine import store
+from gfrlib.engine.machine import Machine
+from gfrlib.lab import records
+from gfrlib.lab.runs import load_tasks
+from gfrlib.penalties import Past
+from gfrlib.tasks import Tasks
+
+# Steps that are timed, and training images of each class for them.
+PROBE_STEPS, PROBE_IMAGES = 5, 16
+# For the timed steps: more than enough, so that the steps alone end them.
+ENDLESS = {
+    "epochs_base": 999,
+    "epochs_task": 999,
+    "generator_steps_base": 999,
+    "generator_steps_later": 9999,
+}
+# Settings that do not change how long a step takes.
+AS_FAST = {
+    "seed": 0,
+    "penalty_weight": 1.0,
+    "temperature": 2.0,
+    "alignment_weight": 1.0,
+    "compiled": False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One link of a run's chain."""
+
+    key: str
+    task: int
+    phase: str  # classifier, generator or importance
+    steps: int  # of training; 0 where nothing is trained
+
+
+def stages(config: Config, stream: Tasks) -> list[Stage]:
+    """The stages of a run in their order, without training any."""
+    chain = training.Chain(config, stream, store.Store())
+    found = []
+    for t in chain.numbers:
+        alone = t == chain.numbers.start
+        for phase, count in _steps(config, stream, t, alone).items():
+            found.append(Stage(chain.next_key(phase, t), t, phase, count))
+    return found
+
+
+def _steps(config: Config, stream: Tasks, t: int, alone: bool) -> dict[str, int]:
+    """{phase: steps of training} of task t; `alone`: nothing was learned before."""
+    learned = range(t + 1) if config.memory == "real" else [t]
+    images = sum(len(stream.train_index(k)) for k in learned)
+    if config.memory == "exemplars":
+        images += config.exemplars * stream.classes(t).start
+    epochs = config.epochs_base if alone else config.epochs_task
+    if not alone and config.penalty == "frozen" and config.prediction != "softmax":
+        epochs = 0
+    per_epoch = max(1, images // config.batch_size)
+    steps = {"classifier": per_epoch * epochs, "generator": 0}
+    count = len(stream.sizes)
+    if config.memory == "gan" and t < count - 1:
+        steps["generator"] = training.generator_steps(config, count, t)
+    if config.penalty in ("fisher", "sensitivity"):
+        steps["importance"] = 0
+    return steps
+
+
+class _Enough(Exception):
+    """The timed steps are done."""
+
+
+def seconds_per_step(
+    config: Config,
+    stream: Tasks,
+    stage: Stage,
+    *,
+    steps: int = PROBE_STEPS,
+    images: int = PROBE_IMAGES,
+    clock: Callable = time.perf_counter,
+) -> float:
+    """Measured here and now: a few steps of the stage's kind.
+
+    On a few images of each class, with untrained networks.
+    """
+    here = Machine.of(config)
+    here.prepare()  # as the run will be
+    t = min(stage.task, 1) if config.memory != "real" else stage.task
+    few = _few(stream, t, images)
+    batch = min(config.batch_size, images * min(few.sizes))
+    small = dataclasses.replace(config, batch_size=batch, feature_views=1, **ENDLESS)
+    ticks: list[float] = []
+
+    def tick(*_):
+        if few.train_images.is_cuda:
+            torch.cuda.synchronize()
+        ticks.append(clock())
+        if len(ticks) > steps:
+            raise _Enough
+
+    with here.limited(), contextlib.suppress(_Enough):
+        _train(small, few, t, stage, tick, here)
+    scale = config.batch_size / batch if stage.phase == "classifier" else 1.0
+    return scale * (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
+
+
+def _few(stream: Tasks, t: int, images: int) -> Tasks:
+    """The stream with so many training images of each class up to task t."""
+    classes = range(stream.classes(t).stop)
+    chosen = [torch.nonzero(stream.train_labels == c)[:images, 0] for c in classes]
+    rows = torch.cat(chosen)
+    return dataclasses.replace(
+        stream,
+        train_images=stream.train_images[rows],
+        train_labels=stream.train_labels[rows],
+    )
+
+
+def _train(
+    config: Config, stream: Tasks, t: int, stage: Stage, tick: Callable, here: Machine
+) -> None:
+    """Train a stage of that kind; `tick` is called after every step."""
+    chain = training.Chain(config, stream, report=tick, machine=here)
+    network, memory, importance = training.build(config, stream, here.device)
+    past = None
+    if stage.task > 0 and config.memory != "real":
+        training.grow_head(network, config, stream.sizes, t - 1)
+        past = Past(network, memory, importance, config, stream.sizes, t)
+    training.grow_head(network, config, stream.sizes, t)
+    phase = chain.new_phase(stage.phase, t)
+    if stage.phase == "classifier":
+        training.train_classifier(network, past, stream, t, config, phase)
+    else:
+        training.train_generator(memory, network, past, stream, t, config, phase)
+
+
+def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict]:
+    """One row a run: method, split, seed, whether recorded, stages, new ones, seconds.
+
+    New to the grid, that is: a stage that an earlier run of it trains, or that lies in
+    the cache, costs nothing. Compiled runs count as fast as uncompiled ones.
+    """
+    rows, seen, known, place = [], set(), {}, store.Store().place
+    for config in configs:
+        stream = load_tasks(config)
+        row = {
+            "method": config.method,
+            "split": _split(stream.sizes),
+            "seed": config.seed,
+            "recorded": records.find(config, stream.sizes, stream.content) is not None,
+            "stages": 0,
+            "new": 0,
+            "seconds": 0.0,
+        }
+        if not row["recorded"]:
+            chain = stages(config, stream)
+            new = [s for s in chain if s.key not in seen and not _is_done(place, s)]
+            seen |= {s.key for s in chain}
+            kind = dataclasses.replace(config, **AS_FAST)
+            for stage in new:
+                what = (kind, stage.phase, stage.task == 0)
+                if stage.steps and what not in known:
+                    plain = dataclasses.replace(config, compiled=False)
+                    known[what] = speed(plain, stream, stage)
+                row["seconds"] += stage.steps * known.get(what, 0.0)
+            row |= {"stages": len(chain), "new": len(new)}
+        rows.append(row)
+    return rows
+
+
+def _split(sizes: tuple[int, ...]) -> str:
+    if len(sizes) < 5:
+        return "+".join(map(str, sizes))
+    return f"{sizes[0]} + {len(sizes) - 1} x {sizes[1]}"
+
+
+def _is_done(place: Path, stage: Stage) -> bool:
+    return (place / stage.key / "done.pt").exists()
+
+
+def table(rows: list[dict]) -> str:
+    """The plan as text, with its totals."""
+    heads = ("method", "split", "seed", "stages", "new", "minutes")
+    lines = [_line(*heads)]
+    for row in rows:
+        minutes = "recorded" if row["recorded"] else f"{row['seconds'] / 60:.1f}"
+        lines.append(_line(*(row[name] for name in heads[:-1]), minutes))
+    count = collections.Counter(row["recorded"] for row in rows)
+    total, new = sum(row["stages"] for row in rows), sum(row["new"] for row in rows)
+    minutes = sum(row["seconds"] for row in rows) / 60
+    lines.append(
+        f"{len(rows)} runs, {count[True]} recorded, {count[False]} to do; their "
+        f"{total} stages are {new} to train (the others are shared or done): "
+        f"{minutes:.0f} minutes at the speed measured just now, one process, evaluation and analysis "
+        "not counted"
+    )
+    return "\n".join(lines)
+
+
+def _line(method, split, seed, stages, new, minutes) -> str:
+    return f"{method:<20}{split:<16}{seed:>4}{stages:>8}{new:>5}{minutes:>9}"
