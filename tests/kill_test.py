@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from killing import begin, kill_after, kill_when, moments, same, to_its_end
+from killing import begin, held, kill_after, kill_when, moments, same, to_its_end
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST = 60.0  # seconds that a kill may cost
@@ -97,18 +97,12 @@ def slim(options: list[str], seed: int, kills: int) -> tuple[bool, list[float]]:
     for number, span in enumerate(spans):
         # a restart loses some seconds itself: count the span from the moment at which training goes on
         process = begin(words, home)
-        locks = home / "data" / "cache" / "stages"
-        started = time.time()
-        waiting = [None]
+        goes_on = []
 
-        def reached(
-            process=process, locks=locks, started=started, span=span, waiting=waiting
-        ):
-            if waiting[0] is None and any(
-                p.stat().st_mtime > started for p in locks.glob("*/lock") if p.exists()
-            ):
-                waiting[0] = time.time()
-            return waiting[0] is not None and time.time() - waiting[0] > span
+        def reached(home=home, span=span, goes_on=goes_on):
+            if not goes_on and held(home):
+                goes_on.append(time.time())
+            return bool(goes_on) and time.time() - goes_on[0] > span
 
         killed = kill_when(process, home, reached, within=span + 600)
         if killed is None:

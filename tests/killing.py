@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 from helpers_core import environment
 
 # `python -m gfrlib`, with checkpoints as often as said: a short run would end before its first checkpoint is due.
@@ -68,8 +69,21 @@ def to_its_end(
 
 
 def kept(home: Path, name: str) -> list[Path]:
-    """Files of that name in the stage folder: done.pt or checkpoint.pt."""
+    """Files of that name in the stages' folders: done.pt, checkpoint.pt or lock."""
     return list((home / "data" / "cache" / "stages").glob(f"*/{name}"))
+
+
+def held(home: Path) -> list[Path]:
+    """Locks of stages that a process holds now."""
+    found = []
+    for path in kept(home, "lock"):
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+            lock.release()
+        except filelock.Timeout:
+            found.append(path)
+    return found
 
 
 def kill(process: subprocess.Popen, home: Path, began: float) -> Kill | None:
@@ -160,6 +174,41 @@ for key in map(str, range(count)):
             note("leave", key)
             stage.finish({"by": os.getpid()})
 """
+
+
+# Prints how many classifiers this process trained of a run of two tasks.
+COUNT = """
+import sys
+from gfrlib import training
+from gfrlib.config import make_config
+from gfrlib.lab import experiments
+original, trained = training.train_classifier, []
+
+def counted(*args, **kwargs):
+    trained.append(1)
+    return original(*args, **kwargs)
+
+training.train_classifier = counted
+small = dict(epochs_base=25, epochs_task=1, width=8, split=(3, 2), device="cpu")
+experiments.run_or_load(make_config("quick", sys.argv[1], **small))
+print(len(trained))
+"""
+
+
+def trained_at_once(home: Path, methods: list[str]) -> list[int]:
+    """Classifiers trained by each of some runs that are begun at the same moment."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNT, method],
+            env=environment(home),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for method in methods
+    ]
+    found = [int(process.communicate(timeout=600)[0] or -1) for process in processes]
+    assert not any(process.returncode for process in processes)
+    return found
 
 
 def holder(place: Path, key: str, child: bool = False) -> subprocess.Popen:

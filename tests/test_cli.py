@@ -14,7 +14,7 @@ from helpers_core import ROOT, flags, generated, gfrlib
 from test_tasks import arrays, write_folder
 
 from gfrlib import cli
-from gfrlib.config import METHODS, Config, UserError, make_config
+from gfrlib.config import METHODS, Config, UserError, from_text, make_config
 from gfrlib.lab import datasets, experiments, origin, shards
 from gfrlib.tasks import class_order
 
@@ -202,7 +202,7 @@ def test_every_field_is_an_option_in_both_spellings(run):
             if isinstance(field.default, tuple)
             else str(field.default)
         )
-        assert cli.parse_value(field.name, text, field.default) == field.default
+        assert from_text(field.name, text) == field.default
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from gfrlib.cli import actions
-from gfrlib.cli.actions import parse_value as parse_value
 from gfrlib.cli.progress import Progress as Progress
 from gfrlib.config import METHODS, PRESETS, UserError
 

@@ -10,33 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.cli.progress import Progress
-from gfrlib.config import FEATURES, METHODS, Config, UserError
-
-YES_OR_NO = {
-    **dict.fromkeys(("true", "1", "yes"), True),
-    **dict.fromkeys(("false", "0", "no"), False),
-}
-KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
-
-
-def parse_value(name: str, text: str, default):
-    """The text of an option in its field's type; counts are written 25,25,25,25.
-
-    Raises UserError.
-    """
-    try:
-        if name == "cut" and text == "features":
-            return FEATURES
-        if isinstance(default, bool):
-            return YES_OR_NO[text.lower()]
-        if isinstance(default, tuple):
-            counts = text.replace(" ", "").strip("[]()").split(",")
-            return tuple(int(count) for count in counts if count)
-        return type(default)(text)
-    except (ValueError, KeyError):
-        counts = isinstance(default, tuple)
-        kind = "counts such as 25,25,25,25" if counts else KINDS[type(default)]
-        raise UserError(f"'--{name}' takes {kind}, not '{text}'.") from None
+from gfrlib.config import METHODS, Config, UserError, from_text
 
 
 def settings() -> list[dataclasses.Field]:
@@ -50,11 +24,9 @@ def run(options) -> None:
     from gfrlib.engine import distributed
     from gfrlib.lab import experiments
 
-    given = [(f, getattr(options, f.name)) for f in settings()]
+    given = {field.name: getattr(options, field.name) for field in settings()}
     changes = {
-        field.name: parse_value(field.name, text, field.default)
-        for field, text in given
-        if text is not None
+        name: from_text(name, text) for name, text in given.items() if text is not None
     }
     config = experiments.settings(options.preset, options.method, **changes)
     progress = Progress()
@@ -164,7 +136,7 @@ def methods(options) -> None:
 
     print(line("method", columns))
     for name, row in METHODS.items():
-        print(line(name, [row[column] for column in columns]).rstrip())
+        print(line(name, [row.columns[column] for column in columns]).rstrip())
 
 
 def records(options) -> None:

@@ -13,9 +13,9 @@ GFRLIB = Path(__file__).resolve().parents[1]
 # A run: the training, what brings its data, what is written down of it.
 RUN = ("training", "lab.runs")
 ANALYSIS = ("lab.analysis",)
-# Whatever `config` says reaches a run as a value of its settings, and these are part of
-# a record's identity and of a stage's key already.
-SETTINGS = "config"
+# What these say reaches a run as values of its settings, which are part of a record's
+# identity and of a stage's key already.
+SETTINGS = {"config", "methods"}
 
 
 @functools.cache
@@ -31,11 +31,11 @@ def analysis_digest() -> str:
 
 
 def closure(roots: tuple[str, ...]) -> list[str]:
-    """The modules and all that they import, sorted, such as "lab.runs"; no `config`."""
+    """The modules and all that they import, sorted, such as "lab.runs"; no SETTINGS."""
     found, waiting = set(), list(roots)
     while waiting:
         name = waiting.pop()
-        if name not in found and name != SETTINGS:
+        if name not in found | SETTINGS:
             found.add(name)
             waiting += _imports(_file(name))
     return sorted(found)

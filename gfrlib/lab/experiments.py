@@ -39,9 +39,9 @@ def run_or_load(
     See Record.status for where the record came from. Raises UserError.
     """
     parts = _parts(config, analyse)
-    machine = Machine.of(config)
-    machine.prepare()
-    distributed.start(machine.device)
+    here = Machine.of(config)
+    here.prepare()
+    distributed.start(here.device)
     distributed.check(config)
     stream = load_tasks(config)
     found, lacking = distributed.broadcast(
@@ -55,17 +55,17 @@ def run_or_load(
     alone = distributed.rank() == 0
     observer = None
     if alone:
-        observer = analysis.Observer(config, stream, lacking, machine)
-    with machine.limited():
+        observer = analysis.Observer(config, stream, lacking, here)
+    with here.limited():
         outcome = training.run(
             config,
             stream,
-            machine=machine,
+            machine=here,
             store=store.Store(notice=notice),
             report=report,
             observe=observer,
         )
-        provenance = _provenance(machine, stream, commit)
+        provenance = _provenance(here, stream, commit)
     if found is not None:
         found = records.analysed(found, _result(observer)) if alone else None
         return distributed.broadcast(found)
@@ -125,12 +125,12 @@ def _result(observer: analysis.Observer) -> dict:
     return {"code": analysis_digest(), **observer.result()}
 
 
-def _provenance(machine: Machine, stream: Tasks, commit: str) -> dict:
+def _provenance(here: Machine, stream: Tasks, commit: str) -> dict:
     size = distributed.size()
     return origin.provenance(
-        f"{size} x {machine.chip}" if size > 1 else machine.chip,
+        f"{size} x {here.chip}" if size > 1 else here.chip,
         torch.get_num_threads(),
-        machine.precision,
+        here.precision,
         stream.content,
         commit,
     )

@@ -52,26 +52,23 @@ def stages(config: Config, stream: Tasks) -> list[Stage]:
     chain = training.Chain(config, stream, store.Store())
     found = []
     for t in chain.numbers:
-        alone = t == chain.numbers.start
-        for phase, count in _steps(config, stream, t, alone).items():
+        for phase, count in _steps(chain, t).items():
             found.append(Stage(chain.next_key(phase, t), t, phase, count))
     return found
 
 
-def _steps(config: Config, stream: Tasks, t: int, alone: bool) -> dict[str, int]:
-    """{phase: steps of training} of task t; `alone`: nothing was learned before."""
+def _steps(chain: training.Chain, t: int) -> dict[str, int]:
+    """{phase: steps of training} of task t."""
+    config, stream, first = chain.config, chain.tasks, t == chain.numbers.start
     learned = range(t + 1) if config.memory == "real" else [t]
     images = sum(len(stream.train_index(k)) for k in learned)
     if config.memory == "exemplars":
         images += config.exemplars * stream.classes(t).start
-    epochs = config.epochs_base if alone else config.epochs_task
-    if not alone and config.penalty == "frozen" and config.prediction != "softmax":
+    epochs = config.epochs_base if first else config.epochs_task
+    if not first and config.penalty == "frozen" and config.prediction != "softmax":
         epochs = 0
     per_epoch = max(1, images // config.batch_size)
-    steps = {"classifier": per_epoch * epochs, "generator": 0}
-    count = len(stream.sizes)
-    if config.memory == "gan" and t < count - 1:
-        steps["generator"] = training.generator_steps(config, count, t)
+    steps = {"classifier": per_epoch * epochs, "generator": chain.generator_steps(t)}
     if config.penalty in ("fisher", "sensitivity"):
         steps["importance"] = 0
     return steps
@@ -110,7 +107,7 @@ def seconds_per_step(
             raise _Enough
 
     with here.limited(), contextlib.suppress(_Enough):
-        _train(small, few, t, stage, tick, here)
+        _train(training.Chain(small, few, report=tick, machine=here), t, stage)
     scale = config.batch_size / batch if stage.phase == "classifier" else 1.0
     return scale * (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
 
@@ -127,12 +124,10 @@ def _few(stream: Tasks, t: int, images: int) -> Tasks:
     )
 
 
-def _train(
-    config: Config, stream: Tasks, t: int, stage: Stage, tick: Callable, here: Machine
-) -> None:
-    """Train a stage of that kind; `tick` is called after every step."""
-    chain = training.Chain(config, stream, report=tick, machine=here)
-    network, memory, importance = training.build(config, stream, here.device)
+def _train(chain: training.Chain, t: int, stage: Stage) -> None:
+    """Train a stage of that kind, as task t; nothing is kept."""
+    config, stream = chain.config, chain.tasks
+    network, memory, importance = training.build(config, stream, chain.machine.device)
     past = None
     if stage.task > 0 and config.memory != "real":
         training.grow_head(network, config, stream.sizes, t - 1)

@@ -7,7 +7,7 @@ import torch
 
 from gfrlib import tasks
 from gfrlib.config import Config
-from gfrlib.engine import machine
+from gfrlib.engine.machine import resolve_device
 from gfrlib.lab import datasets
 
 STREAM = ("dataset", "base", "tasks", "split", "class_order", "validation")
@@ -31,7 +31,7 @@ def load_tasks(config: Config) -> tasks.Tasks:
     if config.dataset not in ("digits", *datasets.KNOWN):
         content = datasets.packed(config.dataset).content
     settings = tuple((name, getattr(config, name)) for name in names)
-    return _load(settings, content, str(machine.resolve_device(config)))
+    return _load(settings, content, str(resolve_device(config)))
 
 
 def numbers(config: Config, stream: tasks.Tasks, outcome) -> dict:

@@ -1,7 +1,6 @@
 """Words beside figures: commands that make the same run, lines that tell the truth."""
 
 import csv as csv_reader
-import dataclasses
 import html
 import io
 import re
@@ -16,9 +15,9 @@ import pandas as pd
 import pytest
 from fakes import fake
 
-from gfrlib import cli, losses
+from gfrlib import losses
 from gfrlib.book import figures, words
-from gfrlib.config import Config, make_config
+from gfrlib.config import from_text, make_config
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +49,8 @@ def test_the_command_makes_the_same_config(config):
         )
     )
     preset, method = given.pop("preset"), given.pop("method")
-    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     again = make_config(
-        preset,
-        method,
-        **{k: cli.parse_value(k, v, defaults[k]) for k, v in given.items()},
+        preset, method, **{k: from_text(k, v) for k, v in given.items()}
     )
     assert again.identity() == config.identity()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 import pytest
 from helpers_core import ROOT, environment
-from killing import Race, holder, wait_for
+from killing import Race, holder, trained_at_once, wait_for
 
 from gfrlib.engine import distributed, locks, store
 
@@ -144,6 +144,11 @@ def test_three_processes_at_once_train_each_stage_once(tmp_path):
     assert {key: len(by) for key, by in race.trained().items()} == dict.fromkeys(
         "0123", 1
     )
+
+
+def test_three_runs_at_once_train_what_they_share_once(tmp_path):
+    """Of two classifiers each, task 0's is one and the same."""
+    assert sum(trained_at_once(tmp_path, ["finetune", "lwf", "ewc"])) == 4
 
 
 def test_kills_at_random_moments_leave_no_stage_to_two(tmp_path):

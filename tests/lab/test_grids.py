@@ -1,13 +1,12 @@
 """Grids: what a file may say, the plan against what training really opens, and running with shared stages."""
 
-import io
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from helpers_core import ROOT, TINY, gfrlib, load_tasks, tiny, train
-from test_training import MemoryStore
+from memory_store import MemoryStore
 
 from gfrlib.config import METHODS, UserError, make_config
 from gfrlib.engine import store as stages
@@ -92,12 +91,7 @@ def test_the_plan_names_the_stages_that_training_opens(method, home):
     store.code = stages.code_digest()
     outcome = train(config, store)
     opened = [s.key for s in plans.stages(config, stream)]
-    kept = {
-        key: torch.load(io.BytesIO(store.kept[key]["done"]), weights_only=True)[
-            "seconds"
-        ]
-        for key in opened
-    }
+    kept = {key: store.read(key, "done")["seconds"] for key in opened}
     assert [
         key for key in store.opened if key in opened
     ] == opened  # evaluations lie between
