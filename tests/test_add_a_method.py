@@ -17,7 +17,9 @@ PAGE = ROOT / "book" / "add_a_method.md"
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
-    """A folder with the library's copy, the page's blocks at the ends of the files that stand before them."""
+    """A folder with the library's copy, the page's blocks at the ends of the files that
+    stand before them.
+    """
     home = tmp_path_factory.mktemp("followed")
     shutil.copytree(
         ROOT / "gfrlib", home / "gfrlib", ignore=shutil.ignore_patterns("__pycache__")
@@ -91,7 +93,9 @@ def test_against_a_brute_force_reference(followed):
     found = followed(
         "-c",
         "import json, sys, torch; from gfrlib import replay;"
-        "W, b = replay.mean_drift(*(torch.tensor(v, dtype=torch.float64) for v in json.loads(sys.argv[1])));"
+        "given = json.loads(sys.argv[1]);"
+        "given = [torch.tensor(v, dtype=torch.float64) for v in given];"
+        "W, b = replay.mean_drift(*given);"
         "print(json.dumps([W.tolist(), b.tolist()]))",
         json.dumps([v.tolist() for v in (before, after, means)]),
     )
