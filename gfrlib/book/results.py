@@ -54,11 +54,17 @@ def recorded(
     return {row: some for row, some in found.items() if some}
 
 
-def trained(preset: str, rows, seeds: int = 1, **shared) -> dict[str, list[Record]]:
-    """The runs of the rows: each is loaded if it is known, else trained now."""
+def trained(
+    preset: str, rows, seeds: int = 1, *, analyse=(), **shared
+) -> dict[str, list[Record]]:
+    """The runs of the rows: each is loaded if it is known, else trained now.
+
+    analyse: costly parts of the analysis that are wanted (see `run_or_load`).
+    """
     wanted = configs(preset, rows, seeds, make=experiments.settings, **shared)
     return {
-        row: [experiments.run_or_load(c) for c in some] for row, some in wanted.items()
+        row: [experiments.run_or_load(c, analyse=analyse) for c in some]
+        for row, some in wanted.items()
     }
 
 
@@ -143,6 +149,7 @@ def similarity(
     if not found or all(np.isnan(v) for v in found.values()):
         raise UserError(
             f"The record '{record.name}' holds no {measure} of task {task} after task "
-            f"{after}; delete it and run it again."
+            f"{after}; experiments.run_or_load(config, analyse='similarity') computes "
+            "it at preset quick."
         )
     return found
