@@ -7,10 +7,12 @@ one Record a seed. Numbers are in percent, one a seed, where nothing else is sai
 import numpy as np
 
 from gfrlib import metrics, tasks
+from gfrlib.book import looks
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.lab import datasets, experiments, records
 from gfrlib.lab.records import Record
 
+MEASURES = ("svcca", "svcca_null", "pwcca", "cka", "cka_null")  # of similarity
 CLASSES = {"digits": 10, "cifar100": 100}  # known without a look at the data
 
 
@@ -59,7 +61,8 @@ def trained(
 ) -> dict[str, list[Record]]:
     """The runs of the rows: each is loaded if it is known, else trained now.
 
-    analyse: costly parts of the analysis that are wanted (see `run_or_load`).
+    analyse: the costly parts of the analysis that the records must hold, "similarity",
+    "projection" or both (experiments.run_or_load).
     """
     wanted = configs(preset, rows, seeds, make=experiments.settings, **shared)
     return {
@@ -132,6 +135,15 @@ def carried(record: Record, without: tuple = ()) -> int:
     return sum(size for item, size in items.items() if item not in without)
 
 
+def drift(record: Record, task: int = 0) -> list[float]:
+    """How far the features of task's test images have moved, after each task.
+
+    In units of their length when the task had just been learned; NaN before it was.
+    """
+    steps = [{row["task"]: row for row in s["of"]} for s in record.analysis["drift"]]
+    return [step.get(task, {"features": float("nan")})["features"] for step in steps]
+
+
 def similarity(
     record: Record, measure: str = "svcca", *, task: int = 0, after: int | None = None
 ) -> dict[str, float]:
@@ -153,3 +165,18 @@ def similarity(
             "it at preset quick."
         )
     return found
+
+
+def similarities(records, measures: tuple = MEASURES) -> list[dict]:
+    """All comparisons of records' layers as rows, for `words.show(..., data=...)`.
+
+    Columns method, seed, after, task, layer, rows (how many were compared), measures.
+    """
+    names = ("after", "task", "layer", "rows", *measures)
+    return [
+        {"method": r.config.method, "seed": r.config.seed}
+        | {name: entry.get(name) for name in names}
+        for _, runs, _ in looks.groups(records)
+        for r in runs
+        for entry in r.analysis["similarity"]
+    ]
