@@ -106,6 +106,31 @@ def old_new(record: Record, t: int | None = None) -> np.ndarray:
     return 100 * np.array(metrics.old_new(*args))
 
 
+def recognised(runs) -> list[tuple[int, list[float]]]:
+    """[(after task t, percent of each run), ...] of the replays of task 0's classes.
+
+    Percent of them that the network of task 0 takes for the class asked for, after each
+    training of the generator.
+    """
+    steps = zip(*(r.analysis["recognised"] for r in runs), strict=True)
+    return [(some[0]["after"], [100 * e["share"] for e in some]) for some in steps]
+
+
+def drift(runs, task: int = 0) -> list[tuple[int, list[float]]]:
+    """[(after task t, one value a run), ...]: how far a task's features have moved.
+
+    In units of their mean length when the task was learned; NaN before that.
+    """
+    steps = zip(*(r.analysis["drift"] for r in runs), strict=True)
+    nothing = {"features": float("nan")}
+
+    def moved(step: dict) -> float:
+        of = {entry["task"]: entry for entry in step["of"]}
+        return of.get(task, nothing)["features"]
+
+    return [(t, [moved(step) for step in some]) for t, some in enumerate(steps)]
+
+
 def seconds(record: Record, phase: str, when: str = "") -> float:
     """Seconds of training in a phase of one run; `when`: "task 0" or "later" only."""
     known = {"": (True, False), "task 0": (True,), "later": (False,)}

@@ -53,6 +53,27 @@ def test_seconds_and_bytes_of_a_run():
     assert results.carried(run) == 3
 
 
+def test_what_task_0_recognises_after_each_task():
+    two = [
+        fake(analysis={"recognised": [{"after": t, "share": s} for t, s in steps]})
+        for steps in (((0, 0.9), (1, 0.8)), ((0, 0.7), (1, 0.4)))
+    ]
+    (first, at_once), (second, later) = results.recognised(two)
+    assert (first, second) == (0, 1)
+    assert at_once == pytest.approx([90, 70]) and later == pytest.approx([80, 40])
+
+
+def test_drift_of_a_task_over_time():
+    steps = [
+        {"of": [{"task": 0, "features": 0.0}]},
+        {"of": [{"task": 0, "features": 0.3}, {"task": 1, "features": 0.0}]},
+    ]
+    run = fake(analysis={"drift": steps})
+    assert results.drift([run]) == [(0, [0.0]), (1, [0.3])]
+    (_, [before]), later = results.drift([run], task=1)
+    assert before != before and later == (1, [0.0])
+
+
 def test_similarity_of_layers():
     assert list(results.similarity(with_similarity())) == list(LAYERS)
 
