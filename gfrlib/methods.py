@@ -155,6 +155,7 @@ NEEDS = {
     "mahalanobis": ("covariances",),
 }
 PER_TASK_RULES = ("max-prob", "concat-logits", "over-chance")
+AT_THE_CUT = ("features",)  # penalties on features, wherever the cut is
 VECTORS = ("means", "translated", "covariances", "gaussian")  # live on feature vectors
 REPLAYED = ("gaussian", "gan", "translated")  # train one softmax over all classes
 
