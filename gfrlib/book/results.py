@@ -115,6 +115,16 @@ def old_new(record: Record, t: int | None = None) -> np.ndarray:
     return 100 * np.array(metrics.old_new(*args))
 
 
+def recognised(runs) -> list[tuple[int, list[float]]]:
+    """[(after task t, percent of each run), ...] of the replays of task 0's classes.
+
+    Percent of them that the network of task 0 takes for the class asked for, after each
+    training of the generator.
+    """
+    steps = zip(*(r.analysis["recognised"] for r in runs), strict=True)
+    return [(some[0]["after"], [100 * e["share"] for e in some]) for some in steps]
+
+
 def seconds(record: Record, phase: str, when: str = "") -> float:
     """Seconds of training in a phase of one run; `when`: "task 0" or "later" only."""
     known = {"": (True, False), "task 0": (True,), "later": (False,)}
@@ -144,6 +154,12 @@ def drift(record: Record, task: int = 0) -> list[float]:
     return [step.get(task, {"features": float("nan")})["features"] for step in steps]
 
 
+def drifts(runs, task: int = 0) -> list[tuple[int, list[float]]]:
+    """[(after task t, one value a run), ...] of `drift`: the points of a curve."""
+    steps = zip(*(drift(run, task) for run in runs), strict=True)
+    return [(t, list(values)) for t, values in enumerate(steps)]
+
+
 def similarity(
     record: Record, measure: str = "svcca", *, task: int = 0, after: int | None = None
 ) -> dict[str, float]:
@@ -161,7 +177,8 @@ def similarity(
     if not found or all(np.isnan(v) for v in found.values()):
         raise UserError(
             f"The record '{record.name}' holds no {measure} of task {task} after task "
-            f"{after}; delete it and run it again."
+            f"{after}; experiments.run_or_load(config, analyse='similarity') computes "
+            "it at preset quick."
         )
     return found
 

@@ -26,8 +26,9 @@ from gfrlib.config import METHODS, make_config
 
 def source(*things) -> Markdown:
     """The library's own code of functions or classes, as it runs."""
-    blocks = (f"```python\n{inspect.getsource(thing)}```" for thing in things)
-    return Markdown("\n\n".join(blocks))
+    return Markdown(
+        "\n\n".join(f"```python\n{inspect.getsource(t)}```" for t in things)
+    )
 
 
 def command(config) -> str:
@@ -131,6 +132,31 @@ def summary(records, **columns) -> pd.DataFrame:
     )
 
 
+def beside(records, printed: dict, **columns) -> list[dict]:
+    """Rows for `table`: accuracies after each task, the paper's above ours.
+
+    Class-weighted, in percent. printed: {row: percents that the paper prints, after
+    task 0, 1, ...}; a row that is not among the records stands with those alone.
+    columns: {name: a function of a row's runs} for further columns of ours.
+    """
+    groups = {name: runs for name, runs, _ in looks.groups(records)}
+    rows = []
+    for name in dict.fromkeys([*groups, *printed]):
+        if name in printed:
+            numbers = {
+                f"after task {t}": f"{v:.1f}" for t, v in enumerate(printed[name])
+            }
+            dashes = dict.fromkeys(columns, "–")
+            rows.append({"system": label(name), "from": "paper", **numbers, **dashes})
+        for runs in [groups[name]] if name in groups else []:
+            times = range(len(runs[0].task_sizes))
+            numbers = {f"after task {t}": spread(results.after(runs, t)) for t in times}
+            more = {column: of(runs) for column, of in columns.items()}
+            preset = runs[0].config.preset
+            rows.append({"system": label(name), "from": preset, **numbers, **more})
+    return rows
+
+
 def curves(records) -> pd.DataFrame:
     """One row per record and task, fractions of 1: the curves, and accuracy[t, k].
 
@@ -197,7 +223,8 @@ def provenance(
     name: the CSV's file name without its ending; note: one more phrase for the line.
     """
     runs = [r for _, group, _ in looks.groups(records or {}) for r in group]
-    line = _origin(runs) if runs else [f"Computed now, {_today()}"]
+    now = f"Computed now, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    line = _origin(runs) if runs else [now]
     summary = html.escape(" · ".join([*line, note] if note else line))
     commands = html.escape("\n".join(dict.fromkeys(command(r.config) for r in runs)))
     text = urllib.parse.quote(csv(records, data), safe=",.-_ ")
@@ -208,10 +235,6 @@ def provenance(
         f'<a href="data:text/csv;charset=utf-8,{text}" '
         f'download="{html.escape(name)}.csv">Data of this figure (CSV)</a></details>'
     )
-
-
-def _today() -> str:
-    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
 
 
 def _origin(runs: list) -> list[str]:

@@ -120,23 +120,13 @@ def _commit(path: Path) -> None:
 
 def methods(options) -> None:
     """Print the table of methods."""
-    columns = {
-        "penalty": 13,
-        "memory": 13,
-        "head": 10,
-        "prediction": 23,
-        "batch_norm": 12,
-        "cut": 5,
-        "drift": 8,
-    }
-
-    def line(name: str, cells) -> str:
-        words = [f"{cell:<{wide}}" for cell, wide in zip(cells, columns.values())]
-        return f"{name:<20}" + "".join(words)
-
-    print(line("method", columns))
-    for name, row in METHODS.items():
-        print(line(name, [row.columns[column] for column in columns]).rstrip())
+    names = ("penalty", "memory", "head", "prediction", "batch_norm", "cut", "drift")
+    rows = [("method", *names)]
+    rows += [(name, *map(row.columns.get, names)) for name, row in METHODS.items()]
+    widths = [max(len(str(cell)) for cell in column) + 2 for column in zip(*rows)]
+    for row in rows:
+        cells = [f"{cell!s:<{wide}}" for cell, wide in zip(row, widths)]
+        print("".join(cells).rstrip())
 
 
 def records(options) -> None:
@@ -280,16 +270,9 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
 
 def book_run(options) -> None:
     """Run chapters, and print where they are."""
-    import yaml
-
     from gfrlib.book import chapters
 
-    parameters = {}
-    for name, text in options.parameters:
-        try:
-            parameters[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            parameters[name] = text
+    parameters = dict(options.parameters)  # text, read as each parameter's type
     for path in chapters.run(options.chapter, parameters, options.out):
         print(path)
 

@@ -22,7 +22,7 @@ def _close():
     plt.close("all")
 
 
-# Accuracy, features, costs -------------------------------------------------------------
+# Accuracy, features, costs ------------------------------------------------------------
 
 
 def test_accuracy_curves_are_means_in_percent_over_classes_seen():
@@ -234,7 +234,7 @@ def test_style_can_be_set_without_a_notebook():
         )
 
 
-# Where a network changes, what it replays, what it costs -------------------------------
+# Where a network changes, what it replays, what it costs ------------------------------
 
 
 def test_similarity_is_drawn_layer_by_layer_with_its_null():

@@ -67,6 +67,25 @@ def test_drift_of_features_after_each_task():
     assert np.isnan(results.drift(run, 1)[0]) and results.drift(run, 1)[1] == 0
 
 
+def test_what_task_0_recognises_after_each_task():
+    two = [
+        fake(analysis={"recognised": [{"after": t, "share": s} for t, s in steps]})
+        for steps in (((0, 0.9), (1, 0.8)), ((0, 0.7), (1, 0.4)))
+    ]
+    (first, at_once), (second, later) = results.recognised(two)
+    assert (first, second) == (0, 1)
+    assert at_once == pytest.approx([90, 70]) and later == pytest.approx([80, 40])
+
+
+def test_drifts_of_several_runs_step_by_step():
+    steps = [
+        {"of": [{"task": 0, "features": 0.0}]},
+        {"of": [{"task": 0, "features": 0.3}, {"task": 1, "features": 0.0}]},
+    ]
+    run = fake(analysis={"drift": steps})
+    assert results.drifts([run, run]) == [(0, [0.0, 0.0]), (1, [0.3, 0.3])]
+
+
 def test_similarity_of_layers():
     assert list(results.similarity(with_similarity())) == list(LAYERS)
     rows = results.similarities({"mine": [with_similarity(seed=3)]}, ("cka",))
