@@ -119,7 +119,7 @@ def official(options, found: dict) -> Iterator[str]:
     for precision, share in OURS.items():
         ours, until = {}, began + share * limit
         found["official"][precision] = ours
-        for answer in answers("ours", options.images, *precision.split(), until=until):
+        for answer in answers("ours", *precision.split(), until=until):
             ours.update(answer)
             for key, value in answer.items():
                 yield from compared(key, value, theirs.get(key), precision)
@@ -245,7 +245,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--svcca", metavar="DIR", help="checkout of google/svcca")
     parser.add_argument("--record", metavar="FILE", help=f"{on_this}: its floor")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
-    each, longest = "training images of each class (64)", "of `official`, at most (4)"
+    each, longest = "of `loops`, of each class (64)", "of `official`, at most (4)"
     parser.add_argument("--images", type=int, default=64, help=each)
     parser.add_argument("--minutes", type=float, default=4, help=longest)
     parser.add_argument("--out", metavar="FILE", help="write the numbers as JSON, too")

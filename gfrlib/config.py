@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gfrlib.engine import values
-from gfrlib.methods import COLUMNS, FEATURES, METHODS, conflict
+from gfrlib.methods import AT_THE_CUT, COLUMNS, FEATURES, METHODS, REPLAYED, conflict
 
 RESULT_VERSION = 1  # raised by hand whenever a change to the code can move a number
 ABSENT = object()
@@ -78,13 +78,14 @@ def trains_later(c: "Config") -> bool:
 
 def weighs_old_tasks(c: "Config") -> bool:
     """f_t weighs replay, distillation or alignment."""
-    replays = c.memory in ("means", "translated", "gaussian", "gan")
+    replays = c.memory == "means" or c.memory in REPLAYED
     return trains_later(c) and (distilled(c) or replays)
 
 
 def of_features(c: "Config") -> bool:
     """Something enters or acts at the cut."""
-    return distilled(c) or c.memory not in ("none", "real", "exemplars")
+    acts = c.penalty in AT_THE_CUT
+    return acts or c.memory not in ("none", "real", "exemplars")
 
 
 def important(c: "Config") -> bool:

@@ -6,40 +6,45 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "book" / "add_a_method.md"
+FEW = ("--epochs-base", "2", "--epochs-task", "2", "--json")
+CASES = {
+    "test_relations_of_three_features": "tests/test_penalties.py",
+    "test_classes_share_one_covariance": "tests/test_replay.py",
+}
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory):
-    """A folder with the library's copy, the page's blocks at the ends of the files that
-    stand before them.
+def python(tmp_path_factory):
+    """python(*arguments): Python in a copy of the library with the page's blocks.
+
+    Each block stands at the end of the file that is named before it.
     """
     home = tmp_path_factory.mktemp("followed")
-    shutil.copytree(
-        ROOT / "gfrlib", home / "gfrlib", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    (home / "tests").mkdir()
-    (home / "tests" / "test_rows.py").write_text(
-        "import torch\n\nfrom gfrlib import replay\n\n\n"
-    )
+    for folder in ("gfrlib", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "expected")
+        shutil.copytree(ROOT / folder, home / folder, ignore=ignored)
     steps = re.findall(r"`([\w/]+\.py)`.*?```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert [name for name, _ in steps] == [
-        "gfrlib/replay.py",
-        "gfrlib/config.py",
-        "tests/test_rows.py",
-    ]
+    assert Counter(name for name, _ in steps) == {
+        "gfrlib/penalties.py": 1,
+        "gfrlib/replay.py": 1,
+        "gfrlib/methods.py": 2,
+        "tests/test_penalties.py": 1,
+        "tests/test_replay.py": 1,
+    }
     for name, block in steps:
         with open(home / name, "a") as file:
             file.write("\n\n" + block)
     environment = {**os.environ, "PYTHONPATH": str(home), "GFR_HOME": str(home)}
+    environment.pop("GFR_CACHE", None)
 
-    def python(*arguments):
+    def run(*arguments):
         return subprocess.run(
             [sys.executable, *arguments],
             check=False,
@@ -49,65 +54,68 @@ def followed(tmp_path_factory):
             text=True,
         )
 
-    return python
+    return run
 
 
-def test_the_page_is_short():
-    assert len(PAGE.read_text().splitlines()) <= 40
+def trained(python, method: str) -> dict:
+    done = python("-m", "gfrlib", "run", "--method", method, *FEW)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-def test_its_own_test_passes(followed):
-    done = followed(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_rows.py"
-    )
+def test_each_part_is_short():
+    _, *parts = PAGE.read_text().split("\n## ")
+    assert [part.split("\n")[0] for part in parts] == ["A penalty", "A memory"]
+    for part in parts:
+        assert sum(bool(line.strip()) for line in part.splitlines()) <= 40
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_its_own_tests_pass(python, case):
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"{CASES[case]}::{case}")
+    done = python(*command)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_it_is_listed_and_runs(followed):
-    listed = followed("-m", "gfrlib", "methods")
-    assert re.search(
-        r"^gfr-gaussian-sdc +features +gaussian +single +softmax +frozen +4 +mean$",
-        listed.stdout,
-        re.M,
-    )
-    few = ("--epochs_base", "2", "--epochs_task", "2", "--json")
-    runs = [
-        followed("-m", "gfrlib", "run", "--method", m, *few)
-        for m in ("gfr-gaussian-sdc", "gfr-gaussian")
-    ]
-    assert all(run.returncode == 0 for run in runs), runs[0].stderr
-    sdc, plain = (json.loads(run.stdout) for run in runs)
-    assert (
-        sdc["config"]["drift"] == "mean" and sdc["accuracy"][0] == plain["accuracy"][0]
-    )
-    assert sdc["weights"] != plain["weights"], (
-        "from task 2 on, the moved means are replayed"
-    )
+def test_both_are_listed(python):
+    listed = python("-m", "gfrlib", "methods").stdout
+    for row in (
+        "gfr-gaussian-relations relations gaussian single softmax frozen 4 none",
+        "gfr-shared features shared single softmax frozen 4 none",
+    ):
+        assert re.search("^" + row.replace(" ", " +") + "$", listed, re.M), listed
 
 
-def test_against_a_brute_force_reference(followed):
-    rng = torch.Generator().manual_seed(0)
-    before, after, means = (
-        torch.rand(n, 5, generator=rng, dtype=torch.float64) for n in (40, 40, 3)
+def test_both_train(python):
+    usual = trained(python, "gfr-gaussian")
+    for method, column in (
+        ("gfr-gaussian-relations", "penalty"),
+        ("gfr-shared", "memory"),
+    ):
+        run = trained(python, method)
+        assert run["config"][column] != usual["config"][column]
+        assert run["accuracy"][0] == usual["accuracy"][0], "the same task 0"
+        assert run["weights"] != usual["weights"]
+
+
+def test_a_new_penalty_makes_the_cut_part_of_a_run(python):
+    """With no memory, too: two runs with other cuts are not one."""
+    code = (
+        "from gfrlib.config import make_config as m\n"
+        "of = lambda c: m('quick', 'gfr-gaussian-relations', memory='none', cut=c)\n"
+        "print(of(3).digest() != of(4).digest())"
     )
-    found = followed(
-        "-c",
-        "import json, sys, torch; from gfrlib import replay;"
-        "given = json.loads(sys.argv[1]);"
-        "given = [torch.tensor(v, dtype=torch.float64) for v in given];"
-        "W, b = replay.mean_drift(*given);"
-        "print(json.dumps([W.tolist(), b.tolist()]))",
-        json.dumps([v.tolist() for v in (before, after, means)]),
+    done = python("-c", code)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_a_shared_covariance_on_a_frozen_extractor_weighs_old_tasks(python):
+    """What weighs replay is part of such a run."""
+    code = (
+        "from gfrlib.config import make_config as m\n"
+        "of = lambda w: m('quick', 'gfr-shared', penalty='frozen',"
+        " old_task_weighting=w)\n"
+        "print(of(True).digest() != of(False).digest())"
     )
-    W, b = json.loads(found.stdout)
-    sigma = 0.3 * sum(float(u @ u) ** 0.5 for u in before) / 40
-    for c in range(3):
-        weights = [
-            float(torch.exp(-((u - means[c]) ** 2).sum() / (2 * sigma**2)))
-            for u in before
-        ]
-        expected = sum(w * (v - u) for w, u, v in zip(weights, before, after)) / sum(
-            weights
-        )
-        torch.testing.assert_close(torch.tensor(b[c], dtype=torch.float64), expected)
-    assert torch.eye(5).tolist() == W
+    done = python("-c", code)
+    assert done.stdout.strip() == "True", done.stderr

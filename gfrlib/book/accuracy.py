@@ -153,14 +153,25 @@ def confusion_matrix(record, ax=None, *, t: int | None = None):
 
 
 @styled
-def bars(values: dict, unit: str = "%", title: str = "", ax=None, *, digits: int = 1):
-    """Horizontal bars of {label: number, or a list, one per seed}: mean and dots."""
+def bars(
+    values: dict,
+    unit: str = "%",
+    title: str = "",
+    ax=None,
+    *,
+    digits: int = 1,
+    color: str | None = None,
+):
+    """Horizontal bars of {label: number, or a list, one per seed}: mean and dots.
+
+    color: that of all bars; by default every label has its own.
+    """
     ax = looks.axes(ax, height=0.95 + 0.4 * len(values))
     named = looks.looks_of(values)
     for i, numbers in enumerate(values.values()):
         numbers = np.atleast_1d(np.asarray(numbers, dtype=float))
         text = f"{numbers.mean():.{digits}f}"
-        looks.bar(ax, i, numbers, named[i]["color"], text)
+        looks.bar(ax, i, numbers, color or named[i]["color"], text)
     looks.rows(ax, named)
     ax.set_xlim(0, 100 if unit == "%" else ax.get_xlim()[1] * 1.08)
     ax.set(xlabel=unit, title=title)

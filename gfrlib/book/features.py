@@ -75,6 +75,21 @@ def projection(panels: dict):
     return figure
 
 
+def points(panels: dict) -> list[dict]:
+    """The points of `projection` as rows, for `words.show(..., data=points(panels))`.
+
+    Columns panel, kind (real, replayed), class where it is known, x, y.
+    """
+    rows = []
+    for panel, entry in panels.items():
+        for kind in ("real", "replayed"):
+            plane, classes = entry[kind], entry.get(f"{kind}_class")
+            for i, (x, y) in enumerate(plane):
+                known = {} if classes is None else {"class": classes[i]}
+                rows.append({"panel": panel, "kind": kind, **known, "x": x, "y": y})
+    return rows
+
+
 def _class_numbers(ax, points: np.ndarray, classes) -> None:
     """Each class's number at the median of its points."""
     box = {"boxstyle": "circle,pad=0.15", "fc": "#4a4a4a", "ec": "none", "alpha": 0.85}

@@ -7,10 +7,12 @@ one Record a seed. Numbers are in percent, one a seed, where nothing else is sai
 import numpy as np
 
 from gfrlib import metrics, tasks
+from gfrlib.book import looks
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.lab import datasets, experiments, records
 from gfrlib.lab.records import Record
 
+MEASURES = ("svcca", "svcca_null", "pwcca", "cka", "cka_null")  # of similarity
 CLASSES = {"digits": 10, "cifar100": 100}  # known without a look at the data
 
 
@@ -59,7 +61,8 @@ def trained(
 ) -> dict[str, list[Record]]:
     """The runs of the rows: each is loaded if it is known, else trained now.
 
-    analyse: costly parts of the analysis that are wanted (see `run_or_load`).
+    analyse: the costly parts of the analysis that the records must hold, "similarity",
+    "projection" or both (experiments.run_or_load).
     """
     wanted = configs(preset, rows, seeds, make=experiments.settings, **shared)
     return {
@@ -112,6 +115,16 @@ def old_new(record: Record, t: int | None = None) -> np.ndarray:
     return 100 * np.array(metrics.old_new(*args))
 
 
+def recognised(runs) -> list[tuple[int, list[float]]]:
+    """[(after task t, percent of each run), ...] of the replays of task 0's classes.
+
+    Percent of them that the network of task 0 takes for the class asked for, after each
+    training of the generator.
+    """
+    steps = zip(*(r.analysis["recognised"] for r in runs), strict=True)
+    return [(some[0]["after"], [100 * e["share"] for e in some]) for some in steps]
+
+
 def seconds(record: Record, phase: str, when: str = "") -> float:
     """Seconds of training in a phase of one run; `when`: "task 0" or "later" only."""
     known = {"": (True, False), "task 0": (True,), "later": (False,)}
@@ -130,6 +143,21 @@ def carried(record: Record, without: tuple = ()) -> int:
     known = [items for items in record.bytes_kept if items is not None]
     items = known[-2] if len(known) > 1 else known[-1]
     return sum(size for item, size in items.items() if item not in without)
+
+
+def drift(record: Record, task: int = 0) -> list[float]:
+    """How far the features of task's test images have moved, after each task.
+
+    In units of their length when the task had just been learned; NaN before it was.
+    """
+    steps = [{row["task"]: row for row in s["of"]} for s in record.analysis["drift"]]
+    return [step.get(task, {"features": float("nan")})["features"] for step in steps]
+
+
+def drifts(runs, task: int = 0) -> list[tuple[int, list[float]]]:
+    """[(after task t, one value a run), ...] of `drift`: the points of a curve."""
+    steps = zip(*(drift(run, task) for run in runs), strict=True)
+    return [(t, list(values)) for t, values in enumerate(steps)]
 
 
 def similarity(
@@ -153,3 +181,18 @@ def similarity(
             "it at preset quick."
         )
     return found
+
+
+def similarities(records, measures: tuple = MEASURES) -> list[dict]:
+    """All comparisons of records' layers as rows, for `words.show(..., data=...)`.
+
+    Columns method, seed, after, task, layer, rows (how many were compared), measures.
+    """
+    names = ("after", "task", "layer", "rows", *measures)
+    return [
+        {"method": r.config.method, "seed": r.config.seed}
+        | {name: entry.get(name) for name in names}
+        for _, runs, _ in looks.groups(records)
+        for r in runs
+        for entry in r.analysis["similarity"]
+    ]

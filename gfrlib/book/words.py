@@ -132,6 +132,31 @@ def summary(records, **columns) -> pd.DataFrame:
     )
 
 
+def beside(records, printed: dict, **columns) -> list[dict]:
+    """Rows for `table`: accuracies after each task, the paper's above ours.
+
+    Class-weighted, in percent. printed: {row: percents that the paper prints, after
+    task 0, 1, ...}; a row that is not among the records stands with those alone.
+    columns: {name: a function of a row's runs} for further columns of ours.
+    """
+    groups = {name: runs for name, runs, _ in looks.groups(records)}
+    rows = []
+    for name in dict.fromkeys([*groups, *printed]):
+        if name in printed:
+            numbers = {
+                f"after task {t}": f"{v:.1f}" for t, v in enumerate(printed[name])
+            }
+            dashes = dict.fromkeys(columns, "–")
+            rows.append({"system": label(name), "from": "paper", **numbers, **dashes})
+        for runs in [groups[name]] if name in groups else []:
+            times = range(len(runs[0].task_sizes))
+            numbers = {f"after task {t}": spread(results.after(runs, t)) for t in times}
+            more = {column: of(runs) for column, of in columns.items()}
+            preset = runs[0].config.preset
+            rows.append({"system": label(name), "from": preset, **numbers, **more})
+    return rows
+
+
 def curves(records) -> pd.DataFrame:
     """One row per record and task, fractions of 1: the curves, and accuracy[t, k].
 

@@ -120,23 +120,13 @@ def _commit(path: Path) -> None:
 
 def methods(options) -> None:
     """Print the table of methods."""
-    columns = {
-        "penalty": 13,
-        "memory": 13,
-        "head": 10,
-        "prediction": 23,
-        "batch_norm": 12,
-        "cut": 5,
-        "drift": 8,
-    }
-
-    def line(name: str, cells) -> str:
-        words = [f"{cell:<{wide}}" for cell, wide in zip(cells, columns.values())]
-        return f"{name:<20}" + "".join(words)
-
-    print(line("method", columns))
-    for name, row in METHODS.items():
-        print(line(name, [row.columns[column] for column in columns]).rstrip())
+    names = ("penalty", "memory", "head", "prediction", "batch_norm", "cut", "drift")
+    rows = [("method", *names)]
+    rows += [(name, *map(row.columns.get, names)) for name, row in METHODS.items()]
+    widths = [max(len(str(cell)) for cell in column) + 2 for column in zip(*rows)]
+    for row in rows:
+        cells = [f"{cell!s:<{wide}}" for cell, wide in zip(row, widths)]
+        print("".join(cells).rstrip())
 
 
 def records(options) -> None:

@@ -191,3 +191,23 @@ def test_the_summary_has_a_row_a_method():
     assert found["last"].tolist() == ["47.0\u00a0±\u00a07.1", "97.6"]
     assert found["task 0"].tolist()[1] == found["forgetting"].tolist()[1] == "–"
     assert found["kept, old network included"].tolist() == ["1 MiB", "1 MiB"]
+
+
+def test_the_papers_numbers_stand_above_ours():
+    runs = {
+        "gfr": [fake("gfr"), fake("gfr", 1, shift=0.1)],
+        "finetune": [fake("finetune")],
+    }
+    printed = {"gfr": (80.7, 57.6), "lwf": (81.0, 3.25)}
+    rows = words.beside(runs, printed, **{"how many": len})
+    assert [(row["system"], row["from"]) for row in rows] == [
+        ("GFR, GAN", "paper"),
+        ("GFR, GAN", "quick"),
+        ("Fine-tuning", "quick"),
+        ("LwF", "paper"),
+    ]
+    assert rows[0]["after task 1"] == "57.6" and rows[0]["how many"] == "–"
+    assert (
+        rows[1]["after task 1"] == "75.0\u00a0±\u00a07.1" and rows[1]["how many"] == 2
+    )
+    assert rows[3]["after task 1"] == "3.2"
