@@ -1,4 +1,4 @@
-"""CCA of two 10,000 x 512 arrays: `gfrlib.similarity` beside google/svcca from a checkout."""
+"""CCA of two 10,000 x 512 arrays: `gfrlib.similarity` beside google/svcca."""
 
 import json
 import sys

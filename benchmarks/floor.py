@@ -1,9 +1,10 @@
-"""How far a recorded run was from its floor: the operations of each phase, at the speed of a large matrix product here.
+"""How far a recorded run was from its floor: its operations, at full speed here.
 
     python -m benchmarks.floor RECORD.json
 
-Operations are counted, not estimated: on steps of the real training functions, by PyTorch's own formulas for matrix products
-and convolutions (2 for each multiplication with its addition). The speed is that of this machine, in the
+Operations are counted, not estimated: on steps of the real training functions, by
+PyTorch's own formulas for matrix products and convolutions (2 for each multiplication
+with its addition). Full speed is that of a large matrix product on this machine, in the
 record's precision and threads.
 """
 
@@ -17,8 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.ours import limited
-from gfrlib import training
+from benchmarks.ours import feature_maker, limited
 from gfrlib.config import FEATURES
 from gfrlib.engine.machine import Machine
 from gfrlib.lab import experiments, plans, records
@@ -29,16 +29,19 @@ IMAGES = 16  # training images of each class in the counted steps
 
 
 class Operations(TorchDispatchMode):
-    """Counts them. (PyTorch's FlopCounterMode hooks modules, too, and that forbids the gradient penalty's inner gradient.)"""
+    """Counts them.
+
+    (PyTorch's FlopCounterMode hooks modules, too, and that forbids the inner gradient
+    of the gradient penalty.)
+    """
 
     total = 0
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         found = function(*arguments, **(keywords or {}))
         formula = flop_registry.get(function._overloadpacket)
-        self.total += (
-            formula(*arguments, **(keywords or {}), out_val=found) if formula else 0
-        )
+        if formula:
+            self.total += formula(*arguments, **(keywords or {}), out_val=found)
         return found
 
 
@@ -59,7 +62,10 @@ def peak(precision: str, device: torch.device) -> float:
 
 
 def operations_per_step(config, stream, stage: plans.Stage) -> float:
-    """Of one step of the stage's kind, forward and backward; teacher, replay and gradient penalty included."""
+    """Of one step of the stage's kind, forward and backward.
+
+    Teacher, replay and gradient penalty included.
+    """
     with Operations() as counter:
         return plans.seconds_per_step(
             config, stream, stage, steps=2, images=IMAGES, clock=lambda: counter.total
@@ -68,16 +74,17 @@ def operations_per_step(config, stream, stage: plans.Stage) -> float:
 
 def operations_of_features(config, stream, task: int) -> float:
     """Of one image's features in eval mode, as the generator's cache takes them."""
-    chain = training.Chain(config, stream)
-    network, *_ = training.build(config, stream, chain.machine.device)
-    phase = chain.new_phase("generator", task)
+    make = feature_maker(config, stream, task)
     with Operations() as counter:
-        features, _ = training.real_features(network, stream, task, config, phase)
+        features = make()
     return counter.total / len(features)
 
 
 def phases(record: records.Record) -> list[dict]:
-    """One row per phase, task 0 and the later tasks apart: seconds, steps and operations; phases without steps have none."""
+    """One row per phase, task 0 and the later tasks apart.
+
+    Each has seconds, steps and operations; phases without steps have none of these.
+    """
     config = dataclasses.replace(record.config, compiled=False, device="auto")
     stream = experiments.load_tasks(config)
     few = limited(config, IMAGES)
@@ -117,9 +124,9 @@ def phases(record: records.Record) -> list[dict]:
 def main(path: str) -> dict:
     """Rows of `phases` with the floor in seconds, and the speed it stands on."""
     record = records.load(Path(path))
-    config = dataclasses.replace(record.config, device="auto")
     precision = record.provenance.get("precision", "float32")
-    here = Machine.of(dataclasses.replace(config, precision=precision))
+    config = dataclasses.replace(record.config, device="auto", precision=precision)
+    here = Machine.of(config)
     here.prepare()
     with here.limited():
         rows, speed = phases(record), peak(precision, here.device)

@@ -1,7 +1,9 @@
-"""Batches of 224 x 224 crops: from packed arrays (resident, streamed) beside torchvision's ImageFolder and DataLoader.
+"""Batches of 224 x 224 crops: packed arrays beside torchvision's ImageFolder.
 
-On a generated folder of 20 classes x 60 JPEG files of 500 x 375, 10 of them faulty, as the real thing has them, and as rough as
-to take the some 110 KB a file that ImageNet's take (138 GB in 1.28 million): a smooth file is decoded much faster.
+The arrays resident and streamed; the folder read by a DataLoader. It is generated: 20
+classes x 60 JPEG files of 500 x 375, 10 of them faulty, as the real thing has them, and
+as rough as to take the some 110 KB a file that ImageNet's take (138 GB in 1.28
+million): a smooth file is decoded much faster.
 """
 
 import json
@@ -26,7 +28,10 @@ ROUGH = 24  # standard deviation of the noise: 110 KB a file
 
 
 def generate(top: Path, faulty: int = 10) -> None:
-    """The folder: train/, 60 files a class, val/, 5 a class; `faulty` training files are cut off or no image."""
+    """The folder: train/ with 60 files a class, val/ with 5.
+
+    `faulty` training files are cut off or no image.
+    """
     rng = np.random.default_rng(0)
     for part, count in (("train", 60), ("val", 5)):
         for c in range(20):
@@ -92,7 +97,7 @@ def theirs(top: Path) -> float:
 
 
 def main() -> dict:
-    """Images per second of all three, seconds of the first and second start, and what was left out."""
+    """Images per second of all three, seconds of both starts, what was left out."""
     with tempfile.TemporaryDirectory() as place:
         os.environ["GFR_HOME"] = place
         top = Path(place) / "imagenet"

@@ -1,4 +1,4 @@
-"""One epoch of task 0 as most code writes it: PIL images, torchvision transforms, a DataLoader with workers."""
+"""One epoch of task 0 as most code writes it: PIL, transforms, a DataLoader."""
 
 import json
 import sys
@@ -37,7 +37,10 @@ class Images(Dataset):
 
 
 def plain(width: int, images: int) -> float:
-    """Images per second of the plain loop, network and Adam as ours, the first two steps left out."""
+    """Images per second of the plain loop, the first two steps left out.
+
+    Network and Adam as ours.
+    """
     config = experiments.settings("paper", "gfr", width=width)
     data = datasets.packed("cifar100")
     labels = np.asarray(data.train_labels)

@@ -11,10 +11,10 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gfrlib.engine import values
 from gfrlib.methods import AT_THE_CUT, COLUMNS, FEATURES, METHODS, REPLAYED, conflict
 
 RESULT_VERSION = 1  # raised by hand whenever a change to the code can move a number
@@ -408,11 +408,11 @@ def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config
             "(python -m gfrlib methods)."
         )
     row = METHODS[method]
-    values = {"preset": preset, **PRESETS[preset], **row.columns, **row.own}
-    values |= SPATIAL.get(preset, {}) if row.spatial else {}
-    values |= row.searched.get(preset, {})
+    found = {"preset": preset, **PRESETS[preset], **row.columns, **row.own}
+    found |= SPATIAL.get(preset, {}) if row.spatial else {}
+    found |= row.searched.get(preset, {})
     if ("base" in changes or "tasks" in changes) and "split" not in changes:
-        values["split"] = ()
+        found["split"] = ()
     for name, value in changes.items():
         if name not in DECLARED or name == "preset":
             close = difflib.get_close_matches(name, DECLARED)
@@ -421,8 +421,8 @@ def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config
                 f"There is no setting '{name}'{hint}; see gfrlib.config.Config for all "
                 "of them."
             )
-        values[name] = _typed(name, value)
-    config = Config(**values)
+        found[name] = _typed(name, value)
+    config = Config(**found)
     _check(config)
     return config
 
@@ -439,35 +439,10 @@ def from_text(name: str, text: str):
         if isinstance(default, tuple):
             parts = text.replace(" ", "").strip("[]()").split(",")
             return tuple(int(part) for part in parts if part)
-        return value_of(text, (type(default),))
+        return values.from_text(text, (type(default),))
     except ValueError as problem:
-        wanted = "counts such as 25,25,25,25" if default == () else str(problem)
-        raise UserError(f"'--{name}' takes {wanted}, not '{text}'.") from None
-
-
-WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-KINDS = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text",
-    type(None): "none",
-}  # fmt: skip
-
-
-def value_of(text: str, kinds: tuple[type, ...]):
-    """Text as the first of these types that it can be read as.
-
-    bool, int, float, str, None; text stays as it stands. Raises ValueError, whose
-    message says what was wanted.
-    """
-    for kind in sorted(kinds, key=lambda kind: kind is str):
-        try:
-            if kind is bool:
-                return WORDS[text.lower()]
-            if kind is type(None):
-                return {"none": None, "null": None}[text.lower()]
-            return kind(text)
-        except (KeyError, ValueError):
-            continue
-    raise ValueError(" or ".join(KINDS[kind] for kind in kinds))
+        kind = "counts such as 25,25,25,25" if default == () else str(problem)
+        raise UserError(f"'--{name}' takes {kind}, not '{text}'.") from None
 
 
 def _typed(name: str, value):
@@ -483,14 +458,13 @@ def _typed(name: str, value):
                 f"{value!r}."
             )
         return tuple(value)
-    if type(default) is float and type(value) is int:
-        return float(value) if abs(value) < 2**1000 else math.inf
-    if type(value) is not type(default):
+    try:
+        return values.typed(value, (type(default),))
+    except ValueError:
         kind = type(default).__name__
         raise UserError(
             f"'{name}' must be a {kind} (such as {default!r}), not {value!r}."
-        )
-    return value
+        ) from None
 
 
 def _check(c: Config) -> None:

@@ -4,18 +4,21 @@ All heads give logits [B, classes seen]. They differ in which outputs compete fo
 image, and in what they do when a later task begins.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gfrlib import losses
+from gfrlib.config import Config
 from gfrlib.engine import distributed
 
 
 class Head(nn.Module):
     """One softmax over all blocks: u [B, d] -> logits [B, classes]."""
 
-    def __init__(self, features: int, scale: float = 1.0):
+    def __init__(self, features: int):
         super().__init__()
         self.features = features
         self.blocks = nn.ModuleList()
@@ -129,5 +132,9 @@ class CosineHead(Head):
         return self.scale * torch.cat(cosines, dim=1)
 
 
-# The column: {word: class}
-HEADS = {"single": Head, "per-task": PerTaskHead, "cosine": CosineHead}
+# The column: {word: function(features, config) -> its head}
+HEADS: dict[str, Callable[[int, Config], Head]] = {
+    "single": lambda features, config: Head(features),
+    "per-task": lambda features, config: PerTaskHead(features),
+    "cosine": lambda features, config: CosineHead(features, config.head_scale),
+}

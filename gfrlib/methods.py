@@ -160,79 +160,92 @@ VECTORS = ("means", "translated", "covariances", "gaussian")  # live on feature 
 REPLAYED = ("gaussian", "gan", "translated")  # train one softmax over all classes
 
 
+# Invalid combinations: (when, what is wrong and what to do). The first that holds is
+# told; settings stand in braces.
+CONFLICTS = [
+    (
+        lambda c: c.memory in VECTORS and c.cut != FEATURES,
+        "The memory '{memory}' lives on feature vectors: it needs cut = features, not "
+        "{cut}.",
+    ),
+    (
+        lambda c: c.head != "single" and c.memory in REPLAYED,
+        "Replay trains one softmax over all seen classes: it needs head = single, not "
+        "{head}.",
+    ),
+    (
+        lambda c: (
+            (c.penalty == "logits" and c.head == "cosine")
+            or (c.penalty == "less-forget") != (c.head == "cosine")
+        ),
+        "The cosine head and the penalty 'less-forget' (Rebalance) belong together: "
+        "take both or neither.",
+    ),
+    (
+        lambda c: c.full_head and c.head != "single",
+        "'full_head' gives all classes their outputs from task 0 on: it needs head = "
+        "single, not {head}.",
+    ),
+    (
+        lambda c: (
+            c.drift != "none"
+            and (c.memory not in ("gaussian", "gan") or c.cut != FEATURES)
+        ),
+        "Drift compensation moves replayed feature vectors: it needs memory = gaussian "
+        "or gan, cut = features.",
+    ),
+    (
+        lambda c: c.memory not in NEEDS.get(c.prediction, (c.memory,)),
+        "The prediction '{prediction}' reads what the memory keeps: it needs memory = "
+        "{needs}, not {memory}.",
+    ),
+    (
+        lambda c: (
+            c.prediction not in NEEDS
+            and (c.prediction in PER_TASK_RULES) != (c.head == "per-task")
+        ),
+        "The prediction '{prediction}' does not fit head = {head}; per-task heads take "
+        "max-prob, concat-logits or over-chance, another head takes softmax.",
+    ),
+    (
+        lambda c: (
+            c.memory == "exemplars" and (c.head == "per-task" or c.cut != FEATURES)
+        ),
+        "Exemplars are images under one softmax of all classes: they need head = "
+        "single or cosine, and cut = features.",
+    ),
+    (
+        lambda c: (
+            c.penalty == "frozen"
+            and (c.memory not in (*VECTORS, "gan") or c.cut != FEATURES)
+        ),
+        "With a frozen extractor only what stands for features can teach new classes: "
+        "use memory = means, gaussian, gan, translated or covariances, and cut = "
+        "features.",
+    ),
+    (
+        lambda c: (
+            c.penalty == "frozen"
+            and c.prediction == "softmax"
+            and c.memory in ("means", "covariances")
+        ),
+        "On a frozen extractor the memory '{memory}' trains no softmax: use prediction "
+        "= nearest-mean (with means) or mahalanobis (with covariances), or memory = "
+        "gaussian, gan or translated.",
+    ),
+    (
+        lambda c: (
+            c.memory == "translated"
+            and (c.penalty != "frozen" or c.prediction != "softmax")
+        ),
+        "Translated features (FeTrIL) train a head on a frozen extractor: take penalty "
+        "= frozen and prediction = softmax with them.",
+    ),
+]
+
+
 def conflict(c) -> str | None:
     """The first invalid combination of columns in a Config, as one sentence."""
-    return _of_memory(c) or _of_head(c) or _of_frozen(c)
-
-
-def _of_memory(c) -> str | None:
-    if c.memory in VECTORS and c.cut != FEATURES:
-        return (
-            f"The memory '{c.memory}' lives on feature vectors: it needs cut = "
-            f"features, not {c.cut}."
-        )
-    if c.drift != "none" and (c.memory not in ("gaussian", "gan") or c.cut != FEATURES):
-        return (
-            "Drift compensation moves replayed feature vectors: it needs memory = "
-            "gaussian or gan, cut = features."
-        )
-    if c.memory == "exemplars" and (c.head == "per-task" or c.cut != FEATURES):
-        return (
-            "Exemplars are images under one softmax of all classes: they need head = "
-            "single or cosine, and cut = features."
-        )
-    if c.prediction in NEEDS and c.memory not in NEEDS[c.prediction]:
-        return (
-            f"The prediction '{c.prediction}' reads what the memory keeps: it needs "
-            f"memory = {' or '.join(NEEDS[c.prediction])}, not {c.memory}."
-        )
-    return None
-
-
-def _of_head(c) -> str | None:
-    if c.head != "single" and c.memory in REPLAYED:
-        return (
-            "Replay trains one softmax over all seen classes: it needs head = single, "
-            f"not {c.head}."
-        )
-    cosine = c.head == "cosine"
-    if c.penalty == "logits" and cosine or (c.penalty == "less-forget") != cosine:
-        return (
-            "The cosine head and the penalty 'less-forget' (Rebalance) belong "
-            "together: take both or neither."
-        )
-    if c.full_head and c.head != "single":
-        return (
-            "'full_head' gives all classes their outputs from task 0 on: it needs head "
-            f"= single, not {c.head}."
-        )
-    per_task = c.prediction in PER_TASK_RULES
-    if c.prediction not in NEEDS and per_task != (c.head == "per-task"):
-        return (
-            f"The prediction '{c.prediction}' does not fit head = {c.head}; per-task "
-            "heads take max-prob, concat-logits or over-chance, another head takes "
-            "softmax."
-        )
-    return None
-
-
-def _of_frozen(c) -> str | None:
-    frozen, stands_in = c.penalty == "frozen", (*VECTORS, "gan")
-    if frozen and (c.memory not in stands_in or c.cut != FEATURES):
-        return (
-            "With a frozen extractor only what stands for features can teach new "
-            "classes: use memory = means, gaussian, gan, translated or covariances, "
-            "and cut = features."
-        )
-    if frozen and c.prediction == "softmax" and c.memory in ("means", "covariances"):
-        rule = "nearest-mean" if c.memory == "means" else "mahalanobis"
-        return (
-            f"On a frozen extractor the memory '{c.memory}' trains no softmax: use "
-            f"prediction = {rule}, or memory = gaussian, gan or translated."
-        )
-    if c.memory == "translated" and (not frozen or c.prediction != "softmax"):
-        return (
-            "Translated features (FeTrIL) train a head on a frozen extractor: take "
-            "penalty = frozen and prediction = softmax with them."
-        )
-    return None
+    found = next((text for applies, text in CONFLICTS if applies(c)), None)
+    needs = " or ".join(NEEDS.get(c.prediction, ()))
+    return found and found.format(**vars(c), needs=needs)

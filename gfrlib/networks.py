@@ -127,7 +127,7 @@ def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Net
         cosine = config.head == "cosine"
         build = NETWORKS[config.network]
         network = build(channels, config.width, max(sides), cosine=cosine)
-    network.head = HEADS[config.head](network.features, config.head_scale)
+    network.head = HEADS[config.head](network.features, config)
     return network.to(memory_format=torch.channels_last)
 
 

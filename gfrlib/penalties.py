@@ -63,11 +63,17 @@ class Past:
         self.network, self.memory = frozen_copy(network), frozen_copy(memory)
         self.config, self.new_classes = config, sizes[t]
         self.sizes, self.classes = sizes[:t], sum(sizes[:t])  # of the old tasks
-        self.f = old_new_ratio(config, sizes, t)
         self.extractor, self.classifier = split(self.network, config.cut)
         if importance is not None:
             self.theta = _flat(self.network.stages.parameters())
             self.omega = _flat(importance.omegas)
+
+    @property
+    def f(self) -> float:
+        """f_t: old classes per new class, or 1; see `old_new_ratio`."""
+        return old_new_ratio(
+            self.config, (*self.sizes, self.new_classes), len(self.sizes)
+        )
 
     def features(self, batch: Batch) -> Tensor:
         """F_{t-1}(x) [B, ...]."""

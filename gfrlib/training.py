@@ -123,7 +123,7 @@ def train_classifier(
     if frozen and config.prediction != "softmax":
         return
     # frozen batch norm: running statistics stay, weights learn all the same
-    network.train(past is None or config.batch_norm == "train")
+    network.train(past is None or not frozen and config.batch_norm == "train")
     data = training_data(network, past, tasks, t, config, phase)
     head, extractor, classifier = network.head, *split(network, config.cut)
     if config.compiled:

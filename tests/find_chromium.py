@@ -1,4 +1,7 @@
-"""Print the path of a Chromium (or Chrome) on this machine; exit 1 where there is none. CHROMIUM names one."""
+"""Print the path of a Chromium (or Chrome); exit 1 where there is none.
+
+The variable CHROMIUM names one.
+"""
 
 import os
 import shutil

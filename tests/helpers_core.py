@@ -1,4 +1,7 @@
-"""Shared by the core's tests: a folder of one's own for records and stages, and runs that last a second."""
+"""Shared by the core's tests.
+
+A folder of one's own for records and stages, and runs that last a second.
+"""
 
 import os
 import subprocess
@@ -75,7 +78,10 @@ def same_predictions(a: list, b: list) -> bool:
 
 
 def environment(home: Path) -> dict:
-    """The environment of a command run in a folder of its own: `home` holds its records and stages."""
+    """The environment of a command run in a folder of its own.
+
+    `home` holds its records and stages.
+    """
     return {
         **os.environ,
         "GFR_HOME": str(home),
@@ -105,7 +111,10 @@ def generated(
     seed: int = 0,
     name: str = "generated",
 ) -> Packed:
-    """Colour images that can be told apart: a mean colour and a stripe direction for every class, and noise."""
+    """Colour images that can be told apart.
+
+    A mean colour and a stripe direction for every class, and noise.
+    """
     rng = np.random.default_rng(seed)
     base = rng.integers(40, 216, (classes, 1, 1, 3))
     grid = np.add.outer(np.arange(size), np.zeros(size, dtype=int))

@@ -1,4 +1,5 @@
-"""Print how much of the chapters' code is hidden: python tests/hidden_share.py [FILE...]
+"""Print how much of the chapters' code is hidden: python tests/hidden_share.py
+[FILE...]
 
 A line counts as hidden where its cell's code is folded or left out of the page. The
 folded checks of exercises (hide-cell) are counted apart.

@@ -1,10 +1,14 @@
-"""kill -9 at random moments, at length: `python tests/kill_test.py [quick] [slim] [--option value ...]`.
+"""kill -9 at random moments, at length.
 
-quick  ten runs of the quick preset (seeds 0-9), each killed once at a random moment, run again, and compared with an
-       undisturbed run: predictions, losses and the weights' checksum must be equal
-slim   one run of the slim preset, killed ten times in a row, compared with an undisturbed one
-Options after the names go to the run, such as --epochs_base 2. Prints the seconds lost at each kill (what had been trained
-since the last checkpoint), and ends with code 1 if a result differs or a kill cost more than a minute.
+    python tests/kill_test.py [quick] [slim] [--option value ...]
+
+quick  ten runs of the quick preset (seeds 0-9), each killed once at a random moment,
+       run again, and compared with an undisturbed run: predictions, losses and the
+       weights' checksum must be equal
+slim   one run of the slim preset, killed ten times, compared with an undisturbed one
+Options after the names go to the run, such as --epochs_base 2. Prints the seconds lost
+at each kill (what had been trained since the last checkpoint), and ends with code 1 if
+a result differs or a kill cost more than a minute.
 """
 
 import argparse
@@ -22,7 +26,9 @@ SPREAD = 0.95  # kills fall within this share of the undisturbed run's length
 
 
 def new_home() -> Path:
-    """A folder for records and stages, with the data sets of this repository linked into it."""
+    """A folder for records and stages, with the data sets of this repository linked
+    into it.
+    """
     home = Path(tempfile.mkdtemp(prefix="kill-test-"))
     (home / "data").mkdir()
     if (ROOT / "data" / "packed").exists():
@@ -32,7 +38,8 @@ def new_home() -> Path:
 
 def tell(killed, number: int, of: int) -> float:
     print(
-        f"  kill {number} of {of}: after {killed.running:6.1f} s, {killed.finished} stages finished, "
+        f"  kill {number} of {of}: after {killed.running:6.1f} s, "
+        f"{killed.finished} stages finished, "
         f"{killed.lost:5.1f} s lost",
         flush=True,
     )
@@ -69,7 +76,8 @@ def quick(options: list[str], seed: int, runs: int) -> tuple[bool, list[float]]:
         equal = same(record, whole) and killed is not None
         good &= equal
         print(
-            f"quick, seed {number}: {seconds:.1f} s undisturbed, {again:.1f} s the second time, "
+            f"quick, seed {number}: {seconds:.1f} s undisturbed, "
+            f"{again:.1f} s the second time, "
             f"{'equal' if equal else 'DIFFERENT'}, weights {record['weights'][:12]}",
             flush=True,
         )
@@ -83,7 +91,7 @@ def quick(options: list[str], seed: int, runs: int) -> tuple[bool, list[float]]:
 
 
 def slim(options: list[str], seed: int, kills: int) -> tuple[bool, list[float]]:
-    """One run, killed ten times in a row, each time after a tenth of its length or so."""
+    """One run, killed ten times, each time after a tenth of its length or so."""
     words = ["run", "--preset", "slim", "--method", "gfr", *options, "--json"]
     home, undisturbed, lost = new_home(), new_home(), []
     whole, seconds = to_its_end(words, undisturbed)
@@ -95,7 +103,8 @@ def slim(options: list[str], seed: int, kills: int) -> tuple[bool, list[float]]:
     spans = [b - a for a, b in zip([0.0, *parts[:-1]], parts, strict=True)]
     began = time.time()
     for number, span in enumerate(spans):
-        # a restart loses some seconds itself: count the span from the moment at which training goes on
+        # a restart loses some seconds itself: count the span from the moment at which
+        # training goes on
         process = begin(words, home)
         goes_on = []
 
@@ -116,7 +125,8 @@ def slim(options: list[str], seed: int, kills: int) -> tuple[bool, list[float]]:
     record, _ = to_its_end(words, home)
     equal = same(record, whole) and len(lost) == kills
     print(
-        f"slim: {time.time() - began:.1f} s with {len(lost)} kills, {'equal' if same(record, whole) else 'DIFFERENT'}, "
+        f"slim: {time.time() - began:.1f} s with {len(lost)} kills, "
+        f"{'equal' if same(record, whole) else 'DIFFERENT'}, "
         f"weights {record['weights'][:12]}",
         flush=True,
     )
@@ -127,7 +137,7 @@ def slim(options: list[str], seed: int, kills: int) -> tuple[bool, list[float]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="kill -9 at random moments; the results must be the undisturbed ones"
+        description="kill -9 at random moments; the results must be equal"
     )
     parser.add_argument("what", nargs="*", help="quick, slim or both (default)")
     parser.add_argument(
@@ -145,7 +155,8 @@ def main() -> int:
         good, lost = good and equal, lost + seconds
     lost = lost or [float("inf")]
     print(
-        f"{len(lost)} kills: at most {max(lost):.1f} s lost, {sum(lost) / len(lost):.1f} s on average; "
+        f"{len(lost)} kills: at most {max(lost):.1f} s lost, "
+        f"{sum(lost) / len(lost):.1f} s on average; "
         f"results {'all equal' if good else 'DIFFER'}"
     )
     return 0 if good and max(lost) <= MOST else 1

@@ -1,4 +1,6 @@
-"""Running the command line in a folder of its own and killing it (SIGKILL), for test_resume.py, test_locks.py and the scripts."""
+"""Running the command line in a folder of its own and killing it (SIGKILL), for
+test_resume.py, test_locks.py and the scripts.
+"""
 
 import json
 import os
@@ -13,10 +15,13 @@ from pathlib import Path
 import filelock
 from helpers_core import environment
 
-# `python -m gfrlib`, with checkpoints as often as said: a short run would end before its first checkpoint is due.
+# `python -m gfrlib`, with checkpoints as often as said: a short run would end before
+# its first checkpoint is due.
 OFTEN = (
-    "import runpy, sys; from gfrlib.engine import store; store.CHECKPOINT_EVERY = float(sys.argv[1]); "
-    "sys.argv = ['gfrlib', *sys.argv[2:]]; runpy.run_module('gfrlib', run_name='__main__')"
+    "import runpy, sys; from gfrlib.engine import store; "
+    "store.CHECKPOINT_EVERY = float(sys.argv[1]); "
+    "sys.argv = ['gfrlib', *sys.argv[2:]]; "
+    "runpy.run_module('gfrlib', run_name='__main__')"
 )
 
 
@@ -26,7 +31,9 @@ class Kill:
 
     finished: int  # stages finished by then
     running: float  # seconds since the process had begun
-    lost: float  # seconds since the last thing that was kept (a checkpoint, a finished stage) or since it had begun
+    # seconds since the last thing that was kept (a checkpoint, a finished stage) or
+    # since it had begun
+    lost: float
 
 
 def command(words: list, checkpoint_every: float | None) -> list[str]:
@@ -130,19 +137,23 @@ def kill_after(process: subprocess.Popen, home: Path, seconds: float) -> Kill | 
 
 
 def same(a: dict, b: dict) -> bool:
-    """Whether two printed records have equal predictions, accuracies, losses and weights."""
+    """Whether two printed records have equal predictions, accuracies, losses and
+    weights.
+    """
     return all(
         a[k] == b[k] for k in ("predictions", "accuracy", "rules", "weights", "losses")
     )
 
 
 def moments(count: int, longest: float, seed: int) -> list[float]:
-    """Random seconds at which to kill, spread over the run's length: one in each of `count` equal parts."""
+    """Random seconds at which to kill, spread over the run's length: one in each of
+    `count` equal parts.
+    """
     rng = random.Random(seed)
     return [longest * (i + rng.random()) / count for i in range(count)]
 
 
-# --- locks: processes that race for stages ----------------------------------------------
+# --- locks: processes that race for stages --------------------------------------------
 
 HOLD = """
 import os, pathlib, sys, time
@@ -234,7 +245,7 @@ def wait_for(reached, within: float = 60) -> None:
 
 
 class Race:
-    """Processes that all want the same stages; a log says who was in which, and when."""
+    """Processes that all want the same stages; a log says who was in which."""
 
     def __init__(self, place: Path, stages: int, seconds: float):
         self.place, self.stages, self.seconds = place, stages, seconds
@@ -256,6 +267,16 @@ class Race:
         path = self.place / "log"
         text = path.read_text() if path.exists() else ""
         return [line.split() for line in text.split("\n")[:-1]]
+
+    def inside(self) -> dict[str, int]:
+        """Stage -> the process that entered it last and has not left it."""
+        found: dict[str, int] = {}
+        for what, key, pid, _ in self.lines():
+            if what == "enter":
+                found[key] = int(pid)
+            else:
+                found.pop(key, None)
+        return found
 
     def entered(self) -> list[int]:
         """Processes that entered a stage, in order."""
@@ -284,15 +305,19 @@ class Race:
         return count
 
     def kill_at_random(self, kills: int, within: float, seed: int = 0) -> int:
-        """Kill one that lives, and start another, at random moments; how many died."""
+        """Kill one and start another, at random moments; how many died.
+
+        One that is in a stage, where there is one.
+        """
         rng, done = random.Random(seed), 0
         wait_for(self.entered)
         while done < kills:
             time.sleep(rng.random() * within / kills)
-            living = [p for p in self.processes if p.poll() is None]
+            living = {p.pid: p for p in self.processes if p.poll() is None}
             if not living:
                 break
-            victim = rng.choice(living)
+            inside = [pid for pid in self.inside().values() if pid in living]
+            victim = living[rng.choice(inside or list(living))]
             # noted before: whoever enters after this moment overlaps with nobody
             victim.killed_at = time.monotonic()
             victim.kill()

@@ -21,7 +21,7 @@ def kills(place: Path, count: int) -> bool:
     """Three at a time, a new one for each that was killed."""
     race = Race(place, stages=12, seconds=4.0)
     race.start(3)
-    died = race.kill_at_random(count, within=60.0, seed=int(time.time()))
+    died = race.kill_at_random(count, within=160.0, seed=int(time.time()))
     race.join(600)
     trained, entered = race.trained(), len(race.entered())
     twice = sum(len(by) - 1 for by in trained.values())
@@ -46,8 +46,8 @@ def stop(place: Path, seconds: float) -> bool:
     race.join(600)
     by = race.trained()
     print(
-        f"stop: stopped for {seconds:.0f} s; {meanwhile} others entered meanwhile; then "
-        f"trained by {len(by['0'])} process"
+        f"stop: stopped for {seconds:.0f} s; {meanwhile} others entered meanwhile; "
+        f"then trained by {len(by['0'])} process"
     )
     return meanwhile == 0 and by == {"0": [first]}
 

@@ -1,12 +1,17 @@
-"""A pretended device: its tensors claim to lie elsewhere, hold their values on the CPU, and note when the host must wait.
+"""A pretended device: tensors that claim to lie elsewhere, and are on the CPU.
 
-    python tests/pretended.py runs METHOD ...    each method's whole run and analysis there, against the same run on the CPU
-    python tests/pretended.py waits METHOD ...   what the host waits for in three tasks, with n steps a task and with 2 n
-    python tests/pretended.py itself             whether the device notices what it is there to notice
+    python tests/pretended.py runs METHOD ...    each method's whole run and analysis
+        there, against the same run on the CPU
+    python tests/pretended.py waits METHOD ...   what the host waits for in three tasks,
+        with n steps a task and with 2 n
+    python tests/pretended.py itself             whether the device notices what it is
+        there to notice
 
-No machine of this project has a GPU. What can be shown without: that nothing mixes tensors of two devices, that the results
-do not depend on where they were computed, and that no step of training needs a value on the host. In a process of its own,
-because PyTorch takes a device's name for the whole process (and calls the interface experimental). Prints JSON.
+No machine of this project has a GPU. What can be shown without: that nothing mixes
+tensors of two devices, that the results do not depend on where they were computed, and
+that no step of training needs a value on the host. In a process of its own, because
+PyTorch takes a device's name for the whole process (and calls the interface
+experimental). Prints JSON.
 """
 
 import collections
@@ -17,6 +22,7 @@ from unittest import mock
 
 import torch
 from helpers_core import tiny
+from sklearn.manifold import TSNE
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -87,7 +93,10 @@ class Generator(torch.Generator):
 
 
 def compute(function, args, kwargs):
-    """One operation: refuse a mixture of devices, note what the host waits for, compute on the CPU, and wrap the results."""
+    """One operation, on the CPU, its results wrapped.
+
+    A mixture of devices is refused, and what the host waits for is noted.
+    """
     name = function.name().removeprefix("aten::").split(".")[0]
     leaves = [
         x
@@ -96,9 +105,8 @@ def compute(function, args, kwargs):
     ]
     there = [x for x in leaves if isinstance(x, There)]
     here = [x for x in leaves if not isinstance(x, There)]
-    if (
-        there and any(x.ndim for x in here) and name not in MAY_MOVE
-    ):  # a number on the CPU may join in, as on a GPU
+    # a number on the CPU may join in, as on a GPU
+    if there and any(x.ndim for x in here) and name not in MAY_MOVE:
         raise RuntimeError(f"{name}: tensors of two devices")
     wanted = kwargs.get("device")
     gives = (
@@ -164,7 +172,9 @@ def run(config, packed, device: torch.device):
             }
         )
 
-    outcome = training.run(config, stream, observe=observe)
+    # t-SNE is scikit-learn's, on the host, and would take most of the time
+    with mock.patch.object(TSNE, "fit_transform", lambda self, u: u[:, :2]):
+        outcome = training.run(config, stream, observe=observe)
     return outcome, observer.result(), observer.sheet(), left
 
 
@@ -185,9 +195,8 @@ def compare(method: str) -> dict:
         for a, b in zip(here[0].predictions, there[0].predictions, strict=True)
         for rule in a or ()
     ]
-    shapes = [
-        pytree.tree_flatten(part)[1] for part in (here[1], there[1])
-    ]  # every list as long, every entry there
+    # every list as long, every entry there
+    shapes = [pytree.tree_flatten(part)[1] for part in (here[1], there[1])]
     return {
         "weights": max(apart),
         "same": min(same),
@@ -200,10 +209,8 @@ def count(method: str) -> dict[str, dict[str, int]]:
     """What the host waits for in a run: with n steps a task, and with twice as many."""
     found = {}
     packed = datasets.packed("digits")
-    for name, batch, updates in (
-        ("n", 64, 50),
-        ("2 n", 32, 100),
-    ):  # losses are logged 50 times in both
+    # losses are logged 50 times in both
+    for name, batch, updates in (("n", 64, 50), ("2 n", 32, 100)):
         config = tiny(
             method,
             base=6,
@@ -225,7 +232,10 @@ def count(method: str) -> dict[str, dict[str, int]]:
 
 
 def itself() -> dict:
-    """Mixing devices is refused; a number, a mask's rows and a copy are waited for, arithmetic is not."""
+    """Mixing devices is refused.
+
+    A number, a mask's rows and a copy are waited for, arithmetic is not.
+    """
     found = {}
     with pretended():
         x = torch.arange(6.0, device=DEVICE)

@@ -1,4 +1,7 @@
-"""Take outputs, counts and an editor's traces out of notebooks; exit 1 if one had any, so that pre-commit stops there."""
+"""Take outputs, counts and an editor's traces out of notebooks.
+
+Exit 1 if one had any, so that pre-commit stops there.
+"""
 
 import json
 import sys

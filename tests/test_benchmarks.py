@@ -23,7 +23,10 @@ def test_operations_of_products_forward_and_backward():
 
 
 def test_a_distilled_step_costs_a_forward_pass_more():
-    """The teacher's pass over the batch, and the small head's on replayed features: F + 2F becomes F + 2F + F."""
+    """The teacher's pass over the batch, and the small head's on replayed features.
+
+    F + 2F becomes F + 2F + F.
+    """
     config = tiny("gfr", batch_size=64)
     stream = experiments.load_tasks(config)
     alone, later = (

@@ -1,4 +1,6 @@
-"""The command line: --json, tables, and every bad input answered by one sentence, exit code 2, nothing half-written."""
+"""The command line: --json, tables, and every bad input answered by one sentence, exit
+code 2, nothing half-written.
+"""
 
 import dataclasses
 import json
@@ -41,7 +43,7 @@ def run(home, capsys):
 
 
 def left(home: Path) -> list[str]:
-    """Files that lie in the home folder (records, stages, data), but for empty locks."""
+    """Files in the home folder (records, stages, data), but for empty locks."""
     files = [p for p in (home / "home").rglob("*") if p.is_file()]
     locks = [p for p in files if "lock" in p.name and p.stat().st_size == 0]
     return sorted(str(p.relative_to(home / "home")) for p in set(files) - set(locks))
@@ -61,11 +63,11 @@ def refused(answer: tuple, *says: str) -> None:
         assert part in err, err
 
 
-# --- what it prints -----------------------------------------------------------------------------------------------------
+# --- what it prints -------------------------------------------------------------------
 
 
 def test_json_prints_the_record_and_nothing_else(tmp_path, monkeypatch, capsys):
-    """As a process of its own: whatever libraries print must not reach standard output."""
+    """As a process of its own: what libraries print must not reach standard output."""
     words = [
         "run",
         "--preset",
@@ -205,7 +207,7 @@ def test_every_field_is_an_option_in_both_spellings(run):
         assert from_text(field.name, text) == field.default
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_bad_words_are_refused(run, home, words, says):
 
 
 def test_a_chapters_source_is_never_overwritten(run, home, monkeypatch):
-    """--out names the sources' folder, in any spelling, or one with the reader's own."""
+    """--out is the sources' folder, in any spelling, or holds the reader's own."""
     source = ROOT / "book" / "01_tasks.ipynb"
     before = source.read_bytes()
     (home / "linked").symlink_to(ROOT / "book")
@@ -503,7 +505,8 @@ def test_a_grid_commits_every_record_and_nothing_else(tmp_path, monkeypatch, cap
     git("add", "staged.txt")
     grid = tmp_path / "grid.yaml"
     grid.write_text(
-        "preset: slim\nruns: [{methods: [finetune, fecam], settings: {dataset: digits, split: [4, 2], "
+        "preset: slim\nruns: [{methods: [finetune, fecam], "
+        "settings: {dataset: digits, split: [4, 2], "
         "network: cnn, width: 8, epochs_base: 1, epochs_task: 1, device: cpu}}]\n"
     )
     assert cli.main(["grid", str(grid), "--commit"]) == 0

@@ -1,4 +1,4 @@
-"""Every metric on a matrix small enough for paper and pencil, on published rows, and against scikit-learn."""
+"""Every metric by paper and pencil, on published rows, and against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,14 @@ from sklearn.metrics import confusion_matrix
 from gfrlib import metrics
 
 NAN = float("nan")
-# Three tasks of 4, 2 and 2 classes; accuracy[t, k]. Task 0 is better after task 2 than after task 1, and task 1 after
-# task 2 is better than ever: so best past, first and best of all differ.
+# Three tasks of 4, 2 and 2 classes; accuracy[t, k]. Task 0 is better after task 2 than
+# after task 1, and task 1 after task 2 is better than ever: so best past, first and
+# best of all differ.
 MATRIX = np.array([[0.90, NAN, NAN], [0.60, 0.80, NAN], [0.70, 0.85, 0.50]])
 SIZES = (4, 2, 2)
 
-# After the tasks of a user's run of the official code (GFR-IL, issue 1), 50 + 5 x 10 classes, in per cent.
+# After the tasks of a user's run of the official code (GFR-IL, issue 1), 50 + 5 x 10
+# classes, in per cent.
 ISSUE_1 = (
     np.array(
         [

@@ -1,4 +1,4 @@
-"""The staged network and its cuts, the head's blocks, sizes against Table 1, and what an import brings in."""
+"""The staged network and its cuts, heads, sizes against Table 1, imports."""
 
 import subprocess
 import sys
@@ -118,7 +118,8 @@ def test_initial_values_depend_on_the_seed_alone(kind):
 
 
 def test_sizes_of_generator_and_discriminator_are_table_1s():
-    # methods.md, row 20: 100 classes, features and hidden layers of 512, 200 latent dimensions
+    # methods.md, row 20: 100 classes, features and hidden layers of 512, 200 latent
+    # dimensions
     G, D = (
         Generator(classes=100, latent_dim=200, hidden=512, features=512),
         Discriminator(100, 512, 512),
@@ -164,7 +165,8 @@ def test_resnet18_is_torchvisions_with_another_stem():
     ours.head.grow(10, 0)
     source = [v for k, v in theirs.state_dict().items()]
     target = ours.state_dict()
-    # the same order of layers, so that the weights can be copied one by one and the outputs compared
+    # the same order of layers, so that the weights can be copied one by one and the
+    # outputs compared
     assert [v.shape for v in source] == [v.shape for v in target.values()]
     ours.load_state_dict(dict(zip(target, source)))
     x = torch.randn(2, 3, 96, 96)
@@ -241,7 +243,8 @@ def test_head_blocks_learn_through_the_network():
 def test_importing_the_library_does_not_import_what_takes_seconds(tmp_path):
     code = (
         "import sys, gfrlib.lab.experiments, gfrlib.cli; "
-        "print([m for m in ('torchvision', 'sklearn', 'matplotlib', 'pandas', 'papermill', 'IPython', 'PIL') "
+        "print([m for m in ('torchvision', 'sklearn', 'matplotlib', 'pandas', "
+        "'papermill', 'IPython', 'PIL') "
         "if m in sys.modules])"
     )
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Memories: moments of what they replay, the clamp, bytes, and that a seed decides everything."""
+"""Memories: moments of what they replay, the clamp, bytes, and their seeds."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,10 @@ D, COUNT = 4, 40_000
 
 @pytest.fixture(scope="module")
 def features():
-    """Correlated features of classes 0 and 2 of 3: [N, D] and labels, and each class's mean, deviation, covariance."""
+    """Correlated features of classes 0 and 2 of 3.
+
+    [N, D] and labels, and each class's mean, deviation, covariance.
+    """
     rng = np.random.default_rng(5)
     parts, moments = [], {}
     for c, n in ((0, 300), (2, 500)):

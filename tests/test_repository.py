@@ -1,4 +1,4 @@
-"""The repository itself: notebooks without outputs, one address, versions that agree, nothing that does not belong."""
+"""The repository itself: clean notebooks, one address, versions that agree."""
 
 import json
 import os

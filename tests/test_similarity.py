@@ -1,4 +1,7 @@
-"""Every measure against an independent route, by hand where possible, and what each must not change with or must refuse."""
+"""Every measure against an independent route, by hand where possible.
+
+And what each must not change with, or must refuse.
+"""
 
 import tracemalloc
 
@@ -38,7 +41,10 @@ each_measure = pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURE
 
 
 def related(n: int = 300, d: int = 6, e: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """x [n, d], y [n, e]: a shared part, stronger in some directions, plus noise; away from the origin, unequal variances."""
+    """x [n, d], y [n, e]: a shared part, stronger in some directions, plus noise.
+
+    Away from the origin, unequal variances.
+    """
     shared = RNG.normal(size=(n, d))
     x = shared @ RNG.normal(size=(d, d)) + 0.5 * RNG.normal(size=(n, d)) + 3
     y = (
@@ -65,7 +71,7 @@ def waves(n: int = 64) -> np.ndarray:
     return basis[:, 1:]
 
 
-# --- what each must be, and must not change with ------------------------------------------------------------------------
+# --- what each must be, and must not change with --------------------------------------
 
 
 @each_measure
@@ -82,9 +88,8 @@ def test_rotation_scale_and_offset_change_nothing(measure):
     moved = measure(
         3.7 * x @ rotation(6) + 5, y @ rotation(8) * 0.01 - RNG.normal(size=8)
     )
-    if (
-        measure is pwcca
-    ):  # its weights add absolute values along x's own axes: of these, only y's may turn
+    # its weights add absolute values along x's own axes: of these, only y's may turn
+    if measure is pwcca:
         assert moved != pytest.approx(measure(x, y), abs=1e-6)
         moved = measure(3.7 * x + 5, y @ rotation(8) * 0.01)
     assert moved == pytest.approx(measure(x, y), abs=1e-10)
@@ -123,7 +128,7 @@ def test_images_in_another_order_are_the_same_images():
         assert abs(measure(x[order], y) - measure(x, y)) > 0.1
 
 
-# --- canonical correlations against other routes -------------------------------------------------------------------------
+# --- canonical correlations against other routes --------------------------------------
 
 
 def inverse_root(matrix: np.ndarray) -> np.ndarray:
@@ -236,7 +241,7 @@ def test_correlations_are_descending_and_at_most_one():
             assert rho.min() >= 0
 
 
-# --- by hand -----------------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [0, 1, 3, 5])
@@ -295,9 +300,8 @@ def test_all_the_variance_is_the_numerical_rank():
         1e-9,
     ]  # the last holds less than float64 can add to the sum of the others
     assert svcca(x, x, keep=1, details=True)["kept"] == (3, 3)
-    for _ in range(
-        20
-    ):  # a hair less than all never reaches into the rounding errors of dependent columns
+    # a hair less than all never reaches the rounding errors of dependent columns
+    for _ in range(20):
         x = related()[0]
         assert (
             max(
@@ -336,11 +340,14 @@ def test_pwcca_against_brute_force(shape):
     assert abs(pwcca(x, y) - cca(x, y)) > 1e-6
 
 
-# --- CKA ---------------------------------------------------------------------------------------------------------------
+# --- CKA ------------------------------------------------------------------------------
 
 
 def hsic_1(k: np.ndarray, m: np.ndarray) -> float:
-    """Song et al. 2012, Equation 5, as it is printed: N x N matrices whose diagonals are set to 0."""
+    """Song et al. 2012, Equation 5, as it is printed.
+
+    N x N matrices whose diagonals are set to 0.
+    """
     n, one = len(k), np.ones(len(k))
     k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
     bracket = (
@@ -381,7 +388,7 @@ def test_debiased_cka_needs_fewer_rows_than_features():
     assert linear_cka(shared, shared @ rotation(60)) == pytest.approx(1, abs=1e-10)
 
 
-# --- what a network does: dead channels, copies, half the precision ---------------------------------------------------------
+# --- what a network does: dead channels, copies, half the precision -------------------
 
 
 @each_measure
@@ -441,7 +448,7 @@ def test_ten_thousand_rows_need_no_square_matrix_of_them(measure):
     assert peak < 20e6  # bytes; one 10,000 x 10,000 matrix has 800e6
 
 
-# --- chance --------------------------------------------------------------------------------------------------------------
+# --- chance ---------------------------------------------------------------------------
 
 
 @each_measure
@@ -480,7 +487,8 @@ def test_null_moves_whole_groups_and_keeps_their_inner_order():
 def test_pixels_share_what_their_place_gives_them_and_only_whole_images_show_it(
     measure,
 ):
-    # every image has the same strong pattern over its 16 pixels (a border, say): no image is recognised, yet all is alike
+    # every image has the same strong pattern over its 16 pixels (a border, say): no
+    # image is recognised, yet all is alike
     pattern = RNG.normal(size=(16, 3))
     x, y = (
         np.tile(pattern, (50, 1)) + 0.3 * RNG.normal(size=(800, 3)) for _ in range(2)
@@ -516,11 +524,14 @@ def test_null_refuses_rows_that_are_not_whole_groups():
         null(svcca, x, y[:-1], rng=0)
 
 
-# --- pixels ------------------------------------------------------------------------------------------------------------
+# --- pixels ---------------------------------------------------------------------------
 
 
 def addresses(n: int, channels: int, h: int, w: int) -> np.ndarray:
-    """[n, channels, h, w] whose values say where they are: 10,000 image + 100 pixel + channel."""
+    """[n, channels, h, w] whose values say where they are.
+
+    10,000 image + 100 pixel + channel.
+    """
     grid = (
         10_000 * np.arange(n)[:, None, None]
         + 100 * np.arange(h * w)[None, None, :]
@@ -565,7 +576,7 @@ def test_vectors_pass_through_and_other_shapes_are_refused():
             pixels_as_rows(np.zeros(shape), at_most=3, rng=0)
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------
 
 
 @each_measure
@@ -613,10 +624,8 @@ def test_cca_of_too_few_rows_names_the_remedy(measure):
             RNG.normal(size=(rows, 3 if rows > 4 else 2)),
             RNG.normal(size=(rows, 10)),
         )
-        with pytest.raises(
-            ValueError,
-            match=rf"^y has {rows} rows .* more images or pixels \(12 rows .*\), or linear_cka",
-        ):
+        more = r"more images or pixels \(12 rows .*\), or linear_cka"
+        with pytest.raises(ValueError, match=rf"^y has {rows} rows .* {more}"):
             measure(x, y)
         with pytest.raises(ValueError, match=rf"^x has {rows} rows"):
             measure(y, x)

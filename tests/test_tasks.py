@@ -1,4 +1,4 @@
-"""Class orders, splits, augmentation against a slow reference, packing, and reading of folders and packed files."""
+"""Class orders, splits, augmentation against a slow reference, packing, reading."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-# --- class orders ---------------------------------------------------------------------------------------------------
+# --- class orders ---------------------------------------------------------------------
 
 
 def test_first_ten_classes_of_both_orders():
@@ -58,7 +58,7 @@ def test_orders_are_permutations_and_inverses():
         tasks.class_order("alphabetical", 10)
 
 
-# --- splits -----------------------------------------------------------------------------------------------------------
+# --- splits ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_split_may_leave_classes_unused():
     ) == {0, 1, 2}
 
 
-# --- augmentation and normalisation -------------------------------------------------------------------------------------
+# --- augmentation and normalisation ---------------------------------------------------
 
 
 def test_augmentation_against_one_image_at_a_time():
@@ -200,7 +200,7 @@ def test_test_images_are_normalised_by_the_training_images():
     np.testing.assert_allclose(black[:, 0], -stream.mean[0] / stream.std[0], rtol=1e-4)
 
 
-# --- validation -----------------------------------------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------
 
 
 def test_held_out_images_are_disjoint_from_those_trained_on():
@@ -230,7 +230,7 @@ def test_held_out_images_are_disjoint_from_those_trained_on():
     assert len(untouched.train_images) == 100
 
 
-# --- packing --------------------------------------------------------------------------------------------------------------
+# --- packing --------------------------------------------------------------------------
 
 
 def arrays(source) -> dict:

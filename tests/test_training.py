@@ -13,6 +13,7 @@ from gfrlib.config import METHODS, UserError, make_config
 from gfrlib.engine import descent
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
+from gfrlib.penalties import Past
 
 # --- what the rows do -----------------------------------------------------------------
 
@@ -177,3 +178,48 @@ def test_every_epoch_sees_every_image_at_most_once_and_in_another_order():
     # whatever step it begins with
     assert fresh().epoch_rows(6 + 2, 50, 8).tolist() == epochs[1][16:24]
     assert len(phase.epoch_rows(0, 5, 8)) == 5  # fewer images than a batch
+
+
+# --- the old network is asked only for what a penalty reads --------------------------
+
+
+def asked(method: str, **changes) -> dict[str, int]:
+    """How many batches the old stages and the old head saw in one later task."""
+    config = tiny(method, **{**SMALL, "split": (3, 2), **changes})
+    stream = load_tasks(config)
+    network, memory, importance = training.build(config, stream, torch.device("cpu"))
+    training.grow_head(network, config, stream.sizes, 0)
+    past = Past(network, memory, importance, config, stream.sizes, 1)
+    training.grow_head(network, config, stream.sizes, 1)
+    seen = {"stages": 0, "last stage": 0, "head": 0}
+
+    def count(what):
+        return lambda *_: seen.__setitem__(what, seen[what] + 1)
+
+    past.network.stages[0].register_forward_hook(count("stages"))
+    past.network.stages[3].register_forward_hook(count("last stage"))
+    past.network.head.register_forward_hook(count("head"))
+    if memory.fits:
+        real = torch.rand(60, network.features), torch.arange(60) % 3
+        past.memory.fit(*real, torch.arange(60))
+    phase = Phase("classifier", 1, 0, Machine.of(config))
+    training.train_classifier(network, past, stream, 1, config, phase)
+    return {"steps": phase.step, **seen}
+
+
+@pytest.mark.parametrize("method", ["finetune", "ewc", "mas", "ewc-gan", "mas-gan"])
+def test_rows_that_read_nothing_of_the_old_network_do_not_ask_it(method):
+    found = asked(method)
+    assert found["steps"] > 0
+    assert (found["stages"], found["last stage"], found["head"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "method, last, head",
+    [("lwf", 1, 1), ("gfr", 1, 0), ("gfr-gaussian", 1, 0), ("block-2", 0, 0)],
+)
+def test_a_penalty_asks_the_old_network_up_to_what_it_reads(method, last, head):
+    found = asked(method)
+    steps = found["steps"]
+    assert found["stages"] == steps > 0
+    assert found["last stage"] == last * steps and found["head"] == head * steps

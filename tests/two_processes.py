@@ -1,4 +1,6 @@
-"""What tests/test_distributed.py asks of two processes, started by torchrun; process 0 prints one JSON line."""
+"""What tests/test_distributed.py asks of two processes, started by torchrun; process 0
+prints one JSON line.
+"""
 
 import copy
 import json
@@ -31,7 +33,9 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def compare(module: nn.Module, shared, whole) -> float:
-    """How far the gradient of two shares is from that of the whole batch: shared() under DDP, whole() without."""
+    """How far the gradient of two shares is from that of the whole batch: shared()
+    under DDP, whole() without.
+    """
     other = copy.deepcopy(module)
     for p, q in zip(module.parameters(), other.parameters()):
         assert torch.equal(p, q)

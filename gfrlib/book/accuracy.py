@@ -33,8 +33,7 @@ def accuracy_curves(records, quantity: str = "accuracy", ax=None):
         values = 100 * np.array([_curve(r, quantity) for r in runs])
         end = values[:, -1].mean()
         if only_last:
-            line = {"color": how["color"], "linestyle": how["linestyle"], "lw": 1.4}
-            ax.axhline(end, **line)
+            ax.axhline(end, color=how["color"], linestyle=how["linestyle"], lw=1.4)
         else:
             ticks |= set(seen.tolist())
             looks.band(ax, seen, list(values.T), how, ms=5.5, clip_on=False, zorder=3)
@@ -154,14 +153,25 @@ def confusion_matrix(record, ax=None, *, t: int | None = None):
 
 
 @styled
-def bars(values: dict, unit: str = "%", title: str = "", ax=None, *, digits: int = 1):
-    """Horizontal bars of {label: number, or a list, one per seed}: mean and dots."""
+def bars(
+    values: dict,
+    unit: str = "%",
+    title: str = "",
+    ax=None,
+    *,
+    digits: int = 1,
+    color: str | None = None,
+):
+    """Horizontal bars of {label: number, or a list, one per seed}: mean and dots.
+
+    color: that of all bars; by default every label has its own.
+    """
     ax = looks.axes(ax, height=0.95 + 0.4 * len(values))
     named = looks.looks_of(values)
     for i, numbers in enumerate(values.values()):
         numbers = np.atleast_1d(np.asarray(numbers, dtype=float))
         text = f"{numbers.mean():.{digits}f}"
-        looks.bar(ax, i, numbers, named[i]["color"], text)
+        looks.bar(ax, i, numbers, color or named[i]["color"], text)
     looks.rows(ax, named)
     ax.set_xlim(0, 100 if unit == "%" else ax.get_xlim()[1] * 1.08)
     ax.set(xlabel=unit, title=title)
@@ -170,9 +180,8 @@ def bars(values: dict, unit: str = "%", title: str = "", ax=None, *, digits: int
 
 def final_bars(records, ax=None, *, rule: str | None = None):
     """Bars of the class-weighted accuracy after the last task: mean, a dot per seed."""
-    title = "Accuracy after the last task, class-weighted"
     of = {label: results.last(runs, rule) for label, runs, _ in looks.groups(records)}
-    return bars(of, title=title, ax=ax)
+    return bars(of, title="Accuracy after the last task, class-weighted", ax=ax)
 
 
 @styled
@@ -200,14 +209,19 @@ def effects(changes: dict, ax=None, *, spread: dict | None = None):
     half-width around 0: what unchanged runs differ by among themselves.
     """
     ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.6)
-    at_the_edge = {"xycoords": ("axes fraction", "data"), "va": "center"}
     for i, (label, values) in enumerate(changes.items()):
         half, mean = (spread or {}).get(label, 0.0), float(np.mean(values))
         ax.barh(i, 2 * half, 0.86, left=-half, color=INK, alpha=0.22)
         ax.barh(i, mean, 0.46, color=BLUE)
         looks.seed_dots(ax, values, i)
         # + 0.0 turns -0.0 into 0.0
-        ax.annotate(f"{round(mean, 1) + 0.0:+.1f}", (1.02, i), **at_the_edge, size=9.5)
+        ax.annotate(
+            f"{round(mean, 1) + 0.0:+.1f}",
+            (1.02, i),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9.5,
+        )
     ax.axvline(0, color=INK, lw=1)
     looks.rows(ax, [{"label": label} for label in changes])
     ax.set_xlabel("change of the accuracy after the last task (points)")

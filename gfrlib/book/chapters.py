@@ -205,7 +205,7 @@ def execute(
 
 
 def _check_target(folder: Path, sources: list[Path]) -> None:
-    """Make the folder; raises UserError where a notebook there was not made by `run`."""
+    """Make the folder; raises UserError where a notebook there is not made by `run`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

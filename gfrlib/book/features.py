@@ -52,10 +52,17 @@ def projection(panels: dict):
     named = looks.looks_of(panels)
     for ax, entry, how in zip(grid, panels.values(), named, strict=True):
         real, new = (np.asarray(entry[k], dtype=float) for k in ("real", "replayed"))
-        many = {"rasterized": len(real) > 1500}
-        ax.scatter(*real.T, s=10, color=REAL, alpha=0.7, lw=0, **many)
-        cross = {"s": 11, "marker": "x", "alpha": 0.85, "lw": 0.9}
-        ax.scatter(*new.T, color=how["color"], **cross, **many)
+        many = len(real) > 1500
+        ax.scatter(*real.T, s=10, color=REAL, alpha=0.7, lw=0, rasterized=many)
+        ax.scatter(
+            *new.T,
+            s=11,
+            marker="x",
+            color=how["color"],
+            alpha=0.85,
+            lw=0.9,
+            rasterized=many,
+        )
         _class_numbers(ax, real, entry.get("real_class", ()))
         ax.set_title(how["label"], color=how["color"])
         ax.set(xticks=[], yticks=[])
@@ -68,13 +75,37 @@ def projection(panels: dict):
     return figure
 
 
+def points(panels: dict) -> list[dict]:
+    """The points of `projection` as rows, for `words.show(..., data=points(panels))`.
+
+    Columns panel, kind (real, replayed), class where it is known, x, y.
+    """
+    rows = []
+    for panel, entry in panels.items():
+        for kind in ("real", "replayed"):
+            plane, classes = entry[kind], entry.get(f"{kind}_class")
+            for i, (x, y) in enumerate(plane):
+                known = {} if classes is None else {"class": classes[i]}
+                rows.append({"panel": panel, "kind": kind, **known, "x": x, "y": y})
+    return rows
+
+
 def _class_numbers(ax, points: np.ndarray, classes) -> None:
     """Each class's number at the median of its points."""
     box = {"boxstyle": "circle,pad=0.15", "fc": "#4a4a4a", "ec": "none", "alpha": 0.85}
-    text = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold"}
     for c in sorted(set(classes)):
         x, y = np.median(points[np.asarray(classes) == c], axis=0)
-        ax.text(x, y, f"{c}", color="white", bbox=box, **text)
+        ax.text(
+            x,
+            y,
+            f"{c}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            fontweight="bold",
+            color="white",
+            bbox=box,
+        )
 
 
 # Images -------------------------------------------------------------------------------
@@ -115,14 +146,25 @@ def class_images(tasks, *, per_class: int = 3, most: int = 10):
 def _class_row(ax, tasks, c: int, count: int, left: float, *, small: bool) -> None:
     """The first images of class `c` in a row, from `left` on; its name below."""
     first = int(np.searchsorted(tasks.train_labels.cpu().numpy(), c))
-    look = {"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "none"}
     for j in range(count):
         picture = tasks.train_images[first + j].cpu().numpy()
         picture = picture.squeeze(-1) if picture.shape[-1] == 1 else picture
-        ax.imshow(picture, extent=(left + j, left + j + 0.94, 0.94, 0), **look)
-    name = tasks.class_names[c].replace("_", " ")
-    word = {"ha": "center", "va": "top", "fontsize": 6.5 if small else 9.5}
-    ax.text(left + count / 2, 1, name, **word)
+        ax.imshow(
+            picture,
+            cmap="gray",
+            vmin=0,
+            vmax=255,
+            interpolation="none",
+            extent=(left + j, left + j + 0.94, 0.94, 0),
+        )
+    ax.text(
+        left + count / 2,
+        1,
+        tasks.class_names[c].replace("_", " "),
+        ha="center",
+        va="top",
+        fontsize=6.5 if small else 9.5,
+    )
 
 
 @styled

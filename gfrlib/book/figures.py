@@ -17,7 +17,13 @@ from gfrlib.book.accuracy import (
     old_new_bars,
 )
 from gfrlib.book.costs import accuracy_against_bytes, bytes_bars
-from gfrlib.book.features import class_images, marginals, projection, sample_sheet
+from gfrlib.book.features import (
+    class_images,
+    marginals,
+    points,
+    projection,
+    sample_sheet,
+)
 from gfrlib.book.inside import (
     largest_logit,
     layer_similarity,
@@ -46,6 +52,7 @@ __all__ = [
     "loss_curves",
     "marginals",
     "old_new_bars",
+    "points",
     "projection",
     "sample_sheet",
     "similarity_panels",

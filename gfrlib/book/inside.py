@@ -65,13 +65,18 @@ def logit_bias(records, quantity: str = "mean_logit", ax=None, *, t: int | None 
         after, entries = _logits(label, runs, t)
         value = np.mean([entry[quantity] for entry in entries], axis=0)
         edges = np.cumsum([0, *runs[0].task_sizes])[: after + 2]
-        point = {"color": how["color"], "ms": 4, "alpha": 0.6}
-        ax.plot(np.arange(len(value)), value, how["marker"], **point)
-        line = {"color": how["color"], "lw": 2.6, "solid_capstyle": "butt"}
+        x, color = np.arange(len(value)), how["color"]
+        ax.plot(x, value, how["marker"], color=color, ms=4, alpha=0.6)
         for a, b in itertools.pairwise(edges):
             mean = value[a:b].mean()
-            ax.plot([a - 0.4, b - 0.6], [mean, mean], **line)
-        ends.append((b - 0.6, mean, how["label"], how["color"]))
+            ax.plot(
+                [a - 0.4, b - 0.6],
+                [mean, mean],
+                color=color,
+                lw=2.6,
+                solid_capstyle="butt",
+            )
+        ends.append((b - 0.6, mean, how["label"], color))
     for edge in edges[1:-1]:
         ax.axvline(edge - 0.5, color=INK, lw=0.6, alpha=0.6)
     ax.set_xlim(-0.7, edges[-1] - 0.3)
@@ -130,12 +135,17 @@ def loss_curves(record, phase: str = "classifier", names: tuple = (), ax=None):
             x, y = start + known["step"], known[name]
             ax.plot(x, y, color=color, lw=1.5)
             if len(known):
-                end = (x.iloc[-1], y.iloc[-1], name.replace("_", " "), color)
-                ends[name] = end
+                ends[name] = x.iloc[-1], y.iloc[-1], name.replace("_", " "), color
         length = mine["step"].max()
         ax.axvline(start, color=INK, lw=0.6, alpha=0.6)
-        above = {"transform": ax.get_xaxis_transform(), "ha": "center", "fontsize": 9}
-        ax.text(start + length / 2, 1.01, f"task {task}", **above)
+        ax.text(
+            start + length / 2,
+            1.01,
+            f"task {task}",
+            transform=ax.get_xaxis_transform(),
+            ha="center",
+            fontsize=9,
+        )
         start += length
     if (lines[list(names)].min() > 0).all():
         ax.set_yscale("log")

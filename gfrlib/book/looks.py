@@ -191,8 +191,13 @@ def band(ax, x, values: list, how: dict, **line) -> float:
 
 def leader(color: str, shrink: tuple[float, float]) -> dict:
     """A thin line from a label to what it names; `shrink`: points off its ends."""
-    ends = {"shrinkA": shrink[0], "shrinkB": shrink[1]}
-    return {"arrowstyle": "-", "color": color, "lw": 0.7, **ends}
+    return {
+        "arrowstyle": "-",
+        "color": color,
+        "lw": 0.7,
+        "shrinkA": shrink[0],
+        "shrinkB": shrink[1],
+    }
 
 
 def label_ends(ax, ends: list) -> None:
@@ -250,8 +255,16 @@ def rows(ax, looks: list, legend: str = "") -> None:
 
 def seed_dots(ax, values, y: float) -> None:
     """A white dot for every value, at the height `y`."""
-    dot = {"ms": 4.5, "mfc": "white", "mec": "#333333", "mew": 0.9, "clip_on": False}
-    ax.plot(values, [y] * len(values), "o", **dot)
+    ax.plot(
+        values,
+        [y] * len(values),
+        "o",
+        ms=4.5,
+        mfc="white",
+        mec="#333333",
+        mew=0.9,
+        clip_on=False,
+    )
 
 
 def bar(ax, y: float, values, color: str, text: str, **more) -> None:
@@ -264,5 +277,6 @@ def bar(ax, y: float, values, color: str, text: str, **more) -> None:
 
 def write_beside(ax, x: float, y: float, text: str, points: float) -> None:
     """A word that many points to the right of (x, y)."""
-    place = {"textcoords": "offset points", "va": "center", "fontsize": 9.5}
-    ax.annotate(text, (x, y), (points, 0), **place)
+    ax.annotate(
+        text, (x, y), (points, 0), textcoords="offset points", va="center", fontsize=9.5
+    )

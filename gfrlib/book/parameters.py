@@ -13,6 +13,7 @@ from pathlib import Path
 from IPython import get_ipython
 
 from gfrlib.config import UserError
+from gfrlib.engine import values
 
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 Types = tuple[type, ...]
@@ -118,26 +119,19 @@ def check_name(name: str, allowed) -> None:
 
 def typed(name: str, value, types: Types):
     """The value as one of the parameter's types; raises UserError if it has none."""
-    if type(value) in types:
-        return value
-    if type(value) is int and float in types:
-        return float(value)
-    kinds = " or ".join(kind.__name__ for kind in types)
-    raise UserError(
-        f"Parameter '{name}' must be {kinds}, not {type(value).__name__} ({value!r})."
-    )
+    try:
+        return values.typed(value, types)
+    except ValueError:
+        kinds = " or ".join(kind.__name__ for kind in types)
+        kind = type(value).__name__
+        raise UserError(
+            f"Parameter '{name}' must be {kinds}, not {kind} ({value!r})."
+        ) from None
 
 
 def from_text(value, types: Types):
     """A value from the command line as the parameter's type if possible, else as is."""
-    if not isinstance(value, str) or str in types:
+    try:
+        return values.from_text(value, types) if isinstance(value, str) else value
+    except ValueError:
         return value
-    words = {"true": True, "false": False, "none": None}
-    for kind in types:
-        try:
-            read = words[value.lower()] if kind in (bool, type(None)) else kind(value)
-            if type(read) is kind:
-                return read
-        except (KeyError, ValueError):
-            pass
-    return value

@@ -7,10 +7,12 @@ one Record a seed. Numbers are in percent, one a seed, where nothing else is sai
 import numpy as np
 
 from gfrlib import metrics, tasks
+from gfrlib.book import looks
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.lab import datasets, experiments, records
 from gfrlib.lab.records import Record
 
+MEASURES = ("svcca", "svcca_null", "pwcca", "cka", "cka_null")  # of similarity
 CLASSES = {"digits": 10, "cifar100": 100}  # known without a look at the data
 
 
@@ -54,11 +56,18 @@ def recorded(
     return {row: some for row, some in found.items() if some}
 
 
-def trained(preset: str, rows, seeds: int = 1, **shared) -> dict[str, list[Record]]:
-    """The runs of the rows: each is loaded if it is known, else trained now."""
+def trained(
+    preset: str, rows, seeds: int = 1, *, analyse=(), **shared
+) -> dict[str, list[Record]]:
+    """The runs of the rows: each is loaded if it is known, else trained now.
+
+    analyse: the costly parts of the analysis that the records must hold, "similarity",
+    "projection" or both (experiments.run_or_load).
+    """
     wanted = configs(preset, rows, seeds, make=experiments.settings, **shared)
     return {
-        row: [experiments.run_or_load(c) for c in some] for row, some in wanted.items()
+        row: [experiments.run_or_load(c, analyse=analyse) for c in some]
+        for row, some in wanted.items()
     }
 
 
@@ -116,21 +125,6 @@ def recognised(runs) -> list[tuple[int, list[float]]]:
     return [(some[0]["after"], [100 * e["share"] for e in some]) for some in steps]
 
 
-def drift(runs, task: int = 0) -> list[tuple[int, list[float]]]:
-    """[(after task t, one value a run), ...]: how far a task's features have moved.
-
-    In units of their mean length when the task was learned; NaN before that.
-    """
-    steps = zip(*(r.analysis["drift"] for r in runs), strict=True)
-    nothing = {"features": float("nan")}
-
-    def moved(step: dict) -> float:
-        of = {entry["task"]: entry for entry in step["of"]}
-        return of.get(task, nothing)["features"]
-
-    return [(t, [moved(step) for step in some]) for t, some in enumerate(steps)]
-
-
 def seconds(record: Record, phase: str, when: str = "") -> float:
     """Seconds of training in a phase of one run; `when`: "task 0" or "later" only."""
     known = {"": (True, False), "task 0": (True,), "later": (False,)}
@@ -151,6 +145,21 @@ def carried(record: Record, without: tuple = ()) -> int:
     return sum(size for item, size in items.items() if item not in without)
 
 
+def drift(record: Record, task: int = 0) -> list[float]:
+    """How far the features of task's test images have moved, after each task.
+
+    In units of their length when the task had just been learned; NaN before it was.
+    """
+    steps = [{row["task"]: row for row in s["of"]} for s in record.analysis["drift"]]
+    return [step.get(task, {"features": float("nan")})["features"] for step in steps]
+
+
+def drifts(runs, task: int = 0) -> list[tuple[int, list[float]]]:
+    """[(after task t, one value a run), ...] of `drift`: the points of a curve."""
+    steps = zip(*(drift(run, task) for run in runs), strict=True)
+    return [(t, list(values)) for t, values in enumerate(steps)]
+
+
 def similarity(
     record: Record, measure: str = "svcca", *, task: int = 0, after: int | None = None
 ) -> dict[str, float]:
@@ -168,6 +177,22 @@ def similarity(
     if not found or all(np.isnan(v) for v in found.values()):
         raise UserError(
             f"The record '{record.name}' holds no {measure} of task {task} after task "
-            f"{after}; delete it and run it again."
+            f"{after}; experiments.run_or_load(config, analyse='similarity') computes "
+            "it at preset quick."
         )
     return found
+
+
+def similarities(records, measures: tuple = MEASURES) -> list[dict]:
+    """All comparisons of records' layers as rows, for `words.show(..., data=...)`.
+
+    Columns method, seed, after, task, layer, rows (how many were compared), measures.
+    """
+    names = ("after", "task", "layer", "rows", *measures)
+    return [
+        {"method": r.config.method, "seed": r.config.seed}
+        | {name: entry.get(name) for name in names}
+        for _, runs, _ in looks.groups(records)
+        for r in runs
+        for entry in r.analysis["similarity"]
+    ]

@@ -26,8 +26,9 @@ from gfrlib.config import METHODS, make_config
 
 def source(*things) -> Markdown:
     """The library's own code of functions or classes, as it runs."""
-    blocks = (f"```python\n{inspect.getsource(thing)}```" for thing in things)
-    return Markdown("\n\n".join(blocks))
+    return Markdown(
+        "\n\n".join(f"```python\n{inspect.getsource(t)}```" for t in things)
+    )
 
 
 def command(config) -> str:
@@ -222,7 +223,8 @@ def provenance(
     name: the CSV's file name without its ending; note: one more phrase for the line.
     """
     runs = [r for _, group, _ in looks.groups(records or {}) for r in group]
-    line = _origin(runs) if runs else [f"Computed now, {_today()}"]
+    now = f"Computed now, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    line = _origin(runs) if runs else [now]
     summary = html.escape(" · ".join([*line, note] if note else line))
     commands = html.escape("\n".join(dict.fromkeys(command(r.config) for r in runs)))
     text = urllib.parse.quote(csv(records, data), safe=",.-_ ")
@@ -233,10 +235,6 @@ def provenance(
         f'<a href="data:text/csv;charset=utf-8,{text}" '
         f'download="{html.escape(name)}.csv">Data of this figure (CSV)</a></details>'
     )
-
-
-def _today() -> str:
-    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
 
 
 def _origin(runs: list) -> list[str]:

@@ -270,16 +270,9 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
 
 def book_run(options) -> None:
     """Run chapters, and print where they are."""
-    import yaml
-
     from gfrlib.book import chapters
 
-    parameters = {}
-    for name, text in options.parameters:
-        try:
-            parameters[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            parameters[name] = text
+    parameters = dict(options.parameters)  # text, read as each parameter's type
     for path in chapters.run(options.chapter, parameters, options.out):
         print(path)
 

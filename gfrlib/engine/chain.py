@@ -49,8 +49,8 @@ class Chain:
     def phase(self, name: str, t: int, train: Callable, module: nn.Module, *others):
         """Load a stage's result into `module`, or train it, and keep it.
 
-        train(module, *others, tasks, t, config, phase) goes on from the stage's last
-        checkpoint.
+        ``train(module, *others, tasks, t, config, phase)`` goes on from the stage's
+        last checkpoint.
         """
         with self.store.stage(self.next_key(name, t)) as stage:
             done = stage.result()

@@ -124,7 +124,7 @@ def compiled_gradients(
 ) -> Callable:
     """A function that returns what `losses_of` returns, and the loss's gradients.
 
-    losses_of(*inputs) -> (loss, parts); the result is (loss, parts, gradients of
+    ``losses_of(*inputs) -> (loss, parts)``; the result is (loss, parts, gradients of
     `weights`), without history. Forward and backward are one piece: on a GPU a CUDA
     graph, on a CPU one graph of the compiler, since a loss that holds a gradient itself
     cannot be compiled otherwise. Raises UserError where a CPU has no C++ compiler, or

@@ -41,7 +41,6 @@ class Observer:
     ):
         self.machine = machine or Machine.of(config)
         self.config, self.stream, self.parts = config, stream, set(parts)
-        self.machine = Machine.of(config)
         # features of task k's test sample when task k had just been learned
         self.then: dict[int, Tensor] = {}
         self.drift: list[dict] = []

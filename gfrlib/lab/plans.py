@@ -197,7 +197,8 @@ def table(rows: list[dict]) -> str:
     lines.append(
         f"{len(rows)} runs, {count[True]} recorded, {count[False]} to do; their "
         f"{total} stages are {new} to train (the others are shared or done): "
-        f"{minutes:.0f} minutes at the speed measured just now, one process, evaluation and analysis "
+        f"{minutes:.0f} minutes at the speed measured just now, one process, "
+        "evaluation and analysis "
         "not counted"
     )
     return "\n".join(lines)

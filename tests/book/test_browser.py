@@ -39,7 +39,8 @@ WIDE_CODE = """() => {
     const closed = [...document.querySelectorAll('main .toggle-hidden')]
     folded.forEach(e => { e.open = true })
     closed.forEach(e => e.classList.remove('toggle-hidden'))
-    const longest = (e) => e.innerText.split('\\n').sort((a, b) => b.length - a.length)[0]
+    const longest = (e) => e.innerText.split('\\n')
+        .reduce((a, b) => b.length > a.length ? b : a)
     const wide = [...document.querySelectorAll('main pre')]
         .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth).map(longest)
     folded.forEach(e => { e.open = false })

@@ -22,7 +22,7 @@ def _close():
     plt.close("all")
 
 
-# Accuracy, features, costs -------------------------------------------------------------
+# Accuracy, features, costs ------------------------------------------------------------
 
 
 def test_accuracy_curves_are_means_in_percent_over_classes_seen():
@@ -102,6 +102,10 @@ def test_bars_show_mean_and_seeds():
     assert results.final(fake(), "other") == pytest.approx(0.26)
     ax = figures.bars({"gfr": [2.0, 4.0], "mine": 1}, "seconds")
     assert [p.get_width() for p in ax.patches] == [3, 1]
+    ax = figures.bars({"gfr": 1, "mine": 2}, color="#123456")
+    assert {p.get_facecolor() for p in ax.patches} == {
+        matplotlib.colors.to_rgba("#123456")
+    }
 
 
 def test_old_and_new_classes():
@@ -153,6 +157,23 @@ def test_features():
     figure = figures.projection({"gfr": entry, "gfr-gaussian": entry, "a third": entry})
     assert [len(c.get_offsets()) for c in figure.axes[0].collections] == [20, 30]
     assert sum(ax.get_visible() for ax in figure.axes) == 3
+
+
+def test_points_of_a_projection_as_rows():
+    panels = {
+        "gfr": {
+            "real": [[0, 1]],
+            "replayed": [[2, 3]],
+            "real_class": [7],
+            "replayed_class": [8],
+        },
+        "bare": {"real": np.zeros((1, 2)), "replayed": np.empty((0, 2))},
+    }
+    assert figures.points(panels) == [
+        {"panel": "gfr", "kind": "real", "class": 7, "x": 0, "y": 1},
+        {"panel": "gfr", "kind": "replayed", "class": 8, "x": 2, "y": 3},
+        {"panel": "bare", "kind": "real", "x": 0, "y": 0},
+    ]
 
 
 def test_accuracy_over_something():
@@ -213,7 +234,7 @@ def test_style_can_be_set_without_a_notebook():
         )
 
 
-# Where a network changes, what it replays, what it costs -------------------------------
+# Where a network changes, what it replays, what it costs ------------------------------
 
 
 def test_similarity_is_drawn_layer_by_layer_with_its_null():

@@ -1,5 +1,6 @@
 """What chapters ask of runs: which are recorded, and numbers by hand."""
 
+import numpy as np
 import pytest
 from fakes import LAYERS, fake, with_similarity
 
@@ -53,6 +54,19 @@ def test_seconds_and_bytes_of_a_run():
     assert results.carried(run) == 3
 
 
+def test_drift_of_features_after_each_task():
+    steps = [
+        {"after": 0, "of": [{"task": 0, "features": 0.0}]},
+        {
+            "after": 1,
+            "of": [{"task": 0, "features": 0.25}, {"task": 1, "features": 0.0}],
+        },
+    ]
+    run = fake(analysis={"drift": steps})
+    assert results.drift(run) == [0, 0.25]
+    assert np.isnan(results.drift(run, 1)[0]) and results.drift(run, 1)[1] == 0
+
+
 def test_what_task_0_recognises_after_each_task():
     two = [
         fake(analysis={"recognised": [{"after": t, "share": s} for t, s in steps]})
@@ -63,19 +77,23 @@ def test_what_task_0_recognises_after_each_task():
     assert at_once == pytest.approx([90, 70]) and later == pytest.approx([80, 40])
 
 
-def test_drift_of_a_task_over_time():
+def test_drifts_of_several_runs_step_by_step():
     steps = [
         {"of": [{"task": 0, "features": 0.0}]},
         {"of": [{"task": 0, "features": 0.3}, {"task": 1, "features": 0.0}]},
     ]
     run = fake(analysis={"drift": steps})
-    assert results.drift([run]) == [(0, [0.0]), (1, [0.3])]
-    (_, [before]), later = results.drift([run], task=1)
-    assert before != before and later == (1, [0.0])
+    assert results.drifts([run, run]) == [(0, [0.0, 0.0]), (1, [0.3, 0.3])]
 
 
 def test_similarity_of_layers():
     assert list(results.similarity(with_similarity())) == list(LAYERS)
+    rows = results.similarities({"mine": [with_similarity(seed=3)]}, ("cka",))
+    assert len(rows) == 6 * len(LAYERS)  # tasks 1 to 3, each against all before it
+    assert rows[1] == {
+        **{"method": "gfr", "seed": 3, "after": 1, "task": 0},
+        **{"layer": "block 2", "rows": 100, "cka": 0.9},
+    }
 
 
 def test_what_was_not_compared_is_refused():
@@ -86,3 +104,15 @@ def test_what_was_not_compared_is_refused():
     ):
         with pytest.raises(UserError, match="holds no svcca"):
             results.similarity(record, **kwargs)
+
+
+def test_parts_of_the_analysis_are_asked_for_with_the_runs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        results.experiments,
+        "run_or_load",
+        lambda config, analyse=(): asked.append((config.seed, analyse)),
+    )
+    results.trained("quick", ("gfr",), 2, analyse="projection", base=2)
+    results.trained("quick", ("gfr",))
+    assert asked == [(0, "projection"), (1, "projection"), (0, ())]

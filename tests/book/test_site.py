@@ -1,4 +1,7 @@
-"""The built site: every link, anchor and asset exists; every picture has words; nothing of this machine shows."""
+"""The built site: every link, anchor and asset exists; every picture has words.
+
+Nothing of this machine shows.
+"""
 
 import json
 import re
@@ -25,7 +28,10 @@ WORDLESS = {"", "image", "figure", "output", "plot", "picture"}
 
 
 class Page(HTMLParser):
-    """What the checks need from one page: anchors, references, pictures, headings, visible text, widget state."""
+    """What the checks need from one page.
+
+    Anchors, references, pictures, headings, visible text, widget state.
+    """
 
     def __init__(self, path: Path):
         super().__init__()
@@ -253,7 +259,10 @@ def test_nothing_of_this_machine_shows(site):
 
 
 def test_markdown_of_cells_is_rendered(site, pages):
-    """Tables and formulas that a cell displays are tables and formulas: no bars, no dollars in the text of a page."""
+    """Tables and formulas that a cell displays are tables and formulas.
+
+    No bars, no dollars in the text of a page.
+    """
     seen = 0
     for path in pages:
         bare = re.sub(

@@ -1,4 +1,6 @@
-"""Runs on another device than the CPU, where there is no GPU: tests/pretended.py has the device."""
+"""Runs on another device than the CPU, where there is no GPU: tests/pretended.py has
+the device.
+"""
 
 import json
 import subprocess
@@ -60,7 +62,9 @@ def test_the_pretended_device_notices(tmp_path):
 
 @pytest.mark.parametrize("method", RUNS)
 def test_a_run_does_not_depend_on_the_device(runs, method):
-    """No tensors of two devices meet, in training, testing or analysis, and the result is the CPU's up to rounding."""
+    """No tensors of two devices meet, in training, testing or analysis, and the result
+    is the CPU's up to rounding.
+    """
     got = runs[method]
     assert got["analysis"] and got["sheet"]
     assert got["same"] >= (
@@ -71,7 +75,9 @@ def test_a_run_does_not_depend_on_the_device(runs, method):
 
 @pytest.mark.parametrize("method", WAITS)
 def test_the_host_waits_for_no_step(waits, method):
-    """Twice as many steps, and not one number more that the host must wait for: inside an epoch nothing synchronises."""
+    """Twice as many steps, and not one number more that the host must wait for: inside
+    an epoch nothing synchronises.
+    """
     few, many = waits[method]["n"], waits[method]["2 n"]
     assert few
     assert many == few

@@ -1,4 +1,6 @@
-"""Two processes by torchrun on the CPU (gloo): the same gradients as one, the same run, and what happens if one dies."""
+"""Two processes by torchrun on the CPU (gloo): the same gradients as one, the same run,
+and what happens if one dies.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Locks between processes: who waits, who goes on, and what a killed or stopped one does.
+"""Locks between processes: who waits, who goes on; a killed and a stopped one.
 
 `python tests/locks.py` does the same at length: 20 kills, a stop of 90 seconds.
 """

@@ -1,4 +1,6 @@
-"""What `compiled` does on a GPU, where there is none: CUDA graphs whose recording and replay are pretended."""
+"""What `compiled` does on a GPU, where there is none: CUDA graphs whose recording and
+replay are pretended.
+"""
 
 import contextlib
 
@@ -11,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gfrlib import training
 from gfrlib.config import UserError
-from gfrlib.engine import machine
+from gfrlib.engine import machine, phase
 
 CUDA = torch.device("cuda")
 FORBIDDEN = {
@@ -34,7 +36,9 @@ FORBIDDEN = {
 
 
 class Graph:
-    """Stands for torch.cuda.CUDAGraph: what ran while it was recorded, done again on the same tensors, into the same places."""
+    """Stands for torch.cuda.CUDAGraph: what ran while it was recorded, done again on
+    the same tensors, into the same places.
+    """
 
     def __init__(self):
         self.calls, self.replays = [], 0
@@ -56,7 +60,9 @@ class Graph:
 
 
 class Recording(TorchDispatchMode):
-    """Stands for torch.cuda.graph; below autograd, so it sees the backward operations, too."""
+    """Stands for torch.cuda.graph; below autograd, so it sees the backward operations,
+    too.
+    """
 
     def __init__(self, graph, stream=None):
         super().__init__()
@@ -146,10 +152,12 @@ def test_the_recording_keeps_no_caller_s_tensor(graphs):
 
 @pytest.mark.parametrize("alignment", ["code", "paper", "retrain"])
 def test_replayed_updates_take_the_eager_steps(graphs, monkeypatch, alignment):
-    """A whole run with every update of the GAN replayed: the same losses, but for the order of sums."""
+    """A whole run with every update of the GAN replayed: the same losses, but for the
+    order of sums.
+    """
     real = machine.compiled_gradients
     monkeypatch.setattr(
-        training,
+        phase,
         "compiled_gradients",
         lambda losses_of, weights, device: real(losses_of, weights, CUDA),
     )
@@ -211,6 +219,6 @@ def test_an_old_pytorch_will_do_for_a_gpu_and_not_for_a_cpu(
     monkeypatch.setattr(machine.shutil, "which", lambda name: name)
     with pytest.raises(
         UserError,
-        match="'compiled' needs PyTorch 2.15 on a CPU, and this is 2.*set compiled to false",
+        match="'compiled' needs PyTorch 2.15 on a CPU, and this is 2.*set compiled to",
     ):
         machine.compiled_gradients(lambda x: (x, {}), [weight], torch.device("cpu"))

@@ -1,6 +1,7 @@
-"""kill -9 of the real command in both phases of training: run again, it ends as if nothing had been.
+"""kill -9 of the real command in both phases of training, and run again.
 
-`python tests/kill_test.py` does the same at length: ten quick runs, and a slim run killed ten times.
+It ends as if nothing had been. `python tests/kill_test.py` does the same at length: ten
+quick runs, and a slim run killed ten times.
 """
 
 import json
@@ -40,11 +41,14 @@ def run_here(home, capsys) -> dict:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """One folder for all kills: each test goes on from where the one before was killed, as a reader would."""
+    """One folder for all kills: each test goes on from where the one before was killed,
+    as a reader would.
+    """
     return tmp_path_factory.mktemp("killed")
 
 
-# finished stages: 0 = in task 0's classifier, 4 = in task 1's generator (1 its first, 2 predictions, 3 the classifier)
+# finished stages: 0 = in task 0's classifier, 4 = in task 1's generator (1 its first, 2
+# predictions, 3 the classifier)
 @pytest.mark.parametrize("finished", [0, 4], ids=["classifier", "generator"])
 def test_killed_in_the_middle_of_a_phase(home, finished):
     process, seconds, seen = begin(WORDS, home, EVERY), random.uniform(0, 0.1), []
@@ -87,5 +91,7 @@ def test_killed_before_its_record_was_kept_nothing_is_trained_again(home, capsys
 
 
 def test_kills_leave_no_large_litter(home):
-    """A temporary file of a killed write is small change, and never taken for a checkpoint."""
+    """A temporary file of a killed write is small change, and never taken for a
+    checkpoint.
+    """
     assert len([p for p in (home / "data").rglob(".*") if p.is_file()]) <= 2

@@ -1,4 +1,4 @@
-"""Analyses that need weights: similarity, what is recognised of the replay, the sheet."""
+"""Analyses that need weights: similarity, what is recognised, the sheet."""
 
 import copy
 import dataclasses

@@ -1,4 +1,6 @@
-"""Grids: what a file may say, the plan against what training really opens, and running with shared stages."""
+"""Grids: what a file may say, the plan against what training really opens, and running
+with shared stages.
+"""
 
 import re
 from pathlib import Path
@@ -34,7 +36,9 @@ def test_blocks_multiply_out_in_order_and_each_run_counts_once(tmp_path):
 preset: quick
 runs:
   - {methods: [lwf, gfr], splits: [{base: 4, tasks: 3}, {split: [6, 4]}], seeds: [0, 1]}
-  - {methods: [lwf], search: {penalty_weight: [10.0, 3], temperature: [1, 2]}, settings: {validation: 0.2}}
+  - methods: [lwf]
+    search: {penalty_weight: [10.0, 3], temperature: [1, 2]}
+    settings: {validation: 0.2}
   - {methods: [gfr]}
 """,
     )
@@ -155,13 +159,15 @@ def test_steps_are_timed_with_the_runs_own_threads(monkeypatch):
 
 
 def test_a_grid_runs_goes_on_and_names_what_failed(home):
+    small = {k: v for k, v in SMALL.items() if k not in ("base", "tasks")}
+    settings = ", ".join(f"{k}: {v}" for k, v in small.items())
     path = write(
         home,
         f"""
 preset: quick
 runs:
   - methods: [finetune, frozen]
-    settings: {{{", ".join(f"{k}: {v}" for k, v in SMALL.items() if k not in ("base", "tasks"))}}}
+    settings: {{{settings}}}
 """,
     )
     done = gfrlib("grid", path, "--dry-run", home=home)
@@ -185,7 +191,8 @@ runs:
     assert "2 recorded, 0 to do" in gfrlib("grid", path, "--dry-run", home=home).stdout
     text = (
         path.read_text()
-        + "  - {methods: [finetune], settings: {learning_rate: 1.0e+30, epochs_base: 1, device: cpu}}\n"
+        + "  - {methods: [finetune], settings: {learning_rate: 1.0e+30, "
+        + "epochs_base: 1, device: cpu}}\n"
     )
     path.write_text(text)
     done = gfrlib("grid", path, home=home)
@@ -208,7 +215,9 @@ def records_in(home):
 def test_on_ray_a_killed_worker_is_tried_again_and_one_failure_is_listed(
     home, tmp_path, monkeypatch
 ):
-    """12 runs, two workers; one of them is killed, one run diverges: 11 records, one error, no stage trained twice."""
+    """12 runs, two workers; one of them is killed, one run diverges: 11 records, one
+    error, no stage trained twice.
+    """
     pytest.importorskip("ray", reason="Ray is an extra: pip install 'gfrlib[cluster]'")
     import os
     import signal

@@ -1,4 +1,6 @@
-"""Records and stages on disk: round trips, what is refused, locks, two processes, a full disk."""
+"""Records and stages on disk: round trips, what is refused, locks, two processes, a
+full disk.
+"""
 
 import dataclasses
 import errno
@@ -52,7 +54,7 @@ def altered(path: Path, change) -> Path:
     return path
 
 
-# --- records ------------------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------
 
 
 def test_round_trip(made, path):
@@ -266,7 +268,7 @@ def test_the_digest_follows_code_and_not_comments(tmp_path, monkeypatch):
     assert digest() != first
 
 
-# --- checkpoints ----------------------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------
 
 
 def stage(folder: Path, key: str = "abc") -> stages.Stage:
@@ -335,12 +337,14 @@ def test_checkpoints_are_due_four_times_a_minute(tmp_path, monkeypatch):
     assert not first.due()
 
 
-# --- a full disk ------------------------------------------------------------------------------------------------------------
+# --- a full disk ----------------------------------------------------------------------
 
 
 @pytest.fixture(params=["replace", "fsync", "tmpfs"])
 def full_disk(request, tmp_path, monkeypatch):
-    """A folder in which no record can be written: a file system of 16 KiB where one may be mounted, or failing calls."""
+    """A folder in which no record can be written: a file system of 16 KiB where one may
+    be mounted, or failing calls.
+    """
     folder = tmp_path / "full"
     folder.mkdir()
     if request.param == "tmpfs":
@@ -440,7 +444,9 @@ def test_make_config_of_a_record_gives_its_digest(made):
 
 
 def test_a_cache_of_ones_own_keeps_stages_and_all_new_records(tmp_path, monkeypatch):
-    """GFR_CACHE, for a machine that forgets: what was trained there is found again by another one."""
+    """GFR_CACHE, for a machine that forgets: what was trained there is found again by
+    another one.
+    """
     home, drive = tmp_path / "home", tmp_path / "drive"
     monkeypatch.setenv("GFR_HOME", str(home))
     monkeypatch.setenv("GFR_CACHE", str(drive))

@@ -1,4 +1,6 @@
-"""ImageNet's way in: real JPEG files with the real thing's faults, packed in parallel, resumed, streamed, and trained on."""
+"""ImageNet's way in: real JPEG files with the real thing's faults, packed in parallel,
+resumed, streamed, and trained on.
+"""
 
 import io
 import json
@@ -218,7 +220,9 @@ def test_a_streamed_run_is_the_resident_one(folder, monkeypatch):
 
 
 def test_boxes_are_those_of_torchvision():
-    """The same law as RandomResizedCrop: area, ratio and place of many boxes, on a wide image."""
+    """The same law as RandomResizedCrop: area, ratio and place of many boxes, on a wide
+    image.
+    """
     from torchvision.transforms import RandomResizedCrop
 
     torch.manual_seed(0)
@@ -278,7 +282,9 @@ def test_a_cut_box_is_torchvisions_resized_crop():
                 found[k].permute(2, 0, 1).int()
                 - (hflip(expected) if flip else expected).int()
             ).abs()
-            if not antialias:  # at the border of the box torchvision does not look outside, and the GPU's way does
+            # at the border of the box torchvision does not look outside, and the GPU's
+            # way does
+            if not antialias:
                 apart = apart[:, 2:-2, 2:-2]
             assert apart.max() <= 1
 
@@ -327,7 +333,9 @@ def test_the_command_names_what_it_leaves_out(folder, home):
 
 
 def test_a_data_set_packed_anew_is_another_one(folder, monkeypatch):
-    """A name does not tell the content: runs and records of the old images are not taken for the new ones'."""
+    """A name does not tell the content: runs and records of the old images are not
+    taken for the new ones'.
+    """
     from gfrlib.lab import experiments
 
     pack(folder)
@@ -388,7 +396,7 @@ def test_large_images_without_crops_are_streamed_too(monkeypatch):
 
 
 def test_what_is_read_ahead_is_used(monkeypatch):
-    """Every batch of training after the first was read by the thread that reads ahead."""
+    """Every batch after the first was read by the thread that reads ahead."""
     source = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
     packed = datasets.Packed(
         "big",

@@ -1,0 +1,102 @@
+"""Parameters of chapters: what is unknown or mistyped is refused, whoever set it."""
+
+import json
+
+import pytest
+from small_book import papermill, small_fixture, write_notebook  # noqa: F401
+
+from gfrlib.book import chapters
+from gfrlib.book.parameters import check_parameters, from_text
+from gfrlib.config import UserError
+
+
+@pytest.mark.parametrize(
+    "values, sentence",
+    [
+        ({"bse": 2}, "Unknown parameter 'bse' .did you mean 'base'.*base, rate, name"),
+        ({"base": 2.5}, "'base' must be int, not float"),
+        ({"base": "three"}, "'base' must be int, not str"),
+        ({"base": True}, "'base' must be int, not bool"),
+        ({"rate": "1e-x"}, "'rate' must be float"),
+        ({"name": 3}, "'name' must be str, not int"),
+        ({"base": None}, "'base' must be int"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_runs(small, values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        chapters.run("01_small", values)
+    assert not (small / "build").exists()
+
+
+def test_text_from_a_command_line_is_read_as_the_type():
+    assert from_text("1e-3", (float,)) == 0.001
+    assert from_text("3", (int,)) == 3 and from_text("3", (str,)) == "3"
+    assert from_text("False", (bool,)) is False
+    assert from_text("none", (int, type(None))) is None
+    assert from_text("nan?", (int,)) == "nan?"
+
+
+def test_unknown_chapter_and_bad_parameter_cells(small):
+    with pytest.raises(UserError, match="There is no chapter '09'; there are 01_small"):
+        chapters.run("09")
+    notebook = json.loads((small / "book/01_small.ipynb").read_text())
+    notebook["cells"][0]["source"] = "base = 4"
+    (small / "book/01_small.ipynb").write_text(json.dumps(notebook))
+    with pytest.raises(UserError, match="a parameter is written 'name: type = value"):
+        chapters.run()
+    notebook["cells"][0]["metadata"]["tags"] = []
+    (small / "book/01_small.ipynb").write_text(json.dumps(notebook))
+    with pytest.raises(UserError, match="one cell tagged 'parameters', not 0"):
+        chapters.run()
+
+
+def test_check_parameters_under_plain_papermill(tmp_path):
+    write_notebook(tmp_path / "a.ipynb", body="base = accuracy = 0.5")
+    assert (
+        papermill(
+            tmp_path / "a.ipynb",
+            tmp_path / "good.ipynb",
+            "-p",
+            "base",
+            "2",
+            "-p",
+            "rate",
+            "1",
+        ).returncode
+        == 0
+    )
+    for wrong, sentence in (
+        (["bse", "2"], "Unknown parameter 'bse' (did you mean 'base'?)"),
+        (["_hidden", "2"], "Unknown parameter '_hidden'"),
+        (["rate", "high"], "'rate' must be float"),
+    ):
+        done = papermill(tmp_path / "a.ipynb", tmp_path / "bad.ipynb", "-p", *wrong)
+        assert done.returncode == 1 and sentence in done.stderr
+
+
+def test_check_parameters_never_complains_of_the_readers_own_names():
+    history = ["", "import os\nbase: int = 4", "accuracy = 0.9  # Parameters", "!pip x"]
+    check_parameters({"In": history, "base": 4, "accuracy": 0.9, "x": 3})
+    history = ["base: int | None = None"]
+    check_parameters({"In": history, "base": None})
+    with pytest.raises(UserError, match="'base' has no value"):
+        check_parameters({"In": history})
+    with pytest.raises(UserError, match="'base' must be int or NoneType, not str"):
+        check_parameters({"In": history, "base": "4"})
+
+
+def test_check_parameters_reads_the_cell_as_it_was_run_last():
+    history = [
+        "base: int = 4",
+        "# Parameters\nbase = 2",
+        "base: int = 4\nrate: float = 1.0",
+    ]
+    check_parameters({"In": history, "base": 2, "rate": 1.0})
+    with pytest.raises(UserError, match="Unknown parameter 'bse'.*'base'"):
+        check_parameters(
+            {"In": [*history, "# Parameters\nbse = 2"], "base": 2, "rate": 1}
+        )
+    with pytest.raises(UserError, match="run the chapter's parameters cell"):
+        check_parameters({"In": ["x = 3"], "x": 3})
+    with pytest.raises(UserError, match="written 'name: type = value"):
+        check_parameters({"In": ["base: list = 4"], "base": 4})

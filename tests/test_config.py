@@ -1,0 +1,185 @@
+"""Settings: each declared once; what a run reads is what tells it from another."""
+
+import dataclasses
+
+import pytest
+from helpers_core import SMALL, load_tasks, tiny, train
+
+from gfrlib import heads, penalties, prediction, replay, training
+from gfrlib.config import DECLARED, Config, UserError, choices, from_text, make_config
+from gfrlib.engine import values
+from gfrlib.methods import COLUMNS, METHODS
+
+# Read at the door or as a name, and never by what a stage computes.
+AT_THE_DOOR = {"device", "threads", "preset"}
+
+
+class Watched(Config):
+    """A Config that notes which settings are read, but for its own book-keeping."""
+
+    def __getattribute__(self, name):
+        own = object.__getattribute__(self, "__dict__")
+        if name in DECLARED and own.get("_watch", False):
+            own["_read"].add(name)
+        return object.__getattribute__(self, name)
+
+    def identity(self):
+        return self._aside(super().identity)
+
+    def stage_settings(self, stage, *, first):
+        return self._aside(
+            lambda: super(Watched, self).stage_settings(stage, first=first)
+        )
+
+    def _aside(self, compute):
+        own = object.__getattribute__(self, "__dict__")
+        before, own["_watch"] = own.get("_watch", False), False
+        try:
+            return compute()
+        finally:
+            own["_watch"] = before
+
+
+def read_by_a_run(config: Config) -> set[str]:
+    """The settings that building the stream and training it read."""
+    plain = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
+    watched = Watched(**plain)
+    object.__getattribute__(watched, "__dict__").update(_read=set(), _watch=True)
+    with training.Machine.of(config).limited():
+        training.run(watched, load_tasks(config))
+    return watched.__dict__["_read"]
+
+
+def varies(config: Config) -> set[str]:
+    """Settings that the identity follows, as declared."""
+    return {name for name, about in DECLARED.items() if about["read"](config)}
+
+
+STREAM = {"dataset", "base", "tasks", "split", "class_order", "seed", "validation"}
+CASES = {name: (name, {}) for name in METHODS} | {
+    "gfr, alignment paper": ("gfr", dict(alignment="paper")),
+    "gfr, alignment retrain": ("gfr", dict(alignment="retrain")),
+    "frozen F, GAN": ("gfr", dict(penalty="frozen")),
+    "frozen F, Gaussians": ("gfr-gaussian", dict(penalty="frozen")),
+    "features, exemplars": ("icarl-cnn", dict(penalty="features")),
+}
+# Read by every run: `drift` and `compiled` are in the identity where they are not the
+# default, and a cut at which nothing enters or acts changes nothing (see below).
+WITHOUT_EFFECT = {"cut", "drift", "compiled"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_identity_is_what_a_run_reads(case):
+    """Field by field: nothing that is read is missing, nothing unread splits runs."""
+    method, changes = CASES[case]
+    config = tiny(method, **{**SMALL, "epochs_base": 1, **changes})
+    read = read_by_a_run(config) - AT_THE_DOOR
+    declared = varies(config)
+    assert read - declared - WITHOUT_EFFECT == set(), "read, but not in the identity"
+    # the stream's settings are read before the run, when the tasks are built
+    # the stages' names hold the columns even where a function was looked up by them
+    columns = {"penalty", "memory", "head", "prediction", "cut", "drift", "batch_norm"}
+    unread = declared - read - STREAM - columns
+    assert unread == set(), "in the identity, but never read"
+
+
+@pytest.mark.parametrize(
+    "method, one, other",
+    [
+        ("gfr", dict(alignment="paper"), dict(alignment_weight=0.5)),
+        ("gfr", dict(alignment="retrain"), dict(alignment_weight=0.5)),
+        ("joint", {}, dict(batch_norm="frozen")),
+        ("frozen", {}, dict(batch_norm="train")),
+        ("frozen", {}, dict(old_task_weighting=False)),
+        ("finetune", {}, dict(cut=2)),
+        ("finetune", {}, dict(penalty_weight=3.0, temperature=4.0)),
+        ("finetune", {}, dict(device="cpu", threads=2)),
+        ("gfr-gaussian", {}, dict(generator_hidden=64, exemplars=7)),
+    ],
+)
+def test_what_a_run_never_reads_does_not_split_it(method, one, other):
+    a, b = (make_config("quick", method, **{**one, **c}) for c in ({}, other))
+    assert a.digest() == b.digest() and a.difference(b) == {}
+
+
+@pytest.mark.parametrize(
+    "method, change",
+    [
+        ("gfr", dict(alignment_weight=0.5)),
+        ("gfr", dict(batch_norm="train")),
+        ("joint", dict(epochs_base=7)),
+        ("frozen", dict(width=8)),
+        ("gfr", dict(old_task_weighting=False)),
+    ],
+)
+def test_what_a_run_reads_splits_it(method, change):
+    a, b = make_config("quick", method), make_config("quick", method, **change)
+    assert a.digest() != b.digest() and set(a.difference(b)) == set(change)
+
+
+def test_a_cut_at_which_nothing_acts_changes_nothing():
+    plain, cut = (train(tiny("finetune", **SMALL, cut=c)) for c in (4, 2))
+    assert plain.weights == cut.weights
+
+
+def test_every_word_of_a_column_has_its_function():
+    nothing_added = {"none", "frozen"}
+    assert set(penalties.PENALTIES) | nothing_added == set(COLUMNS["penalty"])
+    assert set(replay.MEMORIES) == set(COLUMNS["memory"])
+    assert set(heads.HEADS) == set(COLUMNS["head"])
+    assert set(replay.DRIFTS) | {"none"} == set(COLUMNS["drift"])
+    rules = set(prediction.PREDICTIONS) - {"task-aware"}
+    assert rules == set(COLUMNS["prediction"])
+
+
+def test_a_declaration_says_what_is_allowed():
+    for name, about in DECLARED.items():
+        default = getattr(Config(), name)
+        if type(default) in (int, float):
+            low, high = about["bounds"] or (default, default)
+            assert low <= default <= high, name
+            free = {"base", "tasks"}  # what the data set allows
+            assert about["bounds"] or name in free, f"'{name}' has no bounds"
+        if choices(name):
+            assert default in choices(name), name
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(seed=2**32), "'seed' must be at most"),
+        (dict(seed=-1), "must not be negative"),
+        (dict(threads=100_000), "'threads' must be at most"),
+        (dict(head_scale=1e300), "'head_scale' must be a number above 0"),
+        (dict(alignment_weight=10**400), "must not be negative, infinite"),
+        (dict(exemplars=10**20), "'exemplars' must be at most"),
+        (dict(width=10**6), "'width' must be at most"),
+        (dict(validation=0.95), "from 0 to below 0.9"),
+        (dict(cut=5), "'cut' counts stages"),
+        (dict(learning_rate=float("nan")), "must be a number above 0"),
+        (dict(widht=3), "did you mean width"),
+        (dict(width="3"), "'width' must be a int"),
+    ],
+)
+def test_out_of_bounds_is_one_sentence(changes, says):
+    with pytest.raises(UserError, match=says) as caught:
+        make_config("quick", "gfr", **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_reading_of_text():
+    assert from_text("split", "[25, 25]") == (25, 25)
+    assert from_text("cut", "features") == 4 and from_text("width", "8") == 8
+    assert from_text("learning_rate", "1e-3") == 1e-3
+    with pytest.raises(UserError, match="takes true or false, not 'maybe'"):
+        from_text("compiled", "maybe")
+    # text stays as it stands, whatever it looks like
+    for text in ("2021", "on", "~", "my data #2: set"):
+        assert values.from_text(text, (str,)) == text
+    assert values.from_text("1e-3", (float,)) == 1e-3
+    assert values.from_text("none", (int, type(None))) is None
+    assert values.from_text("4", (str, int)) == 4
+    assert values.typed(3, (float,)) == 3.0
+    for value, kinds in ((True, (int,)), ("3", (int,)), (3.0, (int,))):
+        with pytest.raises(ValueError):
+            values.typed(value, kinds)
