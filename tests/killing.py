@@ -304,26 +304,33 @@ class Race:
                 inside[key] = int(pid)
         return count
 
-    def kill_at_random(self, kills: int, within: float, seed: int = 0) -> int:
-        """Kill one and start another, at random moments; how many died.
+    def kill_at_random(self, kills: int, longest: float, seed: int = 0) -> int:
+        """Kill one that is in a stage, and start another; how many died.
 
-        One that is in a stage, where there is one.
+        At a random moment, at most `longest` seconds after a living one was seen there.
         """
         rng, done = random.Random(seed), 0
-        wait_for(self.entered)
         while done < kills:
-            time.sleep(rng.random() * within / kills)
-            living = {p.pid: p for p in self.processes if p.poll() is None}
-            if not living:
+            wait_for(lambda: self._living() == {} or self._busy())
+            time.sleep(longest * rng.random())
+            victims = self._busy() or list(self._living().values())
+            if not victims:
                 break
-            inside = [pid for pid in self.inside().values() if pid in living]
-            victim = living[rng.choice(inside or list(living))]
+            victim = rng.choice(victims)
             # noted before: whoever enters after this moment overlaps with nobody
             victim.killed_at = time.monotonic()
             victim.kill()
             done += victim.wait() == -signal.SIGKILL
             self.start(1)
         return done
+
+    def _living(self) -> dict[int, subprocess.Popen]:
+        return {p.pid: p for p in self.processes if p.poll() is None}
+
+    def _busy(self) -> list[subprocess.Popen]:
+        """Living processes that are in a stage."""
+        living = self._living()
+        return [living[pid] for pid in self.inside().values() if pid in living]
 
     def join(self, timeout: float = 120) -> None:
         """Wait for all of them; those that were not killed must have ended well."""

@@ -573,7 +573,11 @@ def test_what_counts_as_changed_code(tmp_path, monkeypatch):
     git("add", "--all")
     git("commit", "--quiet", "-m", "all")
     (tmp_path / "notes.txt").write_text("not gfrlib's")
-    assert origin.changes() == [] and re.fullmatch(r"\w{40}", origin.code_commit())
+    code = origin.code_commit()
+    assert origin.changes() == [] and re.fullmatch(r"\w{40}", code)
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "a record")
+    assert origin.code_commit() == code, "the code is as old as it was"
     (package / "new.py").write_text("")
     (package / "__init__.py").write_text("x = 1")
     assert sorted(origin.changes()) == ["gfrlib/__init__.py", "gfrlib/new.py"]

@@ -42,11 +42,15 @@ def _git(*words: str) -> str:
 
 
 def code_commit() -> str:
-    """The code's commit, "+changes" behind it where it has some; or "unknown"."""
+    """The last commit that changed gfrlib, or "unknown"; "+changes" follows where files
+    differ from it.
+
+    Commits of records do not change it: a whole recording names one version.
+    """
     try:
         if not _git("ls-files", "--", "__init__.py"):
             return "unknown"
-        commit = _git("rev-parse", "HEAD")
+        commit = _git("log", "-1", "--format=%H", "--", ".")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+changes" if changes() else "")
