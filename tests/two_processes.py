@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from gfrlib import losses, training
 from gfrlib.engine import distributed
-from gfrlib.networks import CosineHead, Discriminator, build_network
+from gfrlib.heads import CosineHead
+from gfrlib.networks import Discriminator, build_network
 
 BATCH = 128
 
