@@ -67,14 +67,16 @@ def run_or_load(
         )
         provenance = _provenance(here, stream, commit)
     if found is not None:
-        found = records.analysed(found, _result(observer)) if alone else None
-        return distributed.broadcast(found)
+        if alone:
+            found = records.analysed(found, _result(observer, found.weights))
+        return distributed.broadcast(found if alone else None)
     numbers = runs.numbers(config, stream, outcome)
     record = Record(config=config, provenance=provenance, **numbers)
     if alone:
-        path = records.save(record, _result(observer), observer.sheet())
-    path = distributed.broadcast(path if alone else None)
-    return dataclasses.replace(record, path=path)
+        parts = _result(observer, record.weights)
+        path = records.save(record, parts, observer.sheet())
+        record = records.holding(dataclasses.replace(record, path=path), parts)
+    return distributed.broadcast(record if alone else None)
 
 
 def seeds(
@@ -115,14 +117,19 @@ def _find(
         return found, set()
     have = found.analysis or {}
     there = parts & set(have)
-    if have.get("code") == analysis_digest():
+    if have.get("code") == _stamp(found.weights):
         return found, parts - there
     return found, parts | (set(have) & set(analysis.PARTS))
 
 
-def _result(observer: analysis.Observer) -> dict:
-    """The parts, and the digest of the code that computed them."""
-    return {"code": analysis_digest(), **observer.result()}
+def _result(observer: analysis.Observer, weights: str) -> dict:
+    """The parts, with what made them."""
+    return {"code": _stamp(weights), **observer.result()}
+
+
+def _stamp(weights: str) -> str:
+    """The code that analyses, and the weights that it looks at."""
+    return f"{analysis_digest()} on {weights[:12]}"
 
 
 def _provenance(here: Machine, stream: Tasks, commit: str) -> dict:

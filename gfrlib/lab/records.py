@@ -212,24 +212,35 @@ def save(
     if sheet is not None:
         write_atomically(_beside(path, "png"), sheet)
     if analysis is not None:
-        write_atomically(_beside(path, "json"), _as_json(analysis))
+        kept = _with_kept(dataclasses.replace(record, path=path), analysis)
+        write_atomically(_beside(path, "json"), _as_json(kept))
     write_atomically(path, _as_json(record.to_json()))
     return path
 
 
 def analysed(record: Record, parts: dict) -> Record:
-    """The record with more parts of its analysis, which are kept beside it, too.
+    """The record with more parts of its analysis, which are kept beside it, too."""
+    record = holding(record, parts)
+    write_atomically(_beside(record.path, "json"), _as_json(record.analysis))
+    return record
 
-    Parts that the same code has found before stay.
+
+def holding(record: Record, parts: dict) -> Record:
+    """The record with these parts in memory: another process that makes the same run
+    may write the file meanwhile, with other parts.
+    """
+    record = _fresh(record)
+    vars(record)["analysis"] = Analysis(_with_kept(record, parts), record.name)
+    return record
+
+
+def _with_kept(record: Record, parts: dict) -> dict:
+    """The parts, and those beside the record that the same code has found in the same
+    weights.
     """
     before = _fresh(record).analysis or {}
-    same_code = before.get("code") == parts["code"]
-    found = Analysis({**(before if same_code else {}), **parts}, record.name)
-    write_atomically(_beside(record.path, "json"), _as_json(found))
-    record = _fresh(record)
-    # in memory, too: another process may write the file meanwhile
-    vars(record)["analysis"] = found
-    return record
+    same = "code" in parts and before.get("code") == parts["code"]
+    return {**(before if same else {}), **parts}
 
 
 def _fresh(record: Record) -> Record:
