@@ -8,6 +8,7 @@ import datetime
 import html
 import inspect
 import shlex
+import textwrap
 import urllib.parse
 
 import matplotlib.pyplot as plt
@@ -26,9 +27,8 @@ from gfrlib.config import METHODS, make_config
 
 def source(*things) -> Markdown:
     """The library's own code of functions or classes, as it runs."""
-    return Markdown(
-        "\n\n".join(f"```python\n{inspect.getsource(t)}```" for t in things)
-    )
+    code = [textwrap.dedent(inspect.getsource(thing)) for thing in things]
+    return Markdown("\n\n".join(f"```python\n{text}```" for text in code))
 
 
 def command(config) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from fakes import fake
 
-from gfrlib import losses
+from gfrlib import losses, replay
 from gfrlib.book import figures, words
 from gfrlib.config import from_text, make_config
 
@@ -166,6 +166,8 @@ def test_source_is_the_librarys_own():
     shown = words.source(losses.classification, losses.critic).data
     assert shown.count("```python") == 2
     assert "def classification(" in shown and "def critic(" in shown
+    method = words.source(replay.Gaussians.sample).data
+    assert method.startswith("```python\ndef sample("), "at the margin"
 
 
 def test_spread_for_tables():
