@@ -27,7 +27,6 @@ class Machine:
     device: torch.device
     precision: str  # of convolutions: float32, bf16 or fp16
     threads: int = 0  # 0: PyTorch's default
-    chip: str = ""
 
     @classmethod
     def of(cls, config: Config) -> "Machine":
@@ -35,7 +34,12 @@ class Machine:
         device = resolve_device(config)
         _check(config, device)
         precision = resolve_precision(config, device)
-        return cls(device, precision, config.threads, chip(device))
+        return cls(device, precision, config.threads)
+
+    @property
+    def chip(self) -> str:
+        """The processor's or GPU's name; asked when a process has taken its own GPU."""
+        return chip(self.device)
 
     @property
     def half(self) -> torch.dtype | None:
