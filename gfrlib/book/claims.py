@@ -27,10 +27,11 @@ HOLDS, FAILS, MISSING = "holds", "does not hold", "not recorded"
 WITHIN, DIRECTION = f"within {NEAR:g} points", "above, not far"
 VERDICTS = (HOLDS, DIRECTION, WITHIN, FAILS, MISSING)
 RULE = (
-    f"How to read it: *holds* means that the means differ by at least {NEAR:g} points "
-    f"in the direction of the claim, for *far above* by at least {FAR:g}; *level* asks "
-    f"for less than {NEAR:g}, *near* for less than {FAR:g}. The spread over seeds (±, "
-    "one standard deviation) does not enter. With one seed a verdict is a hint."
+    f"How to read it: *holds* means that the means over the seeds differ by at least "
+    f"{NEAR:g} points in the direction of the claim (for *far above* by at least "
+    f"{FAR:g}; *level* asks for less than {NEAR:g}, *near* for less than {FAR:g}, *not "
+    f"below* that the first is not {NEAR:g} or more lower). The spread over seeds (±, "
+    "one standard deviation) does not enter, so with one seed a verdict is a hint."
 )
 
 
@@ -91,37 +92,31 @@ def _lower_blocks(run) -> float:
     return 100 * float(np.mean([alike[f"block {n}"] for n in (1, 2, 3)]))
 
 
-ALIKE = "SVCCA × 100 on task 0's images, {}"
-RECOGNISED = "share of task 0's replays recognised by its network (%), {}"
+def _recognised(run, at: int) -> float:
+    return results.recognised([run])[at][1][0]
+
+
+ALIKE = "SVCCA × 100 on images of task 0, "
+RECOGNISED = "replays of task 0 that its network recognises (%), "
 # name: (what it is, its value of one run)
 QUANTITIES = {
     "last": ("last accuracy (%)", lambda run: 100 * results.final(run)),
-    "average": (
-        "average incremental accuracy (%)",
-        lambda run: results.average([run])[0],
-    ),
+    "average": ("average incremental (%)", lambda run: results.average([run])[0]),
     "forgetting": ("forgetting (points)", lambda run: results.forgotten([run])[0]),
-    "old": ("last accuracy on old classes (%)", lambda run: results.old_new(run)[0]),
-    "new": ("last accuracy on new classes (%)", lambda run: results.old_new(run)[1]),
-    **{
-        layer: (ALIKE.format(layer), _layer(layer))
-        for layer in ("block 1", "block 4", "classifier")
-    },
-    "blocks 1 to 3": (ALIKE.format("mean of blocks 1 to 3"), _lower_blocks),
-    "shuffled": (ALIKE.format("block 4, shuffled"), _layer("block 4", "svcca_null")),
+    "old": ("last accuracy (%), old classes", lambda run: results.old_new(run)[0]),
+    "new": ("last accuracy (%), new classes", lambda run: results.old_new(run)[1]),
+    "block 1": (ALIKE + "block 1", _layer("block 1")),
+    "block 4": (ALIKE + "block 4", _layer("block 4")),
+    "classifier": (ALIKE + "classifier", _layer("classifier")),
+    "blocks 1 to 3": (ALIKE + "mean of blocks 1 to 3", _lower_blocks),
+    "shuffled": (ALIKE + "block 4 of shuffled images", _layer("block 4", "svcca_null")),
     "drift": (
         "drift of task 0's features (% of their length)",
         lambda run: 100 * results.drift(run)[-1],
     ),
-    "at once": (
-        RECOGNISED.format("at once"),
-        lambda run: results.recognised([run])[0][1][0],
-    ),
-    "at last": (
-        RECOGNISED.format("at last"),
-        lambda run: results.recognised([run])[-1][1][0],
-    ),
-    "bytes": ("bytes (% of the second)", None),  # of objects: paper.objects
+    "at once": (RECOGNISED + "at once", lambda run: _recognised(run, 0)),
+    "at last": (RECOGNISED + "at the end", lambda run: _recognised(run, -1)),
+    "bytes": ("bytes", None),  # of objects that are built: verdicts.size_of
 }
 OF_ANALYSIS = {*QUANTITIES} - {"last", "average", "forgetting", "old", "new", "bytes"}
 
@@ -209,6 +204,15 @@ def only(some, pairs) -> list[Claim]:
     if unknown:
         raise ValueError(f"there is no claim about {unknown[0]}")
     return [known[pair] for pair in pairs]
+
+
+def among(some, found: dict) -> list[Claim]:
+    """The claims whose rows are all in `found`, but for those that ask other splits."""
+    return [
+        claim
+        for claim in some
+        if set(claim.pair) <= set(found) and not claim.first.minus
+    ]
 
 
 # Tables -------------------------------------------------------------------------------
