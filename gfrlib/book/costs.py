@@ -16,6 +16,15 @@ def human(count: float) -> str:
     return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
+# Data sets of the paper: classes, side of the images that its network reads, of those
+# that are stored.
+SETS = {
+    "CIFAR-100": (100, 32, 32),
+    "ImageNet-Subset": (100, 224, 256),
+    "ImageNet-1000": (1000, 224, 256),
+}
+
+
 def network_bytes(classes: int, side: int) -> int:
     """The paper's network with all its outputs, for images of this side."""
     network = networks.resnet18(3, make_config("paper").width, side)

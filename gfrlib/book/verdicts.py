@@ -100,15 +100,13 @@ def judge(evidence: Evidence, parts: dict = paper.PARTS) -> list[Judged]:
 
 # Table 1 is about objects: they are built, with the sizes of the `paper` preset -------
 
-SIDES = {paper.CIFAR: (100, 32), paper.SUBSET: (100, 256), paper.WHOLE: (1000, 256)}
-
 
 def size_of(item: str) -> int:
     """Bytes of what a claim about memory compares, such as 'GAN, ImageNet-1000'."""
     what, _, name = item.partition(", ")
     if what == "24 images":
         return 24 * 256**2 * 3
-    classes, side = SIDES[name]
+    classes, _, side = costs.SETS[name]
     if what == "exemplars":
         return costs.exemplar_bytes(classes, side)
     if what == "GAN of images":
