@@ -283,12 +283,9 @@ class Config:
         """Name of the row whose columns these are (as they are, or as searched), else
         the columns themselves.
         """
-        for name, row in METHODS.items():
-            found = {**row.columns, **row.searched.get(self.preset, {})}
-            if all(
-                getattr(self, column) in (word, found[column])
-                for column, word in row.columns.items()
-            ):
+        marked = sorted(METHODS.items(), key=lambda item: -len(item[1].marks))
+        for name, row in marked:
+            if row.fits(self, self.preset):
                 return name
         at = f"@{self.cut}" if self.cut != FEATURES else ""
         return f"{self.penalty}+{self.memory}{at}"
@@ -419,7 +416,7 @@ def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config
             "(python -m gfrlib methods)."
         )
     row = METHODS[method]
-    found = {"preset": preset, **PRESETS[preset], **row.columns, **row.own}
+    found = {"preset": preset, **PRESETS[preset], **row.columns, **row.own, **row.marks}
     found |= SPATIAL.get(preset, {}) if row.spatial else {}
     found |= row.searched.get(preset, {})
     if ("base" in changes or "tasks" in changes) and "split" not in changes:

@@ -43,6 +43,8 @@ class Method:
     cut: int = FEATURES
     drift: str = "none"
     own: dict = field(default_factory=dict)  # in every preset, as the source has them
+    # settings that tell the row from another with the same columns
+    marks: dict = field(default_factory=dict)
     searched: dict = field(default_factory=dict)  # {preset: settings}; these go first
 
     @property
@@ -50,6 +52,17 @@ class Method:
         """{column: word}, and the cut."""
         names = ("penalty", "memory", "head", "prediction", "batch_norm", "cut")
         return {name: getattr(self, name) for name in (*names, "drift")}
+
+    def fits(self, settings, preset: str) -> bool:
+        """Whether `settings` (a Config) have this row's columns and marks.
+
+        A column may be as it was searched at the preset.
+        """
+        found = {**self.columns, **self.searched.get(preset, {})}
+        return all(
+            getattr(settings, column) in (word, found[column])
+            for column, word in self.columns.items()
+        ) and all(getattr(settings, name) == v for name, v in self.marks.items())
 
     @property
     def spatial(self) -> bool:
@@ -147,6 +160,13 @@ METHODS = {
     "gfr-drift": Method(
         "features", "gan", batch_norm="frozen", drift="linear",
         searched=searched(learning_rate_task=1e-3),
+    ),
+    # ours: the square lets F learn where the length of Equation 4 holds it still.
+    # slim: the best of 1 to 100 (grids/penalty-weight.yaml)
+    "gfr-squared": Method(
+        "features", "gaussian", batch_norm="frozen",
+        marks=dict(distance="mse", gaussian="full"),
+        searched=searched(learning_rate_task=2e-3, penalty_weight=30.0),
     ),
 }  # fmt: skip
 

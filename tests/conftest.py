@@ -40,6 +40,7 @@ SECOND_OF = {
     "11_cost": NO_OTHER_GENERATOR,
     "12_after": {**TWO_TASKS, "cold_tasks": 1},
     "13_differences": TWO_TASKS,
+    "14_still": {**TWO_TASKS, "gan": False},
     "verdicts": {"digits": False},
 }
 

@@ -183,3 +183,14 @@ def test_one_reading_of_text():
     for value, kinds in ((True, (int,)), ("3", (int,)), (3.0, (int,))):
         with pytest.raises(ValueError):
             values.typed(value, kinds)
+
+
+def test_a_row_with_marks_is_told_from_the_row_with_its_columns():
+    squared = make_config("slim", "gfr-squared")
+    by_hand = make_config(
+        "slim", "gfr-gaussian", distance="mse", gaussian="full", penalty_weight=30.0
+    )
+    assert squared.identity() == by_hand.identity()
+    assert squared.method == by_hand.method == "gfr-squared"
+    diagonal = make_config("slim", "gfr-squared", gaussian="diagonal")
+    assert diagonal.method == "gfr-gaussian"

@@ -36,6 +36,7 @@ RULES = {
     "gfr-gaussian": MEANS,
     "gfr-drift": PLAIN,
     "gfr-gaussian-drift": MEANS,
+    "gfr-squared": MEANS,
     "ewc-gan": PLAIN,
     "mas-gan": PLAIN,
     "fetril": MEANS,

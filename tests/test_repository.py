@@ -264,7 +264,7 @@ def test_strip_notebooks_takes_out_what_a_run_leaves():
 
 
 def test_tests_of_one_file_stay_in_one_process(request):
-    """pytest-xdist reads the group from the test's name, and only if it was put there."""
+    """pytest-xdist reads the group from the name of a test, where it must stand."""
     if not os.environ.get("PYTEST_XDIST_WORKER"):
         pytest.skip("needs two processes: make test")
     assert request.node.nodeid.endswith("@test_repository")

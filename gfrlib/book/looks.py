@@ -46,6 +46,7 @@ LOOKS = {
     "fetril": ("FeTrIL", MAUVE, "<", "--"),
     "fecam": ("FeCAM", MAUVE, ">", ":"),
     "gfr-drift": ("GFR, GAN, drift", BLUE, "p", "--"),
+    "gfr-squared": ("GFR, squared distance", OLIVE, "D", "-"),
     "gfr-gaussian-drift": ("GFR, Gaussians, drift", GREEN, "p", "--"),
 }
 SPARE = [

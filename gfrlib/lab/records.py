@@ -332,7 +332,7 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
     """
     committed = root() / "data" / "records"
     for place in (committed, cache() / "records"):
-        path = place / f"{name_of(config, task_sizes)}.json"
+        path = _named(place, config, task_sizes)
         _note(path)
         if not path.exists():
             continue
@@ -347,6 +347,14 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
         if same and fresh and record.config.identity() == config.identity():
             return record
     return None
+
+
+def _named(place: Path, config: Config, task_sizes) -> Path:
+    """The record's path there, also where its row has got a name since."""
+    path = place / f"{name_of(config, task_sizes)}.json"
+    if not path.exists():
+        return next(place.glob(f"*-s{config.seed}-{config.digest()}.json"), path)
+    return path
 
 
 def every() -> list[Path]:

@@ -241,6 +241,13 @@ def test_names_tell_split_method_and_seed(made):
     assert records.name_of(made[1].config, (25,) * 4).startswith("digits-4x25-")
 
 
+def test_a_record_whose_row_has_got_a_name_since_is_found(made, path):
+    config, sizes = made[1].config, made[1].task_sizes
+    older = path.rename(path.with_name(path.name.replace("-finetune-", "-none_none-")))
+    assert older != path and records.find(config, sizes).path == older
+    assert records.find(dataclasses.replace(config, seed=9), sizes) is None
+
+
 def test_records_lists_no_analyses(home):
     assert [p.name for p in records.every()] == [
         f"{p.stem}.json" for p in records.every()
