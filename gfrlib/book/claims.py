@@ -25,7 +25,7 @@ KINDS = {
 }
 HOLDS, FAILS, MISSING = "holds", "does not hold", "not recorded"
 WITHIN, DIRECTION = f"within {NEAR:g} points", "above, not far"
-VERDICTS = (HOLDS, DIRECTION, WITHIN, FAILS, MISSING)
+VERDICTS = (HOLDS, FAILS, DIRECTION, WITHIN, MISSING)
 RULE = (
     f"How to read it: *holds* means that the means over the seeds differ by at least "
     f"{NEAR:g} points in the direction of the claim (for *far above* by at least "

@@ -107,7 +107,7 @@ ours is far above shuffled images
     **_AT,
 )
 
-_AT = dict(where="Figure 4", figure="fig-imagenet-accuracy", data=SUBSET, splits=TASKS)
+_AT = dict(where="Figure 4", figure="imagenet-curves", data=SUBSET, splits=TASKS)
 FIGURE_4 = read(
     """
 GFR (GAN) is far above Rebalance
@@ -169,7 +169,7 @@ GFR (GAN) forgets less than EWC
 GFR (GAN) forgets less than MAS
     above | mas: forgetting | gfr: forgetting
 """,
-    **{**_AT, "figure": "fig-imagenet-forgetting"},
+    **_AT,
 )
 
 _AT = dict(where="Figure 5", figure="fig-comparison-tasks", splits=TASKS)

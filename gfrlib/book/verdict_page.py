@@ -47,6 +47,18 @@ def quantity(claim: Claim) -> str:
     return f"lead in {one}" if claim.first.minus else one
 
 
+CHAPTERS = {  # the word in a label: its chapter
+    "generator": 3, "cifar": 4, "where": 6, "images": 7, "extractor": 8,
+    "comparison": 9, "imagenet": 10, "cost": 11, "still": 14,
+}  # fmt: skip
+
+
+def link(label: str) -> str:
+    """'[chapter 9](#fig-comparison-tasks)': the figure or section of that label."""
+    word = label.removeprefix("fig-").split("-")[0]
+    return f"[chapter {CHAPTERS[word]}](#{label})"
+
+
 def table(rows: list[dict]) -> str:
     """Rows of texts as a Markdown table; a bar in a text stands escaped."""
     if not rows:
@@ -103,7 +115,7 @@ def part_table(answers: list[Judged]) -> str:
                 row[heading(scale)] = cell([a for a in own if a.scale == scale])
             if prints:
                 row["the paper prints"] = printed(claim)
-            rows.append({**row, "shown in": f"[](#{claim.figure})"})
+            rows.append({**row, "shown in": link(claim.figure)})
     return table(rows)
 
 
@@ -207,7 +219,7 @@ def failing(answers: list[Judged]) -> Markdown:
     """The paper's claims that do not hold somewhere, as a list."""
     lines = [
         f"- {a.claim.where}{f', {a.split}' if a.split else ''}, {a.scale}: "
-        f"*{a.claim.text}*. {measured(a)} ([](#{a.claim.figure}))."
+        f"*{a.claim.text}*. {measured(a)} ({link(a.claim.figure)})."
         for a in answers
         if a.verdict == claims.FAILS and not a.claim.ours
     ]
@@ -236,6 +248,9 @@ def changes(first: str, second: str, evidence: Evidence) -> Markdown:
     return Markdown(f"{same}\n\n{table(rows)}")
 
 
+NETWORKS = {"resnet18": "ResNet-18", "cnn": "small network"}
+
+
 def sizes() -> Markdown:
     """What the scales are: images, network, epochs, and what can be compared."""
     rows = []
@@ -246,15 +261,14 @@ def sizes() -> Markdown:
             {
                 "scale": scale.name,
                 "images": scale.images,
-                "preset": scale.preset,
-                "network": f"{config.network}, width {config.width}",
+                "network": f"{NETWORKS[config.network]}, width {config.width}",
                 "epochs": f"{config.epochs_base} + {config.epochs_task}",
                 "to compare with the paper": comparable,
             }
         )
     counted_here = "none: memories and exemplars are built, their bytes counted"
     objects = dict.fromkeys(rows[0], "–") | {"scale": OBJECTS, "images": counted_here}
-    return Markdown(table([*rows, {**objects, "preset": "paper"}]))
+    return Markdown(table([*rows, objects]))
 
 
 # What is missing ----------------------------------------------------------------------
@@ -313,7 +327,7 @@ def looked_at() -> Markdown:
     return Markdown(
         table(
             [
-                {"claim": text, "where": where, "shown in": f"[](#{figure})"}
+                {"claim": text, "where": where, "shown in": link(figure)}
                 for text, where, figure in paper.LOOKED_AT
             ]
         )
