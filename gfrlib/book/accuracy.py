@@ -250,5 +250,5 @@ def two_sizes(at: dict, ax=None):
             ax.plot([end], [i], "o", clip_on=False, **mark)
     looks.rows(ax, named)
     ax.set(xlim=(0, 100), xlabel="%")
-    ax.set_title(f"Last accuracy: {large} (full mark), {small} (hollow)")
+    ax.set_title(f"Last accuracy: {large} full, {small} hollow")
     return ax

@@ -193,6 +193,8 @@ Rebalance is slightly above the Gaussians
     above | lucir | gfr-gaussian
 the Gaussians are not below iCaRL-NME
     not below | gfr-gaussian | icarl-nme
+the Gaussians are not below iCaRL-CNN
+    not below | gfr-gaussian | icarl-cnn
 joint training is above GFR (GAN)
     above | joint | gfr | 5 tasks
 """,

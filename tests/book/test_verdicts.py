@@ -10,7 +10,7 @@ from conftest import CHAPTERS, ROOT, cells
 from IPython.display import Markdown
 
 from gfrlib import metrics
-from gfrlib.book import claims, paper, results, scales, verdict_page, verdicts
+from gfrlib.book import claims, figures, paper, results, scales, verdict_page, verdicts
 from gfrlib.config import METHODS, make_config
 
 ALL = [claim for part in paper.PARTS.values() for claim in part]
@@ -289,6 +289,14 @@ def test_two_presets_side_by_side():
     assert [row["last"] for row in ours] == ["55.0", "40.0", "+15.0"]
     assert [row["gap closed (%)"] for row in ours[:2]] == ["75.0", "60.0"]
     assert ours[0]["forgetting"] == "0.0" and ours[2]["task 0"] == "+15.0"
+
+
+def test_the_larger_preset_has_the_full_mark():
+    at = sizes_of({"medium": {"gfr": 55}, "slim": {"gfr": 40, "lwf": 30}})
+    marks = [line for line in figures.two_sizes(at).lines if line.get_marker() == "o"]
+    ends = {float(line.get_xdata()[0]): line.get_markerfacecolor() for line in marks}
+    assert set(ends) == {55, 40, 30}
+    assert [end for end, face in ends.items() if face != "none"] == [55]
 
 
 def test_a_system_of_one_preset_has_no_difference():
