@@ -294,7 +294,7 @@ def test_two_presets_side_by_side():
 def test_the_larger_preset_has_the_full_mark():
     at = sizes_of({"medium": {"gfr": 55}, "slim": {"gfr": 40, "lwf": 30}})
     marks = [line for line in figures.two_sizes(at).lines if line.get_marker() == "o"]
-    ends = {float(line.get_xdata()[0]): line.get_markerfacecolor() for line in marks}
+    ends = {round(line.get_xdata()[0]): line.get_markerfacecolor() for line in marks}
     assert set(ends) == {55, 40, 30}
     assert [end for end, face in ends.items() if face != "none"] == [55]
 
