@@ -118,16 +118,20 @@ def resolve(dataset: str) -> str:
     return add(None, path)
 
 
-def add(name: str | None, path: Path) -> str:
+def add(name: str | None, path: Path, classes: str = "") -> str:
     """Pack a folder of images or an .npz file under `name`, and return the name.
 
-    None: the path's stem and a hash of the content. Raises UserError for a name that
-    cannot be one, or what cannot be read or written.
+    None: the path's stem and a hash of the content. `classes`: only these of a folder
+    (class_lists.choose). Raises UserError for a name that cannot be one, or what cannot
+    be read or written.
     """
     if name is not None:
         checked(name)
     with packing():
-        arrays, class_names = read_npz(path) if path.is_file() else read_folder(path)
+        if path.is_file():
+            arrays, class_names = read_npz(path)
+        else:
+            arrays, class_names = read_folder(path, classes)
         return _store(name, arrays, class_names, stem=path.resolve().stem)
 
 

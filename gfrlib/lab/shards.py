@@ -15,13 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
-from gfrlib.lab import datasets
+from gfrlib.lab import class_lists, datasets
 from gfrlib.lab.sources import class_folders
-from gfrlib.tasks import class_order
 
 CHUNK = 64  # images that a process decodes before it reports
 TO_DO, DONE, FAULTY = 0, 1, 2
-SUBSET = 100  # classes of ImageNet-Subset
 
 
 @dataclass
@@ -46,24 +44,6 @@ class _Source:
     files: dict[str, list[tuple[str, int]]]  # part -> files below `path`, with labels
 
 
-def subset(names: list[str], which: str) -> list[str]:
-    """The 100 of ImageNet's sorted class names that ImageNet-Subset holds.
-
-    Two lists circulate, and 9 classes are in both.
-
-    lucir  the first 100 of the seed-1993 shuffle (LUCIR's code; most later papers)
-    gfr    the first 100 of its inverse (the official code of feature replay)
-    """
-    if which not in ("lucir", "gfr"):
-        raise UserError(f"There is no class list '{which}'; choose lucir or gfr.")
-    if len(names) < SUBSET:
-        raise UserError(
-            f"A list of {SUBSET} classes cannot be chosen from {len(names)} class "
-            "folders."
-        )
-    return sorted(names[i] for i in class_order(which, len(names))[:SUBSET])
-
-
 def pack(
     name: str,
     path: Path,
@@ -78,6 +58,7 @@ def pack(
 
     Goes on where it was stopped. A file that is no image, or is cut off, is named and
     left out; grey, CMYK and palette images become RGB, and the ending does not matter.
+    `classes`: see class_lists.choose.
     `report(done, of)` hears of progress. Raises UserError as `datasets.add`, and if a
     class has no image.
     """
@@ -103,7 +84,7 @@ def pack(
 
 
 def _survey(path: Path, size: int, classes: str) -> _Source:
-    """The classes (all, or a list of `subset`) and their files. Raises UserError."""
+    """The classes (all, or those of a list) and their files. Raises UserError."""
     train = path / "train"
     places = (path / part for part in ("val", "test"))
     held = next((place for place in places if place.is_dir()), None)
@@ -113,7 +94,7 @@ def _survey(path: Path, size: int, classes: str) -> _Source:
             "folder a class in both."
         )
     names = class_folders(train)
-    names = subset(names, classes) if classes else names
+    names = class_lists.choose(names, classes) if classes else names
     if len(names) < 2:
         raise UserError(
             f"'{train}' holds {len(names)} class folders; class-incremental learning "
