@@ -69,6 +69,7 @@ def grid(options) -> None:
         print(plans.table(plans.plan(configs)))
         return
     if options.commit:
+        _refuse_uncommittable(configs)
         origin.refuse_changes()
     failed = 0
     results = grids.run(configs, options.jobs, ray=options.ray)
@@ -87,6 +88,22 @@ def grid(options) -> None:
         raise UserError(
             f"{failed} of {len(configs)} runs stopped with the errors above; all "
             "others are recorded."
+        )
+
+
+def _refuse_uncommittable(configs: list[Config]) -> None:
+    """Raises UserError where records would lie outside the repository's folder."""
+    from gfrlib.lab import records
+
+    if os.environ.get("GFR_CACHE"):
+        raise UserError(
+            "--commit commits the records in data/records, and with GFR_CACHE set they "
+            "are kept in that folder instead: unset GFR_CACHE, or leave out --commit."
+        )
+    if not all(records.is_committed(config) for config in configs):
+        raise UserError(
+            "--commit commits the records in data/records, and those of the preset "
+            "quick are kept in data/cache: leave out --commit."
         )
 
 
