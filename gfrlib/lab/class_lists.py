@@ -51,6 +51,18 @@ def subset(names: list[str], which: str) -> list[str]:
     return sorted(names[i] for i in class_order(which, len(names))[:SUBSET])
 
 
+def arrival(names: list[str], which: str) -> list[int]:
+    """Positions within `choose(names, which)`, in the official code's order of arrival.
+
+    Only the list `gfr` has an order of its own, that of the 1,000 classes; [] for all
+    others, LUCIR's among them, whose code shuffles the 100 anew.
+    """
+    if which != "gfr":
+        return []
+    place = {name: k for k, name in enumerate(subset(names, which))}
+    return [place[names[i]] for i in class_order(which, len(names))[:SUBSET]]
+
+
 def _first(names: list[str], count: int) -> list[str]:
     if not 2 <= count <= len(names):
         raise UserError(

@@ -51,6 +51,9 @@ class Packed:
     # side of the random resized crops that training sees; 0: pad and crop.
     # With it, a label of -1 marks a faulty image
     crop: int = 0
+    # labels in the order `gfr`, where the data set has its own: ImageNet-Subset's
+    # official order is that of the 1,000 classes. (): of its classes, as elsewhere
+    arrival: tuple[int, ...] = ()
 
 
 def folder() -> Path:
@@ -312,4 +315,5 @@ def _open(path: Path) -> Packed:
         class_names=meta["class_names"],
         content="" if path.name in KNOWN else meta["sha256"][:12],
         crop=meta.get("crop", 0),
+        arrival=tuple(meta.get("arrival", ())),
     )

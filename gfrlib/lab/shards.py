@@ -42,6 +42,7 @@ class _Source:
     size: int
     names: list[str]  # of the classes
     files: dict[str, list[tuple[str, int]]]  # part -> files below `path`, with labels
+    arrival: list[int]  # labels in an order of their own (class_lists.arrival), or []
 
 
 def pack(
@@ -68,12 +69,16 @@ def pack(
         )
     target = datasets.folder() / datasets.checked(name)
     source = _survey(path, size, classes)
-    listing = json.dumps([size, crop, source.names, source.files])
-    digest = hashlib.sha256(listing.encode()).hexdigest()
+    about = {"class_names": source.names, "crop": crop}
+    listing = [size, crop, source.names, source.files]
+    if source.arrival:
+        about["arrival"] = source.arrival
+        listing.append(source.arrival)
+    digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    about["sha256"] = digest
     meta = datasets.meta_of(target)
     if meta.get("sha256") != digest:
         datasets.check_replaceable(target)
-        about = {"class_names": source.names, "sha256": digest, "crop": crop}
         workers = workers or os.cpu_count() or 1
         with datasets.packing():
             meta = datasets.meta_of(target)  # another process may have been faster
@@ -93,8 +98,8 @@ def _survey(path: Path, size: int, classes: str) -> _Source:
             f"'{path}' must hold the folders train/<class>/ and val/<class>/, with one "
             "folder a class in both."
         )
-    names = class_folders(train)
-    names = class_lists.choose(names, classes) if classes else names
+    every = class_folders(train)
+    names = class_lists.choose(every, classes) if classes else every
     if len(names) < 2:
         raise UserError(
             f"'{train}' holds {len(names)} class folders; class-incremental learning "
@@ -108,7 +113,7 @@ def _survey(path: Path, size: int, classes: str) -> _Source:
         ]
         for part, top in (("train", train), ("test", held))
     }
-    return _Source(path, size, names, files)
+    return _Source(path, size, names, files, class_lists.arrival(every, classes))
 
 
 def _pack(

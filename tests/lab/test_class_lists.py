@@ -4,12 +4,13 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from helpers_core import ROOT
 from PIL import Image
 
-from gfrlib import cli
-from gfrlib.config import UserError
-from gfrlib.lab import class_lists, datasets
+from gfrlib import cli, tasks
+from gfrlib.config import UserError, make_config
+from gfrlib.lab import class_lists, datasets, shards
 
 LIST = ROOT / "data" / "tiny-imagenet-64.txt"
 NAMES = [f"n{k:08d}" for k in range(6)]
@@ -45,6 +46,36 @@ def test_the_two_lists_of_imagenet_subset():
         class_lists.subset(names, "podnet")
     with pytest.raises(UserError, match="cannot be chosen from 20"):
         class_lists.choose(names[:20], "lucir")
+
+
+def test_imagenet_subset_arrives_in_the_official_order(home):
+    """The first 100 of the inverse shuffle of 1,000 classes; not shuffled again."""
+    names = [f"n{k:08d}" for k in range(1000)]
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (9, 99, 199)).save(file, "JPEG")
+    for part in ("train", "val"):
+        for name in names:
+            place = home / "imagenet" / part / name
+            place.mkdir(parents=True)
+            (place / "one.JPEG").write_bytes(file.getvalue())
+
+    def stream(which, order):
+        shards.pack(
+            "imagenet-subset", home / "imagenet", size=16, crop=16, classes=which
+        )
+        packed = datasets.packed("imagenet-subset")
+        config = make_config("quick", "gfr", base=50, tasks=5, class_order=order)
+        return tasks.build(config, packed, torch.device("cpu"))
+
+    shuffled = np.random.RandomState(1993).permutation(1000)
+    # class c arrives at place shuffled[c]: its inverse, sorted out by hand
+    official = sorted(range(1000), key=lambda c: shuffled[c])[:100]
+    assert stream("gfr", "gfr").class_names == [names[c] for c in official]
+    # LUCIR's code sorts its 100 and shuffles them with the same seed
+    its_own = sorted(names[c] for c in shuffled[:100])
+    again = np.random.RandomState(1993).permutation(100)
+    assert stream("lucir", "lucir").class_names == [its_own[k] for k in again]
+    assert datasets.packed("imagenet-subset").arrival == ()
 
 
 def test_the_repositorys_list_holds_100_wordnet_numbers_with_names():
