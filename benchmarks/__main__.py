@@ -164,7 +164,7 @@ def agreement(options, found: dict) -> Iterator[str]:
     )
     yield (
         f"    apart: weights by {got['weights']:.1e} of the way that they went, losses "
-        f"by {got['losses']:.1e}, statistics by {got['statistics']:.1e} (kept in float32)"
+        f"by {got['losses']:.1e}, statistics by {got['statistics']:.1e} (in float32)"
     )
 
 
