@@ -188,14 +188,14 @@ def main(folder: str) -> dict:
     past = Past(network, memory, None, config, SIZES, 1)
     phase = Phase("classifier", 1, config.seed, Machine.of(config))
     labels, noise = zip(*draws())
-    losses, descend = [], Phase.descend
+    losses, descend, given = [], Phase.descend, Given()
 
     def noted(self, optimizer, loss: Tensor) -> None:
         losses.append(loss.item())
         descend(self, optimizer, loss)
 
     with (
-        mock.patch.object(training, "training_data", lambda *_: Given()),
+        mock.patch.object(training, "training_data", lambda *_: given),
         mock.patch.object(Phase, "descend", noted),
         mock.patch("torch.randint", side_effect=labels),
         mock.patch("torch.randn", side_effect=noise),
