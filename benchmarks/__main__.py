@@ -23,7 +23,7 @@ import torch
 
 from gfrlib.config import UserError
 
-NAMES = ("official", "loops", "cca", "images", "cost", "floor")
+NAMES = ("official", "agreement", "loops", "cca", "images", "cost", "floor")
 PHASES = {
     "classifier": "classifier phase",
     "critic": "generator phase, per critic update",
@@ -151,6 +151,23 @@ def compared(
     yield spread(ours, theirs)
 
 
+def agreement(options, found: dict) -> Iterator[str]:
+    """A later classifier phase by both codes, from the same weights."""
+    if not options.official:
+        return
+    got = child("agreement", Path(options.official).resolve())
+    found["agreement"] = got
+    ours, theirs = got["last loss"]
+    yield (
+        f"{'the same steps of task 1 by both codes, in float64':<{WIDTH}}"
+        f"{ours:>10.6g}{theirs:>10.6g}           last loss"
+    )
+    yield (
+        f"    apart: weights by {got['weights']:.1e} of the way that they went, losses "
+        f"by {got['losses']:.1e}, statistics by {got['statistics']:.1e} (in float32)"
+    )
+
+
 def loops(options, found: dict) -> Iterator[str]:
     """Ours against a plain loop: images per second as seconds per 1,000 images."""
     for width in (16, 64):
@@ -227,6 +244,7 @@ def floor(options, found: dict) -> Iterator[str]:
 
 RUN = {
     "official": official,
+    "agreement": agreement,
     "loops": loops,
     "cca": cca,
     "images": images_on_disk,
@@ -267,11 +285,12 @@ def wrong(options) -> str | None:
 
 def skipped(options) -> list[str]:
     """What was asked for and cannot be measured."""
+    only = set(options.only)
     possible = {
-        "the official code (--official)": "official" in options.only
+        "the official code (--official)": bool({"official", "agreement"} & only)
         and not options.official,
-        "google/svcca (--svcca)": "cca" in options.only and not options.svcca,
-        "a record's floor (--record)": "floor" in options.only and not options.record,
+        "google/svcca (--svcca)": "cca" in only and not options.svcca,
+        "a record's floor (--record)": "floor" in only and not options.record,
         "the GPU (none here)": not torch.cuda.is_available(),
     }
     return [what for what, missing in possible.items() if missing]

@@ -57,11 +57,8 @@ def write_cifar100(place: Path) -> None:
         (folder / name).write_bytes(pickle.dumps(entry))
 
 
-def _prepare(report: Callable) -> None:
-    """Everything that the official code misses here, and the clock.
-
-    `report(task, phase, times)` is called once, when a phase has taken its steps.
-    """
+def stand_ins() -> None:
+    """Everything that the official code misses here."""
     if not torch.cuda.is_available():
         torch.Tensor.cuda = lambda self, *_, **__: self
         torch.nn.Module.cuda = lambda self, *_, **__: self
@@ -75,6 +72,10 @@ def _prepare(report: Callable) -> None:
     torch.load = lambda *arguments, **named: load(
         *arguments, **{**named, "weights_only": False}
     )
+
+
+def _time(report: Callable) -> None:
+    """The clock: `report(task, phase, times)` when a phase has taken its steps."""
     adam, made = torch.optim.Adam, [0]
 
     class Timed(adam):
@@ -123,7 +124,8 @@ def main(folder: str) -> None:
 
     with tempfile.TemporaryDirectory() as place:
         write_cifar100(Path(place))
-        _prepare(report)
+        stand_ins()
+        _time(report)
         sys.path.insert(0, folder)
         import CIFAR100
 

@@ -188,16 +188,35 @@ class Config:
         unread=lambda c: 1e-3 if gan(c) else ABSENT,
         stage="later memory",
     )
-    # squared or absolute gradient image by image; "batched": of a batch's mean (FACIL,
-    # PyCIL)
+    # squared or absolute gradient image by image; "batched": of a batch's mean (PyCIL);
+    # "facil": batched, over all heads, old and new importances halved (FACIL's code)
     importance: str = setting(
-        "per-sample", choices=("per-sample", "batched"), read=important, stage="later"
+        "per-sample",
+        choices=("per-sample", "batched", "facil"),
+        read=important,
+        stage="later",
     )
     # ours: training images of a task that EWC's and MAS's importances are measured on
     importance_images: int = setting(500, bounds=COUNT, read=important, stage="later")
     # images kept per class (paper, Section 5: 20 a class, chosen by herding)
     exemplars: int = setting(
         20, bounds=(1, 10**6), read=lambda c: c.memory == "exemplars", stage="memory"
+    )
+    # FeCAM's alpha1 = alpha2 (its CIFAR-100 settings: 1); its code shrinks twice, which
+    # is 3 once
+    shrinkage: float = setting(
+        1.0,
+        bounds=INFINITE,
+        read=lambda c: c.memory == "covariances" and c.shrinkage != 1,
+        stage="memory",
+    )
+    # which new class stands for an old one in FeTrIL: nearest mean by the cosine
+    # (PyCIL), or by the distance (FeTrIL's code)
+    likeness: str = setting(
+        "cosine",
+        choices=("cosine", "euclidean"),
+        read=lambda c: c.memory == "translated" and c.likeness != "cosine",
+        stage="later",
     )
     # code: all outputs from task 0 on (True); paper: the head grows
     full_head: bool = setting(False)
@@ -209,6 +228,13 @@ class Config:
     # network and its training
     network: str = setting("cnn", choices=("cnn", "resnet18"))
     width: int = setting(16, bounds=(1, 4096))  # channels of the first block
+    # how a ResNet's convolutions start: from N(0, 2 / fan-out), as torchvision's, or as
+    # PyTorch's own, U(+-1/sqrt(fan-in)) (code). The small CNN always has the latter
+    initial_convolutions: str = setting(
+        "fan-out",
+        choices=("fan-out", "pytorch"),
+        read=lambda c: c.network == "resnet18" and c.initial_convolutions != "fan-out",
+    )
     epochs_base: int = setting(30, bounds=COUNT)
     epochs_task: int = setting(20, bounds=COUNT, read=trains_later, stage="later")
     batch_size: int = setting(128, bounds=(1, 10**6))  # code
@@ -233,6 +259,16 @@ class Config:
         512,
         bounds=(1, 10**6),
         read=lambda c: gan(c) and c.cut == FEATURES,
+        stage="memory",
+    )
+    # how the discriminator's projection of the class starts: N(0, 0.02) as its other
+    # layers, or PyTorch's own U(+-1/sqrt(classes)) (code)
+    initial_projection: str = setting(
+        "normal",
+        choices=("normal", "pytorch"),
+        read=lambda c: (
+            gan(c) and c.cut == FEATURES and c.initial_projection != "normal"
+        ),
         stage="memory",
     )
     # ours: size of a convolutional generator (cut below features), equal at every cut

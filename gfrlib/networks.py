@@ -70,16 +70,19 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
 
 
 def resnet18(channels: int, width: int, size: int, *, cosine: bool = False) -> Network:
-    """ResNet-18: the paper's 3x3 stem and no max-pool up to 64 pixels, above that the
-    ImageNet stem.
+    """ResNet-18: up to 32 pixels the paper's 3x3 stem; above that ImageNet's, 7x7 and
+    stride 2; its max-pool only above 64 pixels (ours: 64 pixels then cost as much as
+    CIFAR's 32).
 
     u [B, 8 width] is never negative. With a cosine head the last ReLU is off, so that
     features point in all directions (LUCIR).
     """
     stem = _conv(channels, width)
-    if size > 64:
+    if size > 32:
         wide = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
-        stem = [wide, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        stem = [wide, nn.BatchNorm2d(width), nn.ReLU()]
+    if size > 64:
+        stem.append(nn.MaxPool2d(3, 2, 1))
     stages, inputs = [], width
     for k in range(4):
         outputs, stride = width * 2**k, 1 if k == 0 else 2
@@ -89,10 +92,17 @@ def resnet18(channels: int, width: int, size: int, *, cosine: bool = False) -> N
         inputs = outputs
     stages[0] = nn.Sequential(*stem, *stages[0])
     stages[3] = nn.Sequential(*stages[3], nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    for module in nn.ModuleList(stages).modules():
-        if isinstance(module, nn.Conv2d):  # torchvision's initialisation
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return Network(stages, inputs)
+
+
+def start_by_fan_out(network: Network) -> None:
+    """Convolutions from N(0, 2 / fan-out), torchvision's start of a ResNet.
+
+    The official code keeps PyTorch's own, U(+-1/sqrt(fan-in)).
+    """
+    for module in network.stages.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def small_cnn(channels: int, width: int, size: int, *, cosine: bool = False) -> Network:
@@ -127,6 +137,8 @@ def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Net
         cosine = config.head == "cosine"
         build = NETWORKS[config.network]
         network = build(channels, config.width, max(sides), cosine=cosine)
+        if config.network == "resnet18" and config.initial_convolutions == "fan-out":
+            start_by_fan_out(network)
     network.head = HEADS[config.head](network.features, config)
     return network.to(memory_format=torch.channels_last)
 
@@ -174,9 +186,13 @@ class Discriminator(nn.Module):
     """D(c, u): a score per row, labels [B], u [B, d] -> [B].
 
     An MLP phi, then w phi(u) + <V c, phi(u)> (projection discriminator; code).
+    projection: how V starts, "normal" as the other layers, or "pytorch" as a linear
+    layer of the one-hot class (code).
     """
 
-    def __init__(self, classes: int, hidden: int, features: int):
+    def __init__(
+        self, classes: int, hidden: int, features: int, projection: str = "normal"
+    ):
         super().__init__()
         self.phi = nn.Sequential(
             nn.Linear(features, hidden), LeakyReLU(0.2),
@@ -185,7 +201,10 @@ class Discriminator(nn.Module):
         self.score = nn.Linear(hidden, 1)
         self.projection = nn.Embedding(classes, hidden)
         _initialise(self)
-        nn.init.normal_(self.projection.weight, 0.0, 0.02)
+        if projection == "pytorch":
+            nn.init.uniform_(self.projection.weight, -(classes**-0.5), classes**-0.5)
+        else:
+            nn.init.normal_(self.projection.weight, 0.0, 0.02)
 
     def forward(self, labels: Tensor, u: Tensor) -> Tensor:
         h = self.phi(u)

@@ -170,11 +170,12 @@ class Importance(nn.Module):
     """Omega_i >= 0 of every parameter of F, summed over the tasks so far.
 
     EWC's Fisher information or MAS's sensitivity; heads are left out, as in FACIL.
+    halved: the mean of the old importance and the new task's takes the sum's place.
     """
 
-    def __init__(self, measure: Callable, network: Network):
+    def __init__(self, measure: Callable, network: Network, *, halved: bool = False):
         super().__init__()
-        self.measure = measure
+        self.measure, self.halved = measure, halved
         zeros = [torch.zeros_like(p) for p in network.stages.parameters()]
         self.omegas = nn.ParameterList(
             [nn.Parameter(zero, requires_grad=False) for zero in zeros]
@@ -197,11 +198,16 @@ class Importance(nn.Module):
         network.eval()
         parameters = list(network.stages.parameters())
         chunks = images.split(batch)
+        count = len(chunks)
+        if self.halved:
+            count *= 2
+            for omega in self.omegas:
+                omega /= 2
         for x in chunks:
             value, size_of = self.measure(network(x), first, rng)
             gradients = torch.autograd.grad(value, parameters)
             for omega, gradient in zip(self.omegas, gradients):
-                omega += size_of(gradient) / len(chunks)
+                omega += size_of(gradient) / count
 
 
 def fisher_information(logits: Tensor, first: int, rng: torch.Generator):
@@ -215,18 +221,29 @@ def fisher_information(logits: Tensor, first: int, rng: torch.Generator):
 
 
 def output_sensitivity(logits: Tensor, first: int, rng: torch.Generator):
-    """The absolute gradient of ||f(x)||^2, f the logits (MAS).
-
-    FACIL takes the norm without the square.
-    """
+    """The absolute gradient of ||f(x)||^2, f the logits (MAS)."""
     return logits.square().sum(dim=1).mean(), torch.abs
+
+
+def facil_fisher(logits: Tensor, first: int, rng: torch.Generator):
+    """FACIL's code: one softmax over all heads, and y the likeliest class."""
+    return losses.classification(logits, logits.argmax(dim=1)), torch.square
+
+
+def facil_sensitivity(logits: Tensor, first: int, rng: torch.Generator):
+    """FACIL's code: the norm of the logits without the square."""
+    return torch.linalg.vector_norm(logits, dim=1).mean(), torch.abs
 
 
 # {penalty: what its importances measure}
 IMPORTANCES = {"fisher": fisher_information, "sensitivity": output_sensitivity}
+FACIL = {"fisher": facil_fisher, "sensitivity": facil_sensitivity}
 
 
 def build_importance(config: Config, network: Network) -> Importance | None:
     """Omega = 0 for the penalties that read it, else None."""
-    measure = IMPORTANCES.get(config.penalty)
-    return measure and Importance(measure, network)
+    if config.penalty not in IMPORTANCES:
+        return None
+    if config.importance == "facil":
+        return Importance(FACIL[config.penalty], network, halved=True)
+    return Importance(IMPORTANCES[config.penalty], network)

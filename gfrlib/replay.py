@@ -163,10 +163,17 @@ class GAN(Memory):
     trained = True
     replays = True
 
-    def __init__(self, classes: int, features: int, latent_dim: int, hidden: int):
+    def __init__(
+        self,
+        classes: int,
+        features: int,
+        latent_dim: int,
+        hidden: int,
+        projection: str = "normal",
+    ):
         super().__init__()
         self.generator = Generator(classes, latent_dim, hidden, features)
-        self.discriminator = Discriminator(classes, hidden, features)
+        self.discriminator = Discriminator(classes, hidden, features, projection)
         self.drift: tuple[Tensor, Tensor] | None = None
 
     def latent(self, count: int, rng: torch.Generator) -> Tensor:
@@ -280,9 +287,16 @@ def herding(features: Tensor, count: int) -> Tensor:
 class Translated(ClassMeans):
     """FeTrIL: an old class's features are those of the most similar new class, moved by
     the difference of the means.
+
+    Most similar by the `likeness` of the means: "cosine" (PyCIL) or "euclidean"
+    (FeTrIL's code).
     """
 
     keeps_means = True
+
+    def __init__(self, classes: int, features: int, likeness: str = "cosine"):
+        super().__init__(classes, features)
+        self.likeness = likeness
 
     def watch(self, features: Tensor, labels: Tensor) -> None:
         """The old classes' samples are made of these."""
@@ -290,6 +304,9 @@ class Translated(ClassMeans):
         classes, counts = labels.unique(return_counts=True)  # labels ascend
         self.begin, self.length = counts.cumsum(0) - counts, counts
         self.new_means = torch.stack([features[labels == c].mean(0) for c in classes])
+        if self.likeness == "euclidean":
+            self.like = torch.cdist(self.means, self.new_means).argmin(1)
+            return
         old, new = (
             functional.normalize(m, dim=1) for m in (self.means, self.new_means)
         )
@@ -306,15 +323,17 @@ class Covariances(Memory):
     """FeCAM: a mean and a whole covariance per class, of features to the power 1/2, for
     Mahalanobis distances.
 
-    Each covariance is shrunk, Sigma + V1 I + V2 (1 - I) with V1, V2 the means of its
-    diagonal and of the rest, and scaled to a correlation matrix (Goswami et al. 2023,
-    Equations 4 to 7, with alpha1 = alpha2 = 1 as for CIFAR-100).
+    Each covariance is shrunk, Sigma + alpha (V1 I + V2 (1 - I)) with V1, V2 the means
+    of its diagonal and of the rest, and scaled to a correlation matrix (Goswami et al.
+    2023, Equations 4 to 7, with alpha1 = alpha2 = 1 as for CIFAR-100). alpha is
+    `shrinkage`.
     """
 
     fits = True
 
-    def __init__(self, classes: int, features: int):
+    def __init__(self, classes: int, features: int, shrinkage: float = 1.0):
         super().__init__()
+        self.shrinkage = shrinkage
         self.register_buffer("centres", torch.zeros(classes, features))
         self.register_buffer("precisions", torch.zeros(classes, features, features))
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64))
@@ -327,7 +346,8 @@ class Covariances(Memory):
             diagonal = covariance.diagonal()
             d = len(diagonal)
             rest = (covariance.sum() - diagonal.sum()) / max(1, d * (d - 1))
-            shrunk = covariance + rest + (diagonal.mean() - rest) * _eye(covariance)
+            own = (diagonal.mean() - rest) * _eye(covariance)
+            shrunk = covariance + self.shrinkage * rest + self.shrinkage * own
             scale = shrunk.diagonal().rsqrt()
             self.precisions[c] = torch.linalg.inv(shrunk * scale[:, None] * scale)
 
@@ -382,8 +402,13 @@ class Room:
 
 def _gan(config: Config, room: Room) -> GAN:
     if config.cut == FEATURES:
-        hidden = config.generator_hidden
-        return GAN(room.classes, room.shape[0], config.latent_dim, hidden)
+        return GAN(
+            room.classes,
+            room.shape[0],
+            config.latent_dim,
+            config.generator_hidden,
+            config.initial_projection,
+        )
     return SpatialGAN(
         room.classes,
         room.shape,
@@ -401,8 +426,12 @@ MEMORIES: dict[str, Callable[[Config, Room], Memory]] = {
         room.classes, config.exemplars, math.prod(room.images[1:])
     ),
     "means": lambda config, room: ClassMeans(room.classes, room.shape[0]),
-    "translated": lambda config, room: Translated(room.classes, room.shape[0]),
-    "covariances": lambda config, room: Covariances(room.classes, room.shape[0]),
+    "translated": lambda config, room: Translated(
+        room.classes, room.shape[0], config.likeness
+    ),
+    "covariances": lambda config, room: Covariances(
+        room.classes, room.shape[0], config.shrinkage
+    ),
     "gaussian": lambda config, room: Gaussians(
         room.classes, room.shape[0], config.gaussian, config.gaussian_clamp
     ),

@@ -125,18 +125,25 @@ def svcca(
     )
 
 
-def pwcca(x: ArrayLike, y: ArrayLike) -> float:
+def pwcca(x: ArrayLike, y: ArrayLike, *, whitened: bool = True) -> float:
     """Projection-weighted CCA (Morcos et al. 2018): sum_i w_i rho_i / sum_i w_i with
     w_i = sum_j abs(<h_i, x_j>).
 
     h_i [N]: x's orthonormal canonical variates, one for each of the min(rank)
     correlations; x_j: x's centred columns. Not symmetric; among equal correlations the
     variates, and so the weights, are arbitrary. Raises ValueError as `svcca` does.
+    whitened=False weighs as google/svcca does: it rotates x without whitening it, and
+    what it gets, made orthonormal one after the other (QR), stands for h_i.
     """
     sides = _centred(x, y)
+    x = sides[0][1]
     u_x, u_y = (_directions(*side, 1) for side in sides)
     rotation, correlations, _ = np.linalg.svd(u_x.T @ u_y, full_matrices=False)
-    weights = np.abs((u_x @ rotation).T @ sides[0][1]).sum(axis=1)  # [min(rank)]
+    variates = u_x @ rotation
+    if not whitened:
+        spread = np.linalg.norm(u_x.T @ x, axis=1)  # x's singular values
+        variates = np.linalg.qr((u_x * spread) @ rotation)[0]
+    weights = np.abs(variates.T @ x).sum(axis=1)  # [min(rank)]
     return float(weights @ np.clip(correlations, 0, 1) / weights.sum())
 
 

@@ -28,7 +28,7 @@ def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
     lucir   NumPy's seed-1993 shuffle, as iCaRL and LUCIR use it (CIFAR-100: 68, 56, 78,
             8, ...)
     gfr     its inverse, which the official code really uses (CIFAR-100: 69, 23, 57, 12,
-            ...)
+            ...); for ImageNet-Subset that of all 1,000 classes, which packing keeps
     sorted  0, 1, 2, ...
     random  a permutation drawn from `seed`
     Raises UserError for another name.
@@ -172,6 +172,8 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
     order, split and validation share.
     """
     order = class_order(config.class_order, len(packed.class_names), config.seed)
+    if config.class_order == "gfr" and packed.arrival:
+        order = list(packed.arrival)
     sizes = task_sizes(len(order), config.base, config.tasks, config.split)
     train, train_rows = _positions(packed.train_labels, order)
     test, test_rows = _positions(packed.test_labels, order)

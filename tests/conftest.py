@@ -33,7 +33,7 @@ NO_OTHER_GENERATOR = {"base": 4, "tasks": 1, "seeds": 1}
 SECOND_OF = {
     "04_cifar100": {"seeds": 1},
     "09_comparison": {"seeds": 1},  # recorded: another split would train for hours
-    "10_imagenet": {"base": 50, "tasks": 3, "seeds": 2},
+    "10_imagenet": {"base": 50, "few": 2, "many": 10, "seeds": 2},
     "06_where": NO_OTHER_GENERATOR,
     "07_images": NO_OTHER_GENERATOR,
     "08_extractor": {**TWO_TASKS, "search": False},

@@ -1,5 +1,7 @@
 """The counting of operations in benchmarks/; speed itself is no test."""
 
+import os
+
 import pytest
 import torch
 from helpers_core import tiny
@@ -7,6 +9,8 @@ from helpers_core import tiny
 from benchmarks import __main__ as benchmarks
 from benchmarks import floor
 from gfrlib.lab import experiments, plans
+
+OFFICIAL = os.environ.get("GFR_OFFICIAL")
 
 
 def test_operations_of_products_forward_and_backward():
@@ -63,3 +67,14 @@ def test_bad_input_of_a_child_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert benchmarks.main() == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "odd.json" in said and "Traceback" not in said
+
+
+@pytest.mark.skipif(
+    not OFFICIAL, reason="GFR_OFFICIAL names no checkout of xialeiliu/GFR-IL"
+)
+def test_the_official_classifier_step_ends_in_the_same_weights():
+    """No failure in CI where it is missing: other people's code is not brought here."""
+    found = benchmarks.child("agreement", OFFICIAL)
+    assert found["moved"] > 1e-3  # so there is something to compare
+    assert found["statistics"] < 1e-6 and found["losses"] < 1e-9
+    assert found["weights"] < 1e-6

@@ -534,8 +534,9 @@ def test_a_record_of_the_repository_is_not_made_by_changed_code(run, home, dirty
     slim = ["run", "--preset", "slim", "--method", "finetune", *tiny]
     refused(run(*slim), "gfrlib/losses.py and 1 more", "commit or stash")
     grid = home / "grid.yaml"
-    grid.write_text("runs: [{methods: [finetune]}]\n")
+    grid.write_text("preset: slim\nruns: [{methods: [finetune]}]\n")
     refused(run("grid", grid, "--commit"), "commit or stash")
+    grid.write_text("runs: [{methods: [finetune]}]\n")
     code, out, _ = run("grid", grid, "--dry-run", "--commit")
     assert code == 0 and "1 runs, 0 recorded" in out
     assert left(home) == []
@@ -554,6 +555,19 @@ def test_changed_code_may_make_records_of_ones_own(home, monkeypatch):
     for record in (quick, slim):
         assert record.status == "computed now"
         assert record.provenance["commit"].endswith("+changes")
+
+
+def test_records_that_lie_elsewhere_are_not_to_be_committed(run, home, monkeypatch):
+    """Said before anything is trained, not by git after the first run."""
+    monkeypatch.setattr(origin, "changes", lambda: [])
+    monkeypatch.setattr("gfrlib.training.run", None)  # whoever trains fails
+    grid = home / "grid.yaml"
+    grid.write_text("runs: [{methods: [finetune]}]\n")
+    refused(run("grid", grid, "--commit"), "quick are kept in data/cache")
+    grid.write_text("preset: slim\nruns: [{methods: [finetune]}]\n")
+    monkeypatch.setenv("GFR_CACHE", str(home / "drive"))
+    refused(run("grid", grid, "--commit"), "unset GFR_CACHE")
+    assert left(home) == [] and not (home / "drive").exists()
 
 
 def test_what_counts_as_changed_code(tmp_path, monkeypatch):

@@ -62,10 +62,15 @@ CASES = {name: (name, {}) for name in METHODS} | {
     "frozen F, GAN": ("gfr", dict(penalty="frozen")),
     "frozen F, Gaussians": ("gfr-gaussian", dict(penalty="frozen")),
     "features, exemplars": ("icarl-cnn", dict(penalty="features")),
+    "projection as in the code": ("gfr", dict(initial_projection="pytorch")),
+    "importances as FACIL's": ("ewc", dict(importance="facil")),
+    "FeCAM, shrunk twice": ("fecam", dict(shrinkage=3.0)),
+    "FeTrIL, by distance": ("fetril", dict(likeness="euclidean")),
 }
-# Read by every run: `drift` and `compiled` are in the identity where they are not the
-# default, and a cut at which nothing enters or acts changes nothing (see below).
-WITHOUT_EFFECT = {"cut", "drift", "compiled"}
+# Read by every run that can: these are in the identity where they are not the default,
+# and a cut at which nothing enters or acts changes nothing (see below).
+AT_THE_DEFAULT = {"drift", "compiled", "shrinkage", "likeness", "initial_projection"}
+WITHOUT_EFFECT = {"cut", *AT_THE_DEFAULT}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -95,6 +100,9 @@ def test_the_identity_is_what_a_run_reads(case):
         ("finetune", {}, dict(penalty_weight=3.0, temperature=4.0)),
         ("finetune", {}, dict(device="cpu", threads=2)),
         ("gfr-gaussian", {}, dict(generator_hidden=64, exemplars=7)),
+        ("gfr-gaussian", {}, dict(initial_projection="pytorch", shrinkage=3.0)),
+        ("gfr", {}, dict(initial_convolutions="pytorch", likeness="euclidean")),
+        ("block-3", {}, dict(initial_projection="pytorch")),
     ],
 )
 def test_what_a_run_never_reads_does_not_split_it(method, one, other):
@@ -110,6 +118,11 @@ def test_what_a_run_never_reads_does_not_split_it(method, one, other):
         ("joint", dict(epochs_base=7)),
         ("frozen", dict(width=8)),
         ("gfr", dict(old_task_weighting=False)),
+        ("gfr", dict(initial_projection="pytorch")),
+        ("gfr", dict(network="resnet18", initial_convolutions="pytorch")),
+        ("fecam", dict(shrinkage=3.0)),
+        ("fetril", dict(likeness="euclidean")),
+        ("mas", dict(importance="facil")),
     ],
 )
 def test_what_a_run_reads_splits_it(method, change):

@@ -6,6 +6,7 @@ import torch
 from helpers_core import SMALL, tiny, train
 
 from gfrlib import replay
+from gfrlib.config import make_config
 
 
 def test_translated_features_against_loops():
@@ -28,6 +29,47 @@ def test_translated_features_against_loops():
         distance = np.abs((new[:6], new[6:])[like] - source).max(1)
         assert distance.min() < 1e-5
     assert len({tuple(r.round(4)) for r in found}) > 20  # many different images
+
+
+def test_the_most_similar_class_by_direction_or_by_distance():
+    """The old mean (1, 0) points as (9, 1) does, and lies nearer to (0, 1)."""
+    new = torch.tensor([[9.0, 1.0], [0.0, 1.0]])
+    for word, like in (("cosine", 0), ("euclidean", 1)):
+        config = make_config("quick", "fetril", likeness=word)
+        memory = replay.build_memory(config, 3, (2,), 0)
+        memory.means[0] = torch.tensor([1.0, 0.0])
+        memory.watch(new, torch.tensor([1, 2]))
+        assert memory.like[0] == like
+        u = memory.sample(torch.zeros(1, dtype=torch.long), torch.Generator())
+        assert torch.equal(u[0], memory.means[0])  # that class's one image, moved
+
+
+def test_shrinking_twice_is_shrinking_once_three_times_as_strongly():
+    """FeCAM's code: the second time, both means have already doubled."""
+    u = torch.rand(50, 4, dtype=torch.float64) + 0.5
+    s, eye = np.cov(u.sqrt().numpy().T), np.eye(4)
+
+    def shrunk(matrix):
+        own, rest = matrix[eye == 1].mean(), matrix[eye == 0].mean()
+        return matrix + own * eye + rest * (1 - eye)
+
+    twice = shrunk(shrunk(s))
+    memory = replay.build_memory(
+        make_config("quick", "fecam", shrinkage=3.0), 1, (4,), 0
+    )
+    memory.fit(u, torch.zeros(50, dtype=torch.long))
+    scale = np.sqrt(np.outer(np.diag(twice), np.diag(twice)))
+    np.testing.assert_allclose(
+        np.linalg.inv(memory.precisions[0].double().numpy()), twice / scale, rtol=1e-4
+    )
+
+
+def test_after_task_0_both_rules_of_fecam_are_recorded():
+    """Its code classifies by the trained prototypes until the first new task."""
+    rows = train(tiny("fecam", **SMALL)).predictions
+    assert set(rows[0]) == {"softmax", "mahalanobis"} and set(rows[1]) == {
+        "mahalanobis"
+    }
 
 
 def test_mahalanobis_distances_against_numpy():

@@ -344,6 +344,17 @@ def test_replay_alignment_does_not_depend_on_the_batch_size(form):
 # --- the penalty column ---------------------------------------------------------------
 
 
+def test_the_codes_integer_division_gives_the_same_f_in_every_split_of_the_paper():
+    """old_task_factor = base // m + t - 1; ours keeps the fraction."""
+    for base, new, tasks in ((50, 10, 5), (50, 5, 10), (50, 2, 25), (25, 25, 3)):
+        sizes = (base, *[new] * tasks)
+        for t in range(1, tasks + 1):
+            ratio = old_new_ratio(make_config("quick", "gfr"), sizes, t)
+            assert ratio == base // new + t - 1
+    odd = old_new_ratio(make_config("quick", "gfr"), (50, 20, 20), 1)
+    assert odd == 2.5 and 50 // 20 == 2
+
+
 def test_old_new_ratio_is_old_classes_per_new_class():
     gfr = make_config("quick", "gfr")
     sizes = (50, 10, 10, 10, 10, 10)

@@ -18,7 +18,7 @@ from gfrlib.networks import (
     build_network,
     split,
 )
-from gfrlib.replay import state_bytes
+from gfrlib.replay import build_memory, state_bytes
 
 NETWORKS = {
     "cnn": dict(network="cnn", width=4),
@@ -150,6 +150,8 @@ def test_resnet18_keeps_the_resolution_of_small_images_and_shrinks_large_ones():
         return found
 
     assert shapes(32) == [(2, 32, 32), (4, 16, 16), (8, 8, 8), (16,)]
+    # the ImageNet stem without its max-pool: 64 pixels cost what 32 do
+    assert shapes(64) == shapes(32)
     assert shapes(128) == [
         (2, 32, 32),
         (4, 16, 16),
@@ -206,6 +208,53 @@ def test_weights_of_the_gan_start_as_the_official_codes():
         if isinstance(layer, nn.Linear | nn.Embedding):
             assert abs(layer.weight.std().item() - 0.02) < 2e-3
             assert getattr(layer, "bias", None) is None or not layer.bias.any()
+
+
+def test_the_projection_starts_as_a_linear_layer_of_the_one_hot_class_does():
+    for classes in (10, 100):
+        torch.manual_seed(0)
+        official = nn.Linear(classes, 512, bias=False).weight
+        bound = classes**-0.5
+        assert official.abs().max() <= bound  # PyTorch's own start has this bound
+        D = Discriminator(classes, 512, 512, "pytorch")
+        for weight in (official, D.projection.weight):
+            assert 0.95 * bound < weight.abs().max() <= bound
+            assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert abs(D.score.weight.std().item() - 0.02) < 2e-3  # and nothing else moves
+    config = make_config("quick", "gfr", initial_projection="pytorch")
+    memory = build_memory(config, 10, (8,), 0)
+    assert memory.discriminator.projection.weight.std() > 0.15  # 0.18, not 0.02
+
+
+def test_a_resnets_convolutions_start_by_fan_out_or_as_pytorchs():
+    """By hand, for width 16: sqrt(2 / fan-out) against 1 / sqrt(3 fan-in)."""
+
+    def deviations(start):
+        config = make_config("slim", initial_convolutions=start)
+        stages = build_network(config, (3, 32, 32), 0).stages
+        stem, deep, projection = (
+            stages[0][0],
+            stages[3][1].conv2,
+            stages[3][0].shortcut[0],
+        )
+        return [c.weight.std().item() for c in (stem, deep, projection)]
+
+    by_hand = {
+        "fan-out": [(2 / 144) ** 0.5, (2 / 1152) ** 0.5, (2 / 128) ** 0.5],
+        "pytorch": [81**-0.5, 3456**-0.5, 192**-0.5],
+    }
+    for start, expected in by_hand.items():
+        assert deviations(start) == pytest.approx(expected, rel=0.1), start
+
+
+def test_the_small_network_has_pytorchs_start_whatever_is_said():
+    a, b = (
+        build("cnn", initial_convolutions=s).state_dict()
+        for s in ("fan-out", "pytorch")
+    )
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    weight = a["stages.1.0.weight"]  # 4 channels in, 3 x 3
+    assert 0.9 * 36**-0.5 < weight.abs().max() <= 36**-0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -117,6 +117,45 @@ def test_mas_sensitivity_against_one_image_at_a_time(trained):
         torch.testing.assert_close(omega.data, 2 * once)
 
 
+class Product(torch.nn.Module):
+    """Two heads of one class each, logits w x and 2 w x; w is the extractor."""
+
+    def __init__(self, w: float):
+        super().__init__()
+        self.stages = torch.nn.ParameterList([torch.tensor(w)])
+
+    def forward(self, x):
+        u = self.stages[0] * x
+        return torch.stack([u, 2 * u], dim=1)
+
+
+@pytest.mark.parametrize("method", ["ewc", "mas"])
+def test_importances_as_facils_code_by_hand(method):
+    """Over all heads, squared after the batch's mean, and halved with the old ones.
+
+    w = 1. EWC: the likeliest class of x > 0 is 1, of x < 0 it is 0, and d/dw of
+    -log p is -|x| (1 - sigmoid(|x|)). MAS: ||f|| = sqrt(5) |w x|, without the square.
+    """
+    network = Product(1.0)
+    importance = importance_of(tiny(method, importance="facil"), network)
+
+    def of(batch):
+        a = np.abs(np.array(batch))
+        if method == "mas":
+            return abs(5**0.5 * a.mean())
+        return (a * (1 - 1 / (1 + np.exp(-a)))).mean() ** 2
+
+    batches = [[1.0, -2.0], [0.5, 3.0]]
+    rng = torch.Generator()
+    images = torch.tensor(sum(batches, []))
+    importance.add(network, images, 1, batch=2, rng=rng)
+    first = np.mean([of(b) for b in batches])
+    assert importance.omegas[0].item() == pytest.approx(first / 2, rel=1e-5)
+    importance.add(network, images[:2], 1, batch=2, rng=rng)
+    expected = first / 4 + of(batches[0]) / 2
+    assert importance.omegas[0].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_parameter_penalty_by_hand():
     theta = torch.tensor([3.0, 1.0, 2.0])
     old, omega = torch.tensor([1.0, 1.0, 5.0]), torch.tensor([0.5, 9.0, 2.0])

@@ -321,6 +321,21 @@ def test_pwcca_by_hand():
     assert cca(x, y) == pytest.approx(0.8, abs=1e-12)
 
 
+def test_pwcca_without_whitening_by_hand():
+    """google/svcca's: columns of lengths 3 and 1, turned by 45 degrees.
+
+    h = (3 a, -+ b) / sqrt(10), where the definition has (a, -+ b) / sqrt(2). The second
+    is orthogonal to the first: (b, +- 3 a) / sqrt(10). So the weights are
+    (9 + 1) / sqrt(10) and (3 + 3) / sqrt(10), and not equal.
+    """
+    a, b, c = waves()[:, :3].T
+    x = np.column_stack([3 * a, b])
+    y = np.column_stack([(a + b) / 2**0.5, 0.6 * (a - b) / 2**0.5 + 0.8 * c])
+    assert pwcca(x, y) == pytest.approx((4 + 0.6 * 4) / 8, abs=1e-12)
+    found = pwcca(x + 7, y, whitened=False)
+    assert found == pytest.approx((10 + 0.6 * 6) / 16, abs=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(300, 6, 8), (300, 8, 3)])
 def test_pwcca_against_brute_force(shape):
     x, y = related(*shape)

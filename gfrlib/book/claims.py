@@ -173,6 +173,12 @@ class Claim:
     ours: bool = False
 
     @property
+    def rows(self) -> set[str]:
+        """All rows that it is about."""
+        sides = self.first, self.second
+        return {row for side in sides for row in (side.row, side.minus) if row}
+
+    @property
     def pair(self) -> tuple[str, str]:
         """The two rows."""
         return self.first.row, self.second.row
@@ -192,6 +198,22 @@ def about(found: dict, some) -> list[tuple]:
     ]
 
 
+def by_split(panels: dict, some) -> list[tuple]:
+    """Claims about `panels`, {split: {row: [Record, ...]}}, as claims about values.
+
+    A line for each split that is there and that the claim is asked on.
+    """
+    found = []
+    for claim in some:
+        for split in (split for split in claim.splits if split in panels):
+            values = claim.values(
+                lambda row, own, split=split: panels.get(own or split, {}).get(row, ())
+            )
+            end = "" if claim.first.split else f" ({split})"
+            found.append((claim.text + end, claim.kind, *values))
+    return found
+
+
 def only(some, pairs) -> list[Claim]:
     """The claims about these pairs of rows, in the order of `pairs`.
 
@@ -206,13 +228,9 @@ def only(some, pairs) -> list[Claim]:
     return [known[pair] for pair in pairs]
 
 
-def among(some, found: dict) -> list[Claim]:
-    """The claims whose rows are all in `found`, but for those that ask other splits."""
-    return [
-        claim
-        for claim in some
-        if set(claim.pair) <= set(found) and not claim.first.minus
-    ]
+def among(some, rows) -> list[Claim]:
+    """The claims whose rows are all in `rows`."""
+    return [claim for claim in some if claim.rows <= set(rows)]
 
 
 # Tables -------------------------------------------------------------------------------

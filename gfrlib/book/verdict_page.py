@@ -106,13 +106,15 @@ def part_table(answers: list[Judged]) -> str:
     """
     known = [answer for answer in answers if answer.known]
     scales_shown, usual = scale_names(known), most_common_quantity(known)
+    several = len({answer.split for answer in known}) > 1
     prints = any(answer.claim.printed for answer in known)
     rows = []
     for claim, own in by_claim(answers).items():
         if any(answer.known for answer in own):
             row = {"claim": claim.text + about(claim, usual)}
             for scale in scales_shown:
-                row[heading(scale)] = cell([a for a in own if a.scale == scale])
+                at = [answer for answer in own if answer.scale == scale]
+                row[heading(scale)] = cell(at, several)
             if prints:
                 row["the paper prints"] = printed(claim)
             rows.append({**row, "shown in": link(claim.figure)})
@@ -145,9 +147,8 @@ def heading(scale: str) -> str:
     return scale + ("<br><small>order only</small>" if smaller(scale) else "")
 
 
-def cell(answers: list[Judged]) -> str:
-    """The verdicts of one claim at one scale, a line a split."""
-    several = len(answers) > 1
+def cell(answers: list[Judged], several: bool = False) -> str:
+    """The verdicts of one claim at one scale, a line a split; named if `several`."""
     lines = []
     for answer in answers:
         split = f"{answer.split}: " if several else ""

@@ -118,6 +118,13 @@ def _add_data(commands) -> None:
         type=Path,
         help="a folder of images (train/<class>/, val/<class>/) or a packed .npz file",
     )
+    data.add_argument(
+        "--classes",
+        help="take only some classes of a folder: a file with one a line (such as "
+        "data/tiny-imagenet-64.txt), a number (the first of the seed-1993 shuffle), "
+        "names separated by commas; lucir | gfr: the 100 classes of ImageNet-Subset, "
+        "from a folder of 1,000",
+    )
     large = data.add_argument_group(
         "large images (always for a name that begins with imagenet)",
         "decoded in parallel to squares, resumably; unreadable files are named and "
@@ -126,10 +133,6 @@ def _add_data(commands) -> None:
     large.add_argument("--size", type=int, help="side of the stored squares (256)")
     large.add_argument(
         "--crop", type=int, help="side of the random resized crops in training (224)"
-    )
-    large.add_argument(
-        "--classes",
-        help="lucir | gfr: the 100 classes of ImageNet-Subset, from a folder of 1,000",
     )
     large.add_argument(
         "--workers", type=int, help="processes that decode (all processors)"

@@ -69,6 +69,7 @@ def grid(options) -> None:
         print(plans.table(plans.plan(configs)))
         return
     if options.commit:
+        _refuse_uncommittable(configs)
         origin.refuse_changes()
     failed = 0
     results = grids.run(configs, options.jobs, ray=options.ray)
@@ -87,6 +88,22 @@ def grid(options) -> None:
         raise UserError(
             f"{failed} of {len(configs)} runs stopped with the errors above; all "
             "others are recorded."
+        )
+
+
+def _refuse_uncommittable(configs: list[Config]) -> None:
+    """Raises UserError where records would lie outside the repository's folder."""
+    from gfrlib.lab import records
+
+    if os.environ.get("GFR_CACHE"):
+        raise UserError(
+            "--commit commits the records in data/records, and with GFR_CACHE set they "
+            "are kept in that folder instead: unset GFR_CACHE, or leave out --commit."
+        )
+    if not all(records.is_committed(config) for config in configs):
+        raise UserError(
+            "--commit commits the records in data/records, and those of the preset "
+            "quick are kept in data/cache: leave out --commit."
         )
 
 
@@ -211,12 +228,12 @@ def compare(options) -> None:
     )
 
 
-LARGE = ("size", "crop", "classes", "workers")  # options for large images
+LARGE = ("size", "crop", "workers")  # options for large images
 
 
 def data(options) -> None:
     """Pack a data set."""
-    from gfrlib.lab import datasets
+    from gfrlib.lab import class_lists, datasets
 
     name = datasets.checked(options.name)
     if not options.path.exists():
@@ -225,10 +242,18 @@ def data(options) -> None:
             ".npz file."
         )
     given = {k: getattr(options, k) for k in LARGE if getattr(options, k) is not None}
-    if given or name.startswith("imagenet"):
-        _pack_large(name, options.path, given)
+    classes = options.classes or ""
+    large = bool(given) or name.startswith("imagenet")
+    large = large or classes in class_lists.SUBSETS
+    if options.path.is_file() and (large or classes):
+        raise UserError(
+            f"'{options.path}' is a file; --size, --crop, --classes and --workers are "
+            "for a folder with train/ and val/."
+        )
+    if large:
+        _pack_large(name, options.path, {**given, "classes": classes})
     else:
-        datasets.add(name, options.path)
+        datasets.add(name, options.path, classes)
     packed = datasets.packed(name)
     shape = "x".join(map(str, packed.train_images.shape[1:]))
     print(
@@ -240,19 +265,15 @@ def data(options) -> None:
 def _pack_large(name: str, path: Path, given: dict) -> None:
     from tqdm import tqdm
 
-    from gfrlib.lab import shards
+    from gfrlib.lab import class_lists, shards
 
-    if path.is_file():
-        raise UserError(
-            f"'{path}' is a file; --size, --crop and --classes are for a folder with "
-            "train/ and val/."
-        )
-    if name == "imagenet-subset" and "classes" not in given:
+    if name == "imagenet-subset" and not given["classes"]:
         folders = [p for p in (path / "train").glob("*") if p.is_dir()]
-        if len(folders) > shards.SUBSET:
+        if len(folders) > class_lists.SUBSET:
             raise UserError(
-                f"'{path}' holds {len(folders)} classes; say which {shards.SUBSET} "
-                "with --classes lucir or --classes gfr (two lists circulate)."
+                f"'{path}' holds {len(folders)} classes; say which "
+                f"{class_lists.SUBSET} with --classes lucir or --classes gfr "
+                "(two lists circulate)."
             )
     silent = not sys.stderr.isatty()
     with tqdm(unit="image", file=sys.stderr, disable=silent, leave=False) as bar:

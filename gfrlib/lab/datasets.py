@@ -51,6 +51,9 @@ class Packed:
     # side of the random resized crops that training sees; 0: pad and crop.
     # With it, a label of -1 marks a faulty image
     crop: int = 0
+    # labels in the order `gfr`, where the data set has its own: ImageNet-Subset's
+    # official order is that of the 1,000 classes. (): of its classes, as elsewhere
+    arrival: tuple[int, ...] = ()
 
 
 def folder() -> Path:
@@ -118,16 +121,20 @@ def resolve(dataset: str) -> str:
     return add(None, path)
 
 
-def add(name: str | None, path: Path) -> str:
+def add(name: str | None, path: Path, classes: str = "") -> str:
     """Pack a folder of images or an .npz file under `name`, and return the name.
 
-    None: the path's stem and a hash of the content. Raises UserError for a name that
-    cannot be one, or what cannot be read or written.
+    None: the path's stem and a hash of the content. `classes`: only these of a folder
+    (class_lists.choose). Raises UserError for a name that cannot be one, or what cannot
+    be read or written.
     """
     if name is not None:
         checked(name)
     with packing():
-        arrays, class_names = read_npz(path) if path.is_file() else read_folder(path)
+        if path.is_file():
+            arrays, class_names = read_npz(path)
+        else:
+            arrays, class_names = read_folder(path, classes)
         return _store(name, arrays, class_names, stem=path.resolve().stem)
 
 
@@ -308,4 +315,5 @@ def _open(path: Path) -> Packed:
         class_names=meta["class_names"],
         content="" if path.name in KNOWN else meta["sha256"][:12],
         crop=meta.get("crop", 0),
+        arrival=tuple(meta.get("arrival", ())),
     )

@@ -15,13 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
-from gfrlib.lab import datasets
+from gfrlib.lab import class_lists, datasets
 from gfrlib.lab.sources import class_folders
-from gfrlib.tasks import class_order
 
 CHUNK = 64  # images that a process decodes before it reports
 TO_DO, DONE, FAULTY = 0, 1, 2
-SUBSET = 100  # classes of ImageNet-Subset
 
 
 @dataclass
@@ -44,24 +42,7 @@ class _Source:
     size: int
     names: list[str]  # of the classes
     files: dict[str, list[tuple[str, int]]]  # part -> files below `path`, with labels
-
-
-def subset(names: list[str], which: str) -> list[str]:
-    """The 100 of ImageNet's sorted class names that ImageNet-Subset holds.
-
-    Two lists circulate, and 9 classes are in both.
-
-    lucir  the first 100 of the seed-1993 shuffle (LUCIR's code; most later papers)
-    gfr    the first 100 of its inverse (the official code of feature replay)
-    """
-    if which not in ("lucir", "gfr"):
-        raise UserError(f"There is no class list '{which}'; choose lucir or gfr.")
-    if len(names) < SUBSET:
-        raise UserError(
-            f"A list of {SUBSET} classes cannot be chosen from {len(names)} class "
-            "folders."
-        )
-    return sorted(names[i] for i in class_order(which, len(names))[:SUBSET])
+    arrival: list[int]  # labels in an order of their own (class_lists.arrival), or []
 
 
 def pack(
@@ -78,6 +59,7 @@ def pack(
 
     Goes on where it was stopped. A file that is no image, or is cut off, is named and
     left out; grey, CMYK and palette images become RGB, and the ending does not matter.
+    `classes`: see class_lists.choose.
     `report(done, of)` hears of progress. Raises UserError as `datasets.add`, and if a
     class has no image.
     """
@@ -87,12 +69,16 @@ def pack(
         )
     target = datasets.folder() / datasets.checked(name)
     source = _survey(path, size, classes)
-    listing = json.dumps([size, crop, source.names, source.files])
-    digest = hashlib.sha256(listing.encode()).hexdigest()
+    about = {"class_names": source.names, "crop": crop}
+    listing = [size, crop, source.names, source.files]
+    if source.arrival:
+        about["arrival"] = source.arrival
+        listing.append(source.arrival)
+    digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    about["sha256"] = digest
     meta = datasets.meta_of(target)
     if meta.get("sha256") != digest:
         datasets.check_replaceable(target)
-        about = {"class_names": source.names, "sha256": digest, "crop": crop}
         workers = workers or os.cpu_count() or 1
         with datasets.packing():
             meta = datasets.meta_of(target)  # another process may have been faster
@@ -103,7 +89,7 @@ def pack(
 
 
 def _survey(path: Path, size: int, classes: str) -> _Source:
-    """The classes (all, or a list of `subset`) and their files. Raises UserError."""
+    """The classes (all, or those of a list) and their files. Raises UserError."""
     train = path / "train"
     places = (path / part for part in ("val", "test"))
     held = next((place for place in places if place.is_dir()), None)
@@ -112,8 +98,8 @@ def _survey(path: Path, size: int, classes: str) -> _Source:
             f"'{path}' must hold the folders train/<class>/ and val/<class>/, with one "
             "folder a class in both."
         )
-    names = class_folders(train)
-    names = subset(names, classes) if classes else names
+    every = class_folders(train)
+    names = class_lists.choose(every, classes) if classes else every
     if len(names) < 2:
         raise UserError(
             f"'{train}' holds {len(names)} class folders; class-incremental learning "
@@ -127,7 +113,7 @@ def _survey(path: Path, size: int, classes: str) -> _Source:
         ]
         for part, top in (("train", train), ("test", held))
     }
-    return _Source(path, size, names, files)
+    return _Source(path, size, names, files, class_lists.arrival(every, classes))
 
 
 def _pack(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
+from gfrlib.lab import class_lists
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 LARGEST = 256  # side of the images that a folder is brought to, at most
@@ -56,23 +57,27 @@ def _check_part(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -
         raise UserError(f"'{path}': {part}_labels must be whole numbers from 0 on.")
 
 
-def read_folder(path: Path) -> tuple[dict, list[str]]:
+def read_folder(path: Path, classes: str = "") -> tuple[dict, list[str]]:
     """train/<class>/* with val/<class>/* or test/<class>/*; or <class>/* alone.
 
     Of the latter every fifth image is for testing. Images are brought to the size of
     the first one (shorter side scaled, centre cropped); grey ones become RGB.
     Tiny-ImageNet as Stanford packs it is read, too: its <class>_boxes.txt are no
-    images, its validation classes are in val_annotations.txt. Raises UserError.
+    images, its validation classes are in val_annotations.txt. `classes` takes some of
+    the classes (class_lists.choose). Raises UserError.
     """
     train = path / "train" if (path / "train").is_dir() else path
     places = [path / part for part in ("val", "test") if train != path]
     held = next((place for place in places if place.is_dir()), None)
     names = class_folders(train)
     _check_names(path, names)
+    if classes:
+        names = class_lists.choose(names, classes)
     everything = _listing(train, names)
     if held:
-        _check_held(train, held, names)
-        parts = {"train": everything, "test": _listing(held, names)}
+        if not classes:
+            _check_held(train, held, names)
+        parts = {"train": everything, "test": _listing(held, names, some=bool(classes))}
     else:
         parts = _every_fifth(everything)
         short = set(range(len(names))) - {label for _, label in parts["test"]}
@@ -126,10 +131,10 @@ def _check_held(train: Path, held: Path, names: list[str]) -> None:
         )
 
 
-def _listing(top: Path, names: list[str]) -> Files:
-    """The images of all classes, class by class."""
+def _listing(top: Path, names: list[str], *, some: bool = False) -> Files:
+    """The images of these classes, class by class; `some`: there may be others."""
     if (top / "val_annotations.txt").is_file() and (top / "images").is_dir():
-        return _annotated(top, names)
+        return _annotated(top, names, some)
     found = []
     for label, name in enumerate(names):
         files = sorted(f for f in (top / name).rglob("*") if f.is_file())
@@ -155,15 +160,18 @@ def _every_fifth(everything: Files) -> dict[str, Files]:
     return parts
 
 
-def _annotated(top: Path, names: list[str]) -> Files:
+def _annotated(top: Path, names: list[str], some: bool) -> Files:
     """Tiny-ImageNet's own validation folder: images/* and val_annotations.txt.
 
-    Its lines hold file, class and box, separated by tabs.
+    Its lines hold file, class and box, separated by tabs. `some`: lines of other
+    classes than `names` are passed over.
     """
     listing = top / "val_annotations.txt"
     lines = listing.read_text().splitlines()
     rows = [line.split("\t") for line in lines if line.strip()]
     label = {name: i for i, name in enumerate(names)}
+    if some:
+        rows = [row for row in rows if row[1:] and row[1] in label]
     for row in rows:
         known = len(row) > 1 and row[1] in label
         if not known or not (top / "images" / row[0]).is_file():

@@ -146,21 +146,6 @@ def test_folders_that_cannot_be_used(folder, spoil, says):
         pack(folder)
 
 
-def test_the_two_lists_of_imagenet_subset():
-    names = [f"n{k:08d}" for k in range(1000)]
-    a, b = (set(shards.subset(names, which)) for which in ("lucir", "gfr"))
-    assert (
-        len(a) == len(b) == 100 and len(a & b) == 9
-    )  # methods: "shares 9 of 100 classes"
-    assert a == {
-        names[i] for i in np.random.RandomState(1993).choice(1000, 100, replace=False)
-    }  # LUCIR's own call
-    with pytest.raises(UserError, match="lucir or gfr"):
-        shards.subset(names, "podnet")
-    with pytest.raises(UserError, match="cannot be chosen from 20"):
-        shards.subset(names[:20], "lucir")
-
-
 def test_streamed_rows_are_those_of_the_array(monkeypatch):
     source = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
     rows = np.array([5, 3, 3, 20, 29, 0])
