@@ -21,9 +21,9 @@ OBJECTS = "objects"  # what is built and counted, instead of runs
 class Evidence:
     """The recorded runs of rows; each is looked for once.
 
-    find  find(preset, rows, seeds, **settings) gives {row: [Record, ...]}, as
-          `results.recorded` does
-    live  the same for `quick` runs, one seed, as `results.trained` does; None: `find`
+    find  what stands for `results.recorded`: from a preset, rows, a number of seeds
+          and settings it gives {row: [Record, ...]}
+    live  the same for `quick` runs, one seed, such as `results.trained`; None: `find`
     """
 
     def __init__(self, find: Callable = results.recorded, live: Callable | None = None):
