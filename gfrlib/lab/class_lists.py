@@ -17,6 +17,7 @@ def choose(names: list[str], which: str) -> list[str]:
     a, b         names, separated by commas
     a file       one class a line: its name, and after a tab whatever you like; lines
                  that begin with # are comments
+
     Raises UserError for anything else, and for a class that is not among `names`.
     """
     if which in SUBSETS:
