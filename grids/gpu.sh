@@ -7,16 +7,19 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 unset GFR_HOME
 
-NEEDS="import torch, numpy, PIL, yaml, tqdm, sklearn, threadpoolctl, filelock"
+NEEDS="torch numpy PIL yaml tqdm sklearn threadpoolctl filelock"
+# looked for, not imported: that takes seconds of the lease
+LOOK="import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))"
 
 for python in "${GPU_PYTHON:-}" .venv/bin/python python3 python; do
     [ -n "$python" ] || continue
-    if "$python" -c "$NEEDS" 2>/dev/null; then
+    # shellcheck disable=SC2086
+    if "$python" -c "$LOOK" $NEEDS 2>/dev/null; then
         exec "$python" -m benchmarks.gpu "$@"
     fi
 done
 
-echo "gpu.sh: no Python here has all of (${NEEDS#import }); trying pip" >&2
+echo "gpu.sh: no Python here has all of $NEEDS; trying pip" >&2
 mkdir -p data/gpu
 if python3 -m venv data/gpu/venv &&
     data/gpu/venv/bin/pip install --quiet -r requirements.txt; then

@@ -177,17 +177,30 @@ MODES = {
 def projected(state: dict, mode: str) -> float | None:
     """Seconds of the first row by the timings, the start with its compiling included.
 
-    None where a phase was not timed.
+    None where too little was timed.
     """
     total = state["start"].get(mode, 0.0)
     for what, steps in state["steps"].items():
-        known = state["timing"].get(what, {})
-        # the GAN's updates are graphs of their own, with or without the network's
-        seconds = known.get(mode, known.get("compiled") if mode == "graphs" else None)
+        seconds = _seconds(state["timing"], mode, what)
         if seconds is None:
             return None
         total += seconds * steps / 1000
     return total if state["steps"] else None
+
+
+def _seconds(timing: dict, mode: str, what: str) -> float | None:
+    """Of 1,000 steps; a later task's from task 0's ratio, where it was not timed."""
+    known = timing.get(what, {})
+    if mode in known:
+        return known[mode]
+    phase = what.split(",")[0]
+    if mode == "graphs" and phase == "generator":
+        # the GAN's updates are graphs of their own, with or without the network's
+        return _seconds(timing, "compiled", what)
+    first = timing.get(f"{phase}, task 0", {})
+    if {mode, "eager"} <= first.keys() and "eager" in known:
+        return known["eager"] * first[mode] / first["eager"]
+    return None
 
 
 def fastest(state: dict) -> str:

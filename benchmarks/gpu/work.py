@@ -18,11 +18,12 @@ from gfrlib.config import UserError, make_config
 
 STOPPED = 3
 CHECKPOINT_EVERY = 60.0  # seconds: a checkpoint of the paper's network takes one
-PHASES = (("classifier", 0), ("generator", 0), ("classifier", 1), ("generator", 1))
+PHASES = (("generator", 0), ("classifier", 0), ("classifier", 1), ("generator", 1))
 WARM, TIMED = 10, {"classifier": 100, "generator": 40}
+IMAGES = 500  # training images of a class
 # A rehearsal on a CPU: the same way in seconds.
 DRY = dict(
-    split=(10, 5, 5), width=4, epochs_base=3, epochs_task=1, generator_steps_base=30,
+    split=(10, 5, 5), width=4, epochs_base=1, epochs_task=1, generator_steps_base=30,
     generator_steps_later=20, generator_hidden=32, latent_dim=16, feature_views=1,
     threads=1, precision="float32",
 )  # fmt: skip
@@ -124,8 +125,12 @@ def rows(mode: str, names: list[str], dry: bool) -> int:
 # Timing -------------------------------------------------------------------------------
 
 
-def made_up(config):
-    """A stream of CIFAR-100's shape, 16 training images a class: noise is as fast."""
+def made_up(config, each: int):
+    """A stream of CIFAR-100's shape with so many training images of each class.
+
+    Noise is as fast as photographs. With all 500 an epoch has the usual length; at its
+    end the host waits for the losses.
+    """
     import numpy as np
     import torch
 
@@ -135,10 +140,10 @@ def made_up(config):
 
     rng = np.random.default_rng(0)
     arrays = {}
-    for part, each in (("train", 16), ("test", 1)):
-        shape = (100 * each, 32, 32, 3)
+    for part, count in (("train", each), ("test", 1)):
+        shape = (100 * count, 32, 32, 3)
         arrays[f"{part}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
-        arrays[f"{part}_labels"] = np.repeat(np.arange(100), each)
+        arrays[f"{part}_labels"] = np.repeat(np.arange(100), count)
     packed = Packed("noise", **arrays, class_names=[str(c) for c in range(100)])
     return tasks.build(config, packed, torch.device(resolve_device(config)))
 
@@ -152,20 +157,21 @@ def timing(mode: str, dry: bool) -> int:
     config = settings("gfr", mode, dry)
     here = Machine.of(config)
     here.prepare()
-    stream = made_up(config)
+    images = 16 if dry else IMAGES
+    stream = made_up(config, images)
     say("steps", **steps_of(config))
     if mode != "eager":
         check(f"the network, {mode} and eager", compiled_network, config)
     speed = floor.peak(here.precision, here.device) if mode == "eager" else 0.0
     if speed:
         say("about", peak=f"{speed / 1e12:.0f} TFLOP/s in {here.precision}")
-    warm = 1 if dry else WARM
     for phase, t in PHASES:
         if mode == "graphs" and phase == "generator":
             continue
-        steps = 3 if dry else TIMED[phase]
+        steps, warm = (3, 1) if dry else (TIMED[phase], WARM)
         stage, began = plans.Stage("", t, phase, steps), time.monotonic()
-        each = plans.seconds_per_step(config, stream, stage, steps=steps, warm=warm)
+        counts = dict(steps=steps, warm=warm, images=images)
+        each = plans.seconds_per_step(config, stream, stage, **counts)
         start = time.monotonic() - began - (steps + warm) * each
         least = None
         if speed:
@@ -195,7 +201,7 @@ def steps_of(config) -> dict[str, int]:
     found: dict[str, int] = {}
     for t, classes in enumerate(sizes):
         epochs = config.epochs_task if t else config.epochs_base
-        count = max(1, 500 * classes // config.batch_size) * epochs
+        count = max(1, IMAGES * classes // config.batch_size) * epochs
         name = name_of("classifier", t)
         found[name] = found.get(name, 0) + count
         if t < len(sizes) - 1:

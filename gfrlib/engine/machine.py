@@ -18,6 +18,7 @@ COMPILERS = ("g++", "clang++", "cl")  # one of them must be there to compile for
 GRADIENTS_OF_GRADIENTS = (2, 15)
 WARM_UP = 3  # calls before a CUDA graph is recorded, as PyTorch's notes ask for
 GRAPHS = 64  # that one function may be compiled to in a process
+CPUINFO = Path("/proc/cpuinfo")  # Linux alone has it
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of an x86 processor that computes in bf16
 SLOW_BF16 = (
     "precision bf16: this processor is not known to compute in bfloat16 (its flags "
@@ -246,7 +247,7 @@ def chip(device: torch.device) -> str:
 def _cpuinfo(field: str) -> str:
     """A line of Linux's /proc/cpuinfo; elsewhere nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
         return ""
     found = (line for line in lines if line.startswith(field))
