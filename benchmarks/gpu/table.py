@@ -80,9 +80,7 @@ def _seconds(state: dict) -> list[str]:
     lines = [f"{'Seconds of phases':<34}{heads}"]
     for name, row in done.items():
         lines += [_phase(state, name, row, phase) for phase in _phases(row)]
-        lines.append(
-            f"    {f'{name}, with tests and analysis':<30}{row['wall']:>12.1f}"
-        )
+        lines.append(f"    {f'{name}, whole run':<30}{row['wall']:>12.1f}")
     return lines
 
 
