@@ -16,7 +16,7 @@ from helpers_core import SMALL, load_tasks, tiny, train
 from PIL import Image
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import parts, pieces, state, table, work
+from benchmarks.gpu import parts, pieces, rehearsal, state, table, work
 from gfrlib.config import UserError, make_config
 from gfrlib.engine import store
 from gfrlib.lab import datasets, experiments, plans
@@ -78,6 +78,35 @@ def test_pieces_put_together_are_the_data_bit_for_bit(home, mosaics, tmp_path):
     assert ours.content == theirs.content and ours.class_names == list(CLASSES)
     for name in arrays:
         assert np.array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_the_calls_are_told_one_for_each_piece(home, mosaics, capsys, monkeypatch):
+    """With the working tree, no call takes along more than it can."""
+    folder, _ = mosaics
+    size = sizes([folder])[0]
+    monkeypatch.setattr(pieces, "tree_bytes", lambda: 5000)
+    monkeypatch.setattr(pieces, "CARRIED", 5000 + pieces.MARGIN + size * 2 // 5)
+    assert gpu.main(["pieces", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split("command: ")[1] for line in lines] == [
+        "bash grids/gpu.sh check",
+        "true",
+        "bash grids/gpu.sh train",
+    ]
+    assert all(f"carry data/carry/{k} " in line for k, line in enumerate(lines, 1))
+
+
+def test_a_rehearsal_that_ended_badly_says_why():
+    good = state.empty() | {"said": ["resuming stage x at step 2"]}
+    for name in state.PLANNED:
+        state.note(good, row(name))
+    rehearsal.judge(good, good)
+    state.note(good, {**CHECK, "passed": False})
+    bad = {**good, "rows": {}, "said": []}
+    with pytest.raises(UserError) as told:
+        rehearsal.judge(bad, good)
+    for what in ("rows that are not", "checks that failed: one", "resumed", "other"):
+        assert what in str(told.value)
 
 
 def test_what_is_missing_or_damaged_is_named(home, mosaics):

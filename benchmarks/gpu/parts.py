@@ -126,11 +126,12 @@ class Part:
             if line is None:
                 return
             if line.startswith("{"):
-                self._take(json.loads(line))
+                self.take(json.loads(line))
             if ending and time.monotonic() > ending[0][0]:
                 ending.popleft()[1]()
 
-    def _take(self, event: dict) -> None:
+    def take(self, event: dict) -> None:
+        """Note a finding, show it, and keep what has been found so far."""
         kind = event["event"]
         said = state.note(self.found, event)
         if said and kind != "at":
@@ -184,7 +185,7 @@ def bring_data(part: Part) -> None:
     else:
         pieces.put_together(PACKED)
     took = f"CIFAR-100 was packed in {time.monotonic() - began:.0f} s"
-    part._take({"event": "said", "text": took})
+    part.take({"event": "said", "text": took})
 
 
 def check(part: Part) -> None:
@@ -192,14 +193,14 @@ def check(part: Part) -> None:
     patience = PATIENCE if part.dry else 1
     code = part.work("checks", seconds=min(patience * CHECKS, part.left()))
     if code == STOPPED:
-        part._take({"event": "said", "text": "not all checks came to their turn"})
+        part.take({"event": "said", "text": "not all checks came to their turn"})
     for mode in ["eager"] if part.dry else MODES:
         part.found["start"].pop(mode, None)
         seconds = min(patience * TIMING[mode], part.left())
         code = part.work("timing", mode, seconds=seconds, mode=mode)
         if code not in (0, STOPPED):
             text = f"timing {mode} ended with code {code}; see gpu-log.txt"
-            part._take({"event": "said", "text": text})
+            part.take({"event": "said", "text": text})
 
 
 def train(part: Part) -> None:
@@ -217,7 +218,7 @@ def train(part: Part) -> None:
             part.why = "its time is over"
             return
         text = f"training in mode {mode} ended with code {code}; see gpu-log.txt"
-        part._take({"event": "said", "text": text})
+        part.take({"event": "said", "text": text})
         if mode == "eager" or any(row.get("mode") == mode for row in _rows(found)):
             part.why = text  # rows of two modes would not share task 0
             return
