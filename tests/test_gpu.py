@@ -227,12 +227,11 @@ def test_a_part_that_is_told_to_end_prints_its_table(worker, capsys):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    before = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=end, daemon=True).start()
-    try:
-        assert call("train", "--minutes", "5") == 0
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert call("train", "--minutes", "5") == 0
     assert "told to end (SIGTERM)" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_what_is_recorded_is_not_asked_for_again(worker, capsys):
@@ -325,7 +324,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(store, "CHECKPOINT_EVERY", 1e9)
     config = tiny("gfr", **SMALL, precision="float32")
     whole = train(config)
-    report, resumed = work.Report("gfr"), []
+    resumed: list[str] = []
 
     class Asked(work.Report):
         def __call__(self, t, phase, step, *rest):

@@ -54,7 +54,7 @@ class Part:
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:
         """Whatever happens inside, the table comes last, and the archive is written."""
-        signal.signal(signal.SIGTERM, self._told_to_end)
+        before = signal.signal(signal.SIGTERM, self._told_to_end)
         try:
             yield
         except Ended:
@@ -73,6 +73,7 @@ class Part:
             said = table.text(self.found, self.why)
             print("\n" + said, flush=True)
             self._keep(said)
+            signal.signal(signal.SIGTERM, before)
 
     def _told_to_end(self, *_) -> None:
         raise Ended
