@@ -41,6 +41,7 @@ SECOND_OF = {
     "12_after": {**TWO_TASKS, "cold_tasks": 1},
     "13_differences": TWO_TASKS,
     "14_still": {**TWO_TASKS, "gan": False},
+    "verdicts": {"digits": False},
 }
 
 # The longest first, so that no process waits for the other one's last file.

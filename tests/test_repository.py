@@ -108,7 +108,11 @@ def test_figures_have_words(chapter):
     assert len(set(names)) == len(names)
 
 
-@each_chapter
+@pytest.mark.parametrize(
+    "chapter",
+    [path for path in CHAPTERS if path.stem[0].isdigit()],  # verdicts has none
+    ids=lambda path: path.stem,
+)
 def test_exercises_have_folded_solutions(chapter):
     text = "\n".join(cell["source"] for cell in cells(chapter))
     exercises = re.findall(r"\{exercise\}.*\n:label: (\S+)", text)

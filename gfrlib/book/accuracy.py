@@ -226,3 +226,29 @@ def effects(changes: dict, ax=None, *, spread: dict | None = None):
     looks.rows(ax, [{"label": label} for label in changes])
     ax.set_xlabel("change of the accuracy after the last task (points)")
     return ax
+
+
+@styled
+def two_sizes(at: dict, ax=None):
+    """{preset: {row: its runs}} of two presets: last accuracies, a line a system.
+
+    The first preset's mark is full, the second's hollow; a line joins them.
+    """
+    large, small = at
+    names = list(dict.fromkeys(row for found in at.values() for row in found))
+    ax, named = looks.axes(ax, height=1.2 + 0.36 * len(names)), looks.looks_of(names)
+    for i, (name, how) in enumerate(zip(names, named, strict=True)):
+        ends = {
+            preset: float(np.mean(results.last(found[name])))
+            for preset, found in at.items()
+            if name in found
+        }
+        ax.plot(list(ends.values()), [i] * len(ends), color=how["color"], lw=1.4)
+        for preset, end in ends.items():
+            face = how["color"] if preset == large else "none"
+            mark = {"color": how["color"], "mfc": face, "mew": 1.6, "ms": 7}
+            ax.plot([end], [i], "o", clip_on=False, **mark)
+    looks.rows(ax, named)
+    ax.set(xlim=(0, 100), xlabel="%")
+    ax.set_title(f"Last accuracy: {large} full, {small} hollow")
+    return ax

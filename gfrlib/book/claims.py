@@ -1,11 +1,13 @@
-"""A paper's claims beside recorded runs: does an order hold, and by how much?
+"""A claim beside recorded runs: does an order hold, and by how much?
 
-A claim is about two groups of values, one value a seed, in percent. Two thresholds
-decide, and are printed with the verdict: below NEAR points there is no verdict on an
-order, and FAR points are what "far" asks for.
+A claim is about two groups of values, one value a seed, in percent. One function,
+`verdict`, decides; RULE says in words what it does. What the paper claims is in
+`gfrlib.book.paper`.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,33 +21,51 @@ KINDS = {
     "far above": f"the first is at least {FAR:g} points above the second",
     "level": f"the two lie within {NEAR:g} points",
     "near": f"the two lie within {FAR:g} points",
+    "not below": f"the first is not {NEAR:g} points or more below the second",
 }
+HOLDS, FAILS, MISSING = "holds", "does not hold", "not recorded"
+WITHIN, DIRECTION = f"within {NEAR:g} points", "above, not far"
+VERDICTS = (HOLDS, FAILS, DIRECTION, WITHIN, MISSING)
 RULE = (
-    f"How to read it: *holds* means that the means differ by at least {NEAR:g} points "
-    f"in the direction of the claim, for *far above* by at least {FAR:g}; *level* asks "
-    f"for less than {NEAR:g}, *near* for less than {FAR:g}. The spread over seeds (±, "
-    "one standard deviation) does not enter. With one seed a verdict is a hint."
+    f"How to read it: *holds* means that the means over the seeds differ by at least "
+    f"{NEAR:g} points in the direction of the claim (for *far above* by at least "
+    f"{FAR:g}; *level* asks for less than {NEAR:g}, *near* for less than {FAR:g}, *not "
+    f"below* that the first is not {NEAR:g} or more lower). The spread over seeds (±, "
+    "one standard deviation) does not enter, so with one seed a verdict is a hint."
 )
 
 
-def verdict(gap: float, kind: str) -> str:
-    """What a difference (first - second, in points) says of a claim of this kind.
+# The rule -----------------------------------------------------------------------------
 
-    NaN stands for a run that is missing. Raises ValueError for an unknown kind.
+
+def verdict(first, second, kind: str) -> str:
+    """What two groups of values say of a claim of this kind: one of VERDICTS.
+
+    An empty group stands for runs that are missing. Raises ValueError for an unknown
+    kind.
     """
     if kind not in KINDS:
         known = ", ".join(KINDS)
         raise ValueError(f"unknown kind of claim '{kind}'; choose one of {known}")
+    gap = difference(first, second)
     if math.isnan(gap):
-        return "not recorded"
+        return MISSING
     if kind in ("level", "near"):
         limit = NEAR if kind == "level" else FAR
-        return "holds" if abs(gap) < limit else "does not hold"
+        return HOLDS if abs(gap) < limit else FAILS
+    if kind == "not below":
+        return HOLDS if gap > -NEAR else FAILS
     if abs(gap) < NEAR:
-        return f"within {NEAR:g} points"
+        return WITHIN
     if gap < 0:
-        return "does not hold"
-    return "above, not far" if kind == "far above" and gap < FAR else "holds"
+        return FAILS
+    return DIRECTION if kind == "far above" and gap < FAR else HOLDS
+
+
+def difference(first, second) -> float:
+    """Mean of the first values minus that of the second; NaN if either is empty."""
+    known = len(first) and len(second)
+    return float(np.mean(first) - np.mean(second)) if known else math.nan
 
 
 def mean_and_spread(values) -> str:
@@ -60,10 +80,142 @@ def mean_and_spread(values) -> str:
     return f"{values.mean():.1f}{spread}"
 
 
-def difference(first, second) -> float:
-    """Mean of the first values minus that of the second; NaN if either is empty."""
-    known = len(first) and len(second)
-    return float(np.mean(first) - np.mean(second)) if known else math.nan
+# Claims -------------------------------------------------------------------------------
+
+
+def _layer(layer: str, measure: str = "svcca") -> Callable:
+    return lambda run: 100 * results.similarity(run, measure)[layer]
+
+
+def _lower_blocks(run) -> float:
+    alike = results.similarity(run)
+    return 100 * float(np.mean([alike[f"block {n}"] for n in (1, 2, 3)]))
+
+
+def _recognised(run, at: int) -> float:
+    return results.recognised([run])[at][1][0]
+
+
+ALIKE = "SVCCA × 100 on images of task 0, "
+RECOGNISED = "replays of task 0 that its network recognises (%), "
+# name: (what it is, its value of one run)
+QUANTITIES = {
+    "last": ("last accuracy (%)", lambda run: 100 * results.final(run)),
+    "average": ("average incremental (%)", lambda run: results.average([run])[0]),
+    "forgetting": ("forgetting (points)", lambda run: results.forgotten([run])[0]),
+    "old": ("last accuracy (%), old classes", lambda run: results.old_new(run)[0]),
+    "new": ("last accuracy (%), new classes", lambda run: results.old_new(run)[1]),
+    "block 1": (ALIKE + "block 1", _layer("block 1")),
+    "block 4": (ALIKE + "block 4", _layer("block 4")),
+    "classifier": (ALIKE + "classifier", _layer("classifier")),
+    "blocks 1 to 3": (ALIKE + "mean of blocks 1 to 3", _lower_blocks),
+    "shuffled": (ALIKE + "block 4 of shuffled images", _layer("block 4", "svcca_null")),
+    "drift": (
+        "drift of task 0's features (% of their length)",
+        lambda run: 100 * results.drift(run)[-1],
+    ),
+    "at once": (RECOGNISED + "at once", lambda run: _recognised(run, 0)),
+    "at last": (RECOGNISED + "at the end", lambda run: _recognised(run, -1)),
+    "bytes": ("bytes", None),  # of objects that are built: verdicts.size_of
+}
+OF_ANALYSIS = {*QUANTITIES} - {"last", "average", "forgetting", "old", "new", "bytes"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two groups of values: a quantity of a row's runs.
+
+    minus  a row whose value is taken off, seed by seed: the side is a lead over it
+    split  where the runs are from, if not the split that the claim is asked on
+    """
+
+    row: str
+    quantity: str = "last"
+    minus: str = ""
+    split: str = ""
+
+    def values(self, runs_of: Callable) -> list[float]:
+        """One value a seed; runs_of(row, split) gives the Records of a row."""
+        own = self._by_seed(runs_of(self.row, self.split))
+        if not self.minus:
+            return list(own.values())
+        other = self._by_seed(runs_of(self.minus, self.split))
+        return [own[seed] - other[seed] for seed in own if seed in other]
+
+    def _by_seed(self, runs) -> dict[int, float]:
+        value = QUANTITIES[self.quantity][1]
+        if self.quantity in OF_ANALYSIS:
+            runs = [run for run in runs if run.analysis]
+        return {run.config.seed: float(value(run)) for run in runs}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement that runs can decide.
+
+    where    place in the paper
+    figure   label of the figure or section of this book that shows it
+    data     the images that it is about, as in `paper.SCALES`
+    splits   names of splits (`paper.SPLITS`); it is asked on each
+    printed  the two numbers of the paper, where it prints them
+    ours     a question of this book, not a claim of the paper
+    """
+
+    text: str
+    kind: str
+    first: Side
+    second: Side
+    where: str = ""
+    figure: str = ""
+    data: str = "CIFAR-100"
+    splits: tuple = ("5 tasks",)
+    printed: tuple = ()
+    ours: bool = False
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The two rows."""
+        return self.first.row, self.second.row
+
+    def values(self, runs_of: Callable) -> tuple[list[float], list[float]]:
+        """The two groups of values; runs_of(row, split) gives the Records of a row."""
+        return self.first.values(runs_of), self.second.values(runs_of)
+
+
+def about(found: dict, some) -> list[tuple]:
+    """Claims about rows of `found` ({row: [Record, ...]}) as claims about values.
+
+    Each is (text, kind, values of the first, values of the second), as in `table`.
+    """
+    return [
+        (c.text, c.kind, *c.values(lambda row, _: found.get(row, ()))) for c in some
+    ]
+
+
+def only(some, pairs) -> list[Claim]:
+    """The claims about these pairs of rows, in the order of `pairs`.
+
+    Raises ValueError for a pair that no claim is about.
+    """
+    known: dict = {}
+    for claim in some:
+        known.setdefault(claim.pair, claim)
+    unknown = [pair for pair in pairs if pair not in known]
+    if unknown:
+        raise ValueError(f"there is no claim about {unknown[0]}")
+    return [known[pair] for pair in pairs]
+
+
+def among(some, found: dict) -> list[Claim]:
+    """The claims whose rows are all in `found`, but for those that ask other splits."""
+    return [
+        claim
+        for claim in some
+        if set(claim.pair) <= set(found) and not claim.first.minus
+    ]
+
+
+# Tables -------------------------------------------------------------------------------
 
 
 def table(claims, unit: str = "%") -> pd.DataFrame:
@@ -74,23 +226,15 @@ def table(claims, unit: str = "%") -> pd.DataFrame:
     names = ("claim", f"first ({unit})", f"second ({unit})", "difference", "verdict")
     rows = []
     for text, kind, first, second in claims:
-        gap = difference(first, second)
         both = mean_and_spread(first), mean_and_spread(second)
-        signed = "–" if math.isnan(gap) else f"{gap:+.1f}"
-        rows.append((text, *both, signed, verdict(gap, kind)))
+        rows.append((text, *both, signed(first, second), verdict(first, second, kind)))
     return pd.DataFrame(rows, columns=names)
 
 
-def about(found: dict, claims) -> list[tuple]:
-    """Claims about rows of `found` ({row: [Record, ...]}) as claims about values.
-
-    (text, kind, row, row) becomes (text, kind, values, values): the accuracies after
-    the last task.
-    """
-    return [
-        (text, kind, results.last(found.get(a, ())), results.last(found.get(b, ())))
-        for text, kind, a, b in claims
-    ]
+def signed(first, second) -> str:
+    """'+7.8': the difference of the means; a dash where a group is empty."""
+    gap = difference(first, second)
+    return "–" if math.isnan(gap) else f"{gap:+.1f}"
 
 
 def show(claims, unit: str = "%", note: str = "") -> None:

@@ -1,9 +1,11 @@
-"""Figures of costs: bytes kept for the old classes, and what they buy."""
+"""Costs: bytes of the paper's objects and of runs, and what they buy, as figures."""
 
 import numpy as np
 
+from gfrlib import networks, replay
 from gfrlib.book import looks
 from gfrlib.book.looks import styled
+from gfrlib.config import make_config
 
 
 def human(count: float) -> str:
@@ -12,6 +14,39 @@ def human(count: float) -> str:
     if count >= 1000:
         power = min(3, max(1, int(np.log(count * 1.024) / np.log(1024))))
     return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+# Data sets of the paper: classes, side of the images that its network reads, of those
+# that are stored.
+SETS = {
+    "CIFAR-100": (100, 32, 32),
+    "ImageNet-Subset": (100, 224, 256),
+    "ImageNet-1000": (1000, 224, 256),
+}
+
+
+def network_bytes(classes: int, side: int) -> int:
+    """The paper's network with all its outputs, for images of this side."""
+    network = networks.resnet18(3, make_config("paper").width, side)
+    network.head.grow(classes, 0)
+    return replay.state_bytes(network)
+
+
+def memory_bytes(method: str, classes: int, shape=(512,), **changes) -> int:
+    """The paper's memory of a method with all classes seen: G and D, or others.
+
+    shape: of what is replayed, the feature vector or an image (channels first).
+    """
+    config = make_config("paper", method, **changes)
+    memory = replay.build_memory(config, classes, shape, 0)
+    if hasattr(memory, "counts"):
+        memory.counts += 1  # as if every class had been seen
+    return sum(memory.nbytes().values())
+
+
+def exemplar_bytes(classes: int, side: int) -> int:
+    """20 stored RGB images a class, raw."""
+    return 20 * classes * side**2 * 3
 
 
 @styled

@@ -15,6 +15,7 @@ from gfrlib.book.accuracy import (
     effects,
     final_bars,
     old_new_bars,
+    two_sizes,
 )
 from gfrlib.book.costs import accuracy_against_bytes, bytes_bars
 from gfrlib.book.features import (
@@ -57,4 +58,5 @@ __all__ = [
     "sample_sheet",
     "similarity_panels",
     "style",
+    "two_sizes",
 ]

@@ -1,7 +1,5 @@
 """Verdicts on a paper's claims: hand-made cases at and beside the thresholds."""
 
-import math
-
 import pytest
 
 from gfrlib.book import claims
@@ -38,16 +36,18 @@ from gfrlib.book import claims
             "near",
             {9.9: "holds", -9.9: "holds", 10: "does not hold", -10: "does not hold"},
         ),
+        ("not below", {9: "holds", 0: "holds", -1.9: "holds", -2: "does not hold"}),
     ],
 )
 def test_verdicts(kind, cases):
-    assert {gap: claims.verdict(gap, kind) for gap in cases} == cases
-    assert claims.verdict(math.nan, kind) == "not recorded"
+    of = {gap: claims.verdict([50 + gap, 50 + gap], [49, 51], kind) for gap in cases}
+    assert of == cases and set(cases.values()) <= set(claims.VERDICTS)
+    assert claims.verdict([], [50], kind) == "not recorded"
 
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="far above"):
-        claims.verdict(1.0, "better")
+        claims.verdict([1.0], [0.0], "better")
 
 
 def test_a_table_by_hand():

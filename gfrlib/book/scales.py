@@ -1,0 +1,277 @@
+"""The sizes at which this book asks the paper's claims, and two of them side by side.
+
+A scale is a data set, a preset, and what its runs set beside. `show` sets the same
+comparison at `medium`, the paper's own network, beside `slim`.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from IPython.display import Markdown, display
+
+from gfrlib.book import figures, paper, results, words
+from gfrlib.config import Config
+
+# What is asked where ------------------------------------------------------------------
+
+SPLITS = {  # of 100 classes
+    "4 × 25": dict(base=25, tasks=3),
+    "5 tasks": dict(base=50, tasks=5),
+    "10 tasks": dict(base=50, tasks=10),
+    "25 tasks": dict(base=50, tasks=25),
+}
+BFLOAT = dict(precision="bf16")
+LONG = dict(epochs_base=101, epochs_task=101)  # the paper's epochs on ImageNet
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size at which claims are asked.
+
+    data      the claims that it answers, by `Claim.data`
+    images    what the runs are of; `stand_in`: not the data set of the claim
+    splits    {name: settings}; `settings` are those of all its runs, `extra` those of
+              one split
+    classes   how many the data set has
+    """
+
+    name: str
+    data: str
+    preset: str
+    images: str
+    splits: dict = field(default_factory=lambda: SPLITS)
+    settings: dict = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)
+    classes: int | None = None
+    stand_in: bool = False
+
+    def settings_of(self, split: str) -> dict:
+        """What all runs of a split set. Raises KeyError for a split without runs."""
+        return {**self.splits[split], **self.settings, **self.extra.get(split, {})}
+
+
+SCALES = {
+    scale.name: scale
+    for scale in (
+        Scale(
+            *("quick", "digits", "quick", "digits, 8 × 8 pixels"),
+            splits={"4 + 3 × 2": dict(base=4, tasks=3)},
+        ),
+        Scale(
+            *("slim", paper.CIFAR, "slim", paper.CIFAR),
+            extra={"4 × 25": BFLOAT},
+            classes=100,
+        ),
+        Scale("medium", paper.CIFAR, "medium", paper.CIFAR, classes=100),
+        Scale("paper", paper.CIFAR, "paper", paper.CIFAR, classes=100),
+        Scale(
+            *("photographs, 32 px", paper.SUBSET, "slim"),
+            "Tiny-ImageNet, 200 classes, 32 × 32 pixels",
+            splits={"5 tasks": dict(base=100, tasks=5)},
+            settings={"dataset": "tiny-imagenet-32", **BFLOAT},
+            classes=200,
+            stand_in=True,
+        ),
+        Scale(
+            *("photographs, 64 px", paper.SUBSET, "slim"),
+            "100 classes of Tiny-ImageNet, 64 × 64 pixels",
+            settings={"dataset": "tiny-imagenet-64", **BFLOAT},
+            classes=100,
+            stand_in=True,
+        ),
+        Scale(
+            *("ImageNet-Subset", paper.SUBSET, "paper", "ImageNet-Subset"),
+            settings={"dataset": "imagenet-subset", **LONG},
+            classes=100,
+        ),
+        Scale(
+            *("ImageNet-1000", paper.WHOLE, "paper", "ImageNet-1000"),
+            splits={name: {**SPLITS[name], "base": 500} for name in paper.TASKS},
+            settings={"dataset": "imagenet-1000", **LONG},
+            classes=1000,
+        ),
+    )
+}
+
+# Rows ---------------------------------------------------------------------------------
+
+WAYS = {  # to hold the extractor under the same replay: Table 3 and its two ends
+    "no penalty + GAN": dict(method="gfr", penalty="none"),
+    "EWC + GAN": dict(method="ewc-gan"),
+    "MAS + GAN": dict(method="mas-gan"),
+    "distillation + GAN": dict(method="gfr"),
+    "frozen F + GAN": dict(method="gfr", penalty="frozen"),
+}
+ROWS = {  # of comparisons: what is no method's name
+    **WAYS,
+    "GFR, length, whole covariances": dict(method="gfr-gaussian", gaussian="full"),
+}
+SEARCHED = {"ewc-gan": "EWC + GAN, searched", "mas-gan": "MAS + GAN, searched"}
+WEIGHTS = {"ewc-gan": (5e4, 5e6, 5e8), "mas-gan": (100.0, 1e4, 1e6)}  # that were tried
+TRIED = {  # the rows of that search
+    (method, weight): dict(method=method, penalty_weight=weight)
+    for method, weights in WEIGHTS.items()
+    for weight in weights
+}
+
+
+def by_method(held_out: dict) -> dict[str, list[tuple[float, float]]]:
+    """{method: [(weight, held-out accuracy in percent), ...]} of runs of TRIED."""
+    return {
+        method: [
+            (weight, results.last(runs)[0])
+            for (name, weight), runs in held_out.items()
+            if name == method
+        ]
+        for method in WEIGHTS
+    }
+
+
+def tried_at_slim() -> dict[str, list[tuple[float, float]]]:
+    """The recorded search on two tasks of CIFAR-100, as in `by_method`."""
+    found = results.recorded("slim", TRIED, 1, split=[25, 25], validation=0.1, **BFLOAT)
+    return by_method(found)
+
+
+def best_weights(tried: dict) -> dict[str, float]:
+    """{method: its weight of the best accuracy}; of equally good ones the largest."""
+    return {
+        method: max(pairs, key=lambda pair: (pair[1], pair[0]))[0]
+        for method, pairs in tried.items()
+        if pairs
+    }
+
+
+def searched_rows(weights: dict) -> dict[str, dict]:
+    """{label: settings} of the rows with the weights that `best_weights` gives."""
+    return {
+        SEARCHED[method]: dict(method=method, penalty_weight=weight)
+        for method, weight in weights.items()
+    }
+
+
+def row_settings(row: str) -> dict | None:
+    """The settings of a row: a method's name, one of ROWS, or a searched one.
+
+    None where the search is not recorded.
+    """
+    if row in SEARCHED.values():
+        return searched_rows(best_weights(tried_at_slim())).get(row)
+    return ROWS.get(row, {"method": row})
+
+
+def configs(scale: Scale, split: str, row: str, seeds: int = 1) -> list[Config]:
+    """The Configs of a row at a scale, one a seed; none where the row is not known."""
+    own = row_settings(row)
+    if own is None:
+        return []
+    shared = {**scale.settings_of(split), **own}
+    return results.configs(scale.preset, {row: shared}, seeds)[row]
+
+
+# Two presets side by side -------------------------------------------------------------
+
+SIZES = ("medium", "slim")  # the larger first
+GRID = "grids/medium-cifar100.yaml"
+
+
+def recorded(rows, seeds: int = 3, presets: tuple = SIZES, **split) -> dict[str, dict]:
+    """{preset: {row: its recorded runs}} of one split of CIFAR-100."""
+    four = SPLITS["4 × 25"].items() <= split.items()
+    return {
+        preset: results.recorded(
+            *(preset, rows, seeds),
+            **split,
+            **(SCALES[preset].extra["4 × 25"] if four and preset == "slim" else {}),
+        )
+        for preset in presets
+    }
+
+
+NUMBERS = {
+    "task 0": lambda runs: results.after(runs, 0),
+    "last": results.last,
+    "average incremental": results.average,
+    "forgetting": results.forgotten,
+}
+
+
+def beside(at: dict[str, dict]) -> list[dict]:
+    """Rows for `words.table`: every system at each preset, then the difference.
+
+    at: as `recorded` gives it, with two presets. Mean and deviation over seeds, in
+    percent. *Gap closed* is the share of the way from fine-tuning to joint training
+    that the last accuracy goes, where both are recorded.
+    """
+    rows = []
+    for row in dict.fromkeys(row for found in at.values() for row in found):
+        known = {preset: found[row] for preset, found in at.items() if row in found}
+        for preset, runs in known.items():
+            rows.append(
+                {
+                    "system": words.label(row),
+                    "preset": preset,
+                    "seeds": len(runs),
+                    **{name: words.spread(of(runs)) for name, of in NUMBERS.items()},
+                    "gap closed (%)": words.spread(closed(at[preset], row)),
+                }
+            )
+        if len(known) == 2:
+            pair = [{n: np.mean(of(runs)) for n, of in NUMBERS.items()} for runs in
+                    known.values()]  # fmt: skip
+            rows.append(
+                {
+                    "system": words.label(row),
+                    "preset": "difference",
+                    "seeds": "",
+                    **{
+                        name: _signed(pair[0][name] - pair[1][name]) for name in NUMBERS
+                    },
+                    "gap closed (%)": "",
+                }
+            )
+    return rows
+
+
+def _signed(gap: float) -> str:
+    return "–" if np.isnan(gap) else f"{gap:+.1f}"
+
+
+def closed(found: dict, row: str) -> list[float]:
+    """Percent of the gap between fine-tuning and joint training that a row closes.
+
+    One value, of the means of the last accuracies; none where one of them is missing.
+    """
+    names = ("finetune", "joint", row)
+    if not all(name in found for name in names):
+        return []
+    low, high, own = (float(np.mean(results.last(found[name]))) for name in names)
+    return [100 * (own - low) / (high - low)] if high > low else []
+
+
+def show(at: dict[str, dict], *, name: str, grid: str = GRID) -> None:
+    """Display the comparison at both presets, and what is not run at the larger one.
+
+    Where nothing is recorded at the larger one: one line with the grid that records it.
+    """
+    large, small = at
+    command = f"`python -m gfrlib grid {grid}`"
+    if not at[large]:
+        display(
+            Markdown(
+                f"Not run yet at `{large}` (the paper's own network, a short "
+                f"schedule): none of these. {command} records them, and this section "
+                f"then shows them beside `{small}`."
+            )
+        )
+        return
+    both = {row: [] for found in at.values() for row in found}
+    for found in at.values():
+        for row, runs in found.items():
+            both[row] += runs
+    words.show(figures.two_sizes(at), both, name=name)
+    words.show(words.table(beside(at)), both, name=name)
+    missing = [words.label(row) for row in at[small] if row not in at[large]]
+    if missing:
+        text = f"Not run yet at `{large}`: {', '.join(missing)}. {command} goes on."
+        display(Markdown(text))

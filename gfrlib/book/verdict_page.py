@@ -1,0 +1,352 @@
+"""The page *Verdicts* as Markdown: no number of it is written by hand.
+
+The functions take the answers of `verdicts.judge`; the chapter shows what they return.
+"""
+
+from collections import Counter
+
+from IPython.display import Markdown
+
+from gfrlib.book import claims, paper, scales, words
+from gfrlib.book.claims import Claim
+from gfrlib.book.scales import SCALES, Scale
+from gfrlib.book.verdicts import OBJECTS, Evidence, Judged, at_both, size_of
+from gfrlib.config import make_config
+from gfrlib.engine.store import root
+from gfrlib.lab import grids
+
+# Words --------------------------------------------------------------------------------
+
+
+def measured(answer: Judged) -> str:
+    """'47.0 ± 0.3 against 39.2 ± 0.5: +7.8; 3 seeds'; of memory its bytes."""
+    if not answer.known:
+        return ""
+    if answer.claim.data == OBJECTS:
+        return " against ".join(words.human(size_of(row)) for row in answer.claim.pair)
+    both = [claims.mean_and_spread(v) for v in (answer.first, answer.second)]
+    gap = claims.signed(answer.first, answer.second)
+    counts = sorted({len(answer.first), len(answer.second)}, reverse=True)
+    seeds = "1 seed" if counts == [1] else f"{' and '.join(map(str, counts))} seeds"
+    return f"{both[0]} against {both[1]}: {gap}; {seeds}"
+
+
+def printed(claim: Claim) -> str:
+    """The numbers that the paper prints for the two sides, or a dash."""
+    numbers = ["not printed" if n is None else str(n) for n in claim.printed]
+    return " against ".join(numbers) or "–"
+
+
+def quantity(claim: Claim) -> str:
+    """What is compared, in words."""
+    sides = (claim.first, claim.second)
+    one, other = (claims.QUANTITIES[side.quantity][0] for side in sides)
+    common, _, detail = other.rpartition(", ")
+    if one != other:
+        return f"{one} against {detail if one.startswith(common) else other}"
+    return f"lead in {one}" if claim.first.minus else one
+
+
+CHAPTERS = {  # the word in a label: its chapter
+    "generator": 3, "cifar": 4, "where": 6, "images": 7, "extractor": 8,
+    "comparison": 9, "imagenet": 10, "cost": 11, "still": 14,
+}  # fmt: skip
+
+
+def link(label: str) -> str:
+    """'[chapter 9](#fig-comparison-tasks)': the figure or section of that label."""
+    word = label.removeprefix("fig-").split("-")[0]
+    return f"[chapter {CHAPTERS[word]}](#{label})"
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of texts as a Markdown table; a bar in a text stands escaped."""
+    if not rows:
+        return ""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join(
+        "| " + " | ".join(str(text).replace("|", "\\|") for text in line) + " |"
+        for line in lines
+    )
+
+
+def scale_names(answers: list[Judged]) -> list[str]:
+    """The scales that were asked, from the smallest on."""
+    asked = {answer.scale for answer in answers}
+    return [name for name in (*SCALES, OBJECTS) if name in asked]
+
+
+def counted(number: int, word: str) -> str:
+    """'1 claim', '2 claims'."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def smaller(scale: str) -> bool:
+    """Whether runs of a scale are of another size than the paper's."""
+    if scale == OBJECTS:
+        return False
+    return SCALES[scale].preset != "paper" or SCALES[scale].stand_in
+
+
+# One part of the paper ----------------------------------------------------------------
+
+
+def by_claim(answers: list[Judged]) -> dict[Claim, list[Judged]]:
+    """{claim: its answers}, in the order of the paper."""
+    found: dict = {}
+    for answer in answers:
+        found.setdefault(answer.claim, []).append(answer)
+    return found
+
+
+def part_table(answers: list[Judged]) -> str:
+    """The claims of one part: the verdict and the values at every scale with runs.
+
+    A claim that no scale answers is left out, and so is a scale without any answer.
+    """
+    known = [answer for answer in answers if answer.known]
+    scales_shown, usual = scale_names(known), most_common_quantity(known)
+    prints = any(answer.claim.printed for answer in known)
+    rows = []
+    for claim, own in by_claim(answers).items():
+        if any(answer.known for answer in own):
+            row = {"claim": claim.text + about(claim, usual)}
+            for scale in scales_shown:
+                row[heading(scale)] = cell([a for a in own if a.scale == scale])
+            if prints:
+                row["the paper prints"] = printed(claim)
+            rows.append({**row, "shown in": link(claim.figure)})
+    return table(rows)
+
+
+def most_common_quantity(answers: list[Judged]) -> str:
+    """What most of the answered claims compare."""
+    count = Counter(quantity(answer.claim) for answer in answers)
+    return count.most_common(1)[0][0] if count else ""
+
+
+def about(claim: Claim, usual: str) -> str:
+    """What else is to be said of a claim, in small print below it."""
+    said = [] if claim.where in claim_parts(claim) else [claim.where]
+    if claim.ours and not claim.text.startswith("our question"):
+        said.append("our question")
+    if quantity(claim) != usual:
+        said.append(quantity(claim))
+    return f"<br><small>{'; '.join(said)}</small>" if said else ""
+
+
+def claim_parts(claim: Claim) -> str:
+    """The title of the part that a claim stands in."""
+    return next(title for title, some in paper.PARTS.items() if claim in some)
+
+
+def heading(scale: str) -> str:
+    """A column's title: the scale, and whether only the order can be compared."""
+    return scale + ("<br><small>order only</small>" if smaller(scale) else "")
+
+
+def cell(answers: list[Judged]) -> str:
+    """The verdicts of one claim at one scale, a line a split."""
+    several = len(answers) > 1
+    lines = []
+    for answer in answers:
+        split = f"{answer.split}: " if several else ""
+        values = f"<br><small>{measured(answer)}</small>" if answer.known else ""
+        word = f"**{answer.verdict}**" if answer.known else answer.verdict
+        lines.append(f"{split}{word}{values}")
+    return "<br>".join(lines) or "–"
+
+
+def part_note(answers: list[Judged]) -> str:
+    """What is compared in a part, and what of it is not recorded."""
+    known = [answer for answer in answers if answer.known]
+    if not known:
+        return f"None of the {len(answers)} questions here is answered by a run yet."
+    splits = ", ".join(dict.fromkeys(a.split for a in known if a.split))
+    text = f"Compared: {most_common_quantity(known)}"
+    text += f", on {splits}." if splits else "."
+    lacking = [name for name in scale_names(answers) if name not in scale_names(known)]
+    silent = [
+        c for c, own in by_claim(answers).items() if not any(a.known for a in own)
+    ]
+    text += f" Nothing of it is recorded at {', '.join(lacking)}." if lacking else ""
+    if silent:
+        text += (
+            f" Left out of the table: {counted(len(silent), 'claim')} without any run."
+        )
+    return text
+
+
+def part(answers: list[Judged], title: str) -> Markdown:
+    """A part of the page, by its name in paper.PARTS: what is compared, and a table."""
+    own = [answer for answer in answers if answer.claim in paper.PARTS[title]]
+    return Markdown(f"{part_note(own)}\n\n{part_table(own)}")
+
+
+# All of it ----------------------------------------------------------------------------
+
+
+def summary(answers: list[Judged], ours: bool = False) -> Markdown:
+    """How many claims are answered in which way, a row a scale; or our questions."""
+    rows = []
+    for scale in scale_names(answers):
+        asked = [a for a in answers if (a.scale, a.claim.ours) == (scale, ours)]
+        count = Counter(answer.verdict for answer in asked)
+        if asked:
+            counts = {verdict: count[verdict] for verdict in claims.VERDICTS}
+            rows.append({"scale": scale, "asked": len(asked), **counts})
+    return Markdown(table(rows))
+
+
+def headline(answers: list[Judged]) -> Markdown:
+    """How many claims there are, how many are answered, and how."""
+    asked = [answer for answer in answers if not answer.claim.ours]
+    known = [answer for answer in asked if answer.known]
+    total = len({(answer.claim, answer.split) for answer in asked})
+    somewhere = len({(answer.claim, answer.split) for answer in known})
+    count = Counter(answer.verdict for answer in known)
+    shown = [verdict for verdict in claims.VERDICTS if verdict != claims.MISSING]
+    return Markdown(
+        f"The paper makes **{total} claims** that runs can decide, in "
+        f"{len(by_claim(asked))} sentences: one about three splits counts three times. "
+        f"**{somewhere} are answered** by recorded runs, with {len(known)} verdicts: "
+        f"{', '.join(f'{count[verdict]} *{verdict}*' for verdict in shown)}. "
+        f"{total - somewhere} are not recorded at any scale."
+    )
+
+
+def failing(answers: list[Judged]) -> Markdown:
+    """The paper's claims that do not hold somewhere, as a list."""
+    lines = [
+        f"- {a.claim.where}{f', {a.split}' if a.split else ''}, {a.scale}: "
+        f"*{a.claim.text}*. {measured(a)} ({link(a.claim.figure)})."
+        for a in answers
+        if a.verdict == claims.FAILS and not a.claim.ours
+    ]
+    return Markdown("\n".join(lines) or "None of those that are recorded.")
+
+
+def changes(first: str, second: str, evidence: Evidence) -> Markdown:
+    """The claims that two scales answer differently, as a table."""
+    both = at_both(first, second, evidence)
+    if not both:
+        return Markdown(
+            f"No claim is recorded both at *{first}* and at *{second}* yet."
+        )
+    rows = [
+        {
+            "claim": f"{one.claim.text} ({one.split})",
+            **{heading(answer.scale): cell([answer]) for answer in (one, other)},
+        }
+        for one, other in both
+        if one.verdict != other.verdict
+    ]
+    same = (
+        f"{counted(len(both), 'claim')} can be answered both at *{first}* and at "
+        f"*{second}*; the verdict differs for {len(rows)}."
+    )
+    return Markdown(f"{same}\n\n{table(rows)}")
+
+
+NETWORKS = {"resnet18": "ResNet-18", "cnn": "small network"}
+
+
+def sizes() -> Markdown:
+    """What the scales are: images, network, epochs, and what can be compared."""
+    rows = []
+    for scale in SCALES.values():
+        config = make_config(scale.preset, "gfr", **scale.settings)
+        comparable = "order only" if smaller(scale.name) else "order and height"
+        rows.append(
+            {
+                "scale": scale.name,
+                "images": scale.images,
+                "network": f"{NETWORKS[config.network]}, width {config.width}",
+                "epochs": f"{config.epochs_base} + {config.epochs_task}",
+                "to compare with the paper": comparable,
+            }
+        )
+    counted_here = "none: memories and exemplars are built, their bytes counted"
+    objects = dict.fromkeys(rows[0], "–") | {"scale": OBJECTS, "images": counted_here}
+    return Markdown(table([*rows, objects]))
+
+
+# What is missing ----------------------------------------------------------------------
+
+
+def grid_files() -> dict[str, str]:
+    """{digest of a run's settings: the file in `grids/` that makes it}."""
+    found: dict = {}
+    for path in sorted((root() / "grids").glob("*.yaml")):
+        for config in grids.read(path):
+            found.setdefault(config.digest(), f"grids/{path.name}")
+    return found
+
+
+def missing(answers: list[Judged], evidence: Evidence) -> Markdown:
+    """What no run answers yet: a row a scale, with what records it."""
+    files, rows = grid_files(), []
+    for scale in scale_names(answers):
+        unanswered = [a for a in answers if a.scale == scale and not a.known]
+        if not unanswered:
+            continue
+        lacking = _lacking(unanswered, SCALES[scale], evidence)
+        made = dict.fromkeys(files[d] for d in lacking if d in files)
+        alone = [config for d, config in lacking.items() if d not in files]
+        lines = [f"`python -m gfrlib grid {name}`" for name in made]
+        if alone:
+            more = f" and {counted(len(alone) - 1, 'run')} like it"
+            more = more if len(alone) > 1 else ""
+            lines.append(f"`{words.command(alone[0])}`{more}")
+        rows.append(
+            {
+                "scale": scale,
+                "claims without an answer": len(unanswered),
+                "runs that are missing": len(lacking),
+                "what records them": "<br>".join(lines),
+            }
+        )
+    return Markdown(table(rows) or "Nothing: every claim is recorded everywhere.")
+
+
+def _lacking(unanswered: list[Judged], scale: Scale, evidence: Evidence) -> dict:
+    """{digest: Config} of the rows without runs, seed 0."""
+    found = {}
+    for answer in unanswered:
+        for side in (answer.claim.first, answer.claim.second):
+            split = side.split or answer.split
+            for row in filter(None, (side.row, side.minus)):
+                if not evidence.runs(scale, split, row):
+                    for config in scales.configs(scale, split, row):
+                        found[config.digest()] = config
+    return found
+
+
+def looked_at() -> Markdown:
+    """What no record decides, with what shows it."""
+    return Markdown(
+        table(
+            [
+                {"claim": text, "where": where, "shown in": link(figure)}
+                for text, where, figure in paper.LOOKED_AT
+            ]
+        )
+    )
+
+
+def data(answers: list[Judged]) -> list[dict]:
+    """All answers as rows, for the CSV below the page's tables."""
+    return [
+        {
+            "where": answer.claim.where,
+            "claim": answer.claim.text,
+            "kind": answer.claim.kind,
+            "compared": quantity(answer.claim),
+            "split": answer.split,
+            "scale": answer.scale,
+            "first": " ".join(f"{value:.3f}" for value in answer.first),
+            "second": " ".join(f"{value:.3f}" for value in answer.second),
+            "verdict": answer.verdict,
+        }
+        for answer in answers
+    ]

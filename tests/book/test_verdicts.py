@@ -1,0 +1,365 @@
+"""The claims are one list that chapters share; the page's numbers are those of runs."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import CHAPTERS, ROOT, cells
+from IPython.display import Markdown
+
+from gfrlib import metrics
+from gfrlib.book import claims, figures, paper, results, scales, verdict_page, verdicts
+from gfrlib.config import METHODS, make_config
+
+ALL = [claim for part in paper.PARTS.values() for claim in part]
+SIZES = {5: [50, 10, 10, 10, 10, 10], 3: [25] * 4, 10: [50] + [5] * 10}
+PAGE = ROOT / "book" / "verdicts.ipynb"
+
+
+def pretended(preset, method, value, seed=0, **settings):
+    """A run whose accuracy is `value` percent on every task, all the time."""
+    config = make_config(preset, method, seed=seed, **settings)
+    sizes = SIZES.get(config.tasks, [50, *[2] * 25])
+    accuracy = np.tril(np.full((len(sizes), len(sizes)), value / 100))
+    accuracy[np.triu_indices(len(sizes), 1)] = np.nan
+    labels = np.repeat(np.arange(sum(sizes)), 100)
+    answers = np.where(np.arange(len(labels)) % 100 < value, labels, -1)
+    return SimpleNamespace(
+        config=config,
+        name=f"{preset}-{method}-{seed}-{config.digest()}",
+        task_sizes=sizes,
+        accuracy=accuracy,
+        curve=metrics.class_weighted(accuracy, sizes),
+        predictions=[answers[: 100 * sum(sizes[: t + 1])] for t in range(len(sizes))],
+        labels=lambda t=None: (
+            labels if t is None else labels[: 100 * sum(sizes[: t + 1])]
+        ),
+        analysis=None,
+    )
+
+
+def finder(values, seeds=2):
+    """What stands for results.recorded: runs of the methods in `values`, no others.
+
+    values: {preset: {method: percent}}; every further seed is a point higher.
+    """
+
+    def find(preset, rows, wanted, classes=None, **shared):
+        found = {}
+        for row, own in rows.items():
+            settings = {**shared, **own}
+            method = settings.pop("method")
+            if method in values.get(preset, {}) and len(own) == 1:
+                value = values[preset][method]
+                found[row] = [
+                    pretended(preset, method, value + seed, seed, **settings)
+                    for seed in range(min(seeds, wanted))
+                ]
+        return found
+
+    return find
+
+
+def page(evidence) -> str:
+    """All that the page says, as text."""
+    answers = verdicts.judge(evidence)
+    shown = [
+        verdict_page.headline(answers),
+        verdict_page.summary(answers),
+        verdict_page.summary(answers, ours=True),
+        verdict_page.failing(answers),
+        verdict_page.changes("slim", "medium", evidence),
+        verdict_page.changes("slim", "photographs, 64 px", evidence),
+        *(verdict_page.part(answers, title) for title in paper.PARTS),
+        verdict_page.missing(answers, evidence),
+    ]
+    return "\n".join(text.data for text in shown)
+
+
+# The list -----------------------------------------------------------------------------
+
+
+def test_every_claim_can_be_asked():
+    rows = {*METHODS, *scales.ROWS, *scales.SEARCHED.values()}
+    for claim in ALL:
+        assert claim.kind in claims.KINDS, claim.text
+        assert claim.where and claim.splits, claim.text
+        sides = claim.first, claim.second
+        assert {side.quantity for side in sides} <= set(claims.QUANTITIES), claim.text
+        if claim.data == verdicts.OBJECTS:
+            assert all(verdicts.size_of(side.row) > 0 for side in sides)
+            continue
+        assert {side.row for side in sides} <= rows, claim.text
+        known = [s for s in scales.SCALES.values() if s.data == claim.data]
+        assert known and set(claim.splits) <= {n for s in known for n in s.splits}
+
+
+def test_no_claim_is_stated_twice():
+    asked = [(c.first, c.second, c.data, split) for c in ALL for split in c.splits]
+    assert len(asked) == len(set(asked))
+    titles = [title for title, part in paper.PARTS.items() for claim in part]
+    assert len(titles) == len(ALL)
+
+
+def test_every_claim_leads_to_something_of_this_book():
+    places = {}
+    for chapter in CHAPTERS:
+        text = chapter.read_text()
+        labels = re.findall(r"\((\S+)\)=\\n", text)
+        labels += re.findall(r'"name": "(\S+)"', text)
+        places |= dict.fromkeys(labels, chapter.stem.split("_")[0])
+    for label in {c.figure for c in ALL} | {row[2] for row in paper.LOOKED_AT}:
+        said = verdict_page.link(label)
+        assert said == f"[chapter {int(places[label])}](#{label})"
+
+
+def test_chapters_state_no_claim_of_their_own():
+    kinds = set(claims.KINDS) - {"near"}  # a word of chapter 6, too
+    kinds = rf'",\s*"({"|".join(kinds)})"'  # after the text of a claim
+    # chapter 14 asks about the best runs of a search that it makes itself, on digits
+    for chapter in (path for path in CHAPTERS if path.stem != "14_still"):
+        code = [c["source"] for c in cells(chapter) if c["cell_type"] == "code"]
+        stated = [source for source in code if re.search(kinds, source)]
+        assert not stated, f"{chapter.stem}: a claim belongs into gfrlib.book.paper"
+
+
+def test_an_entry_of_the_list_by_hand():
+    decided = "above | a - b @ 10 tasks | c: drift | 5 tasks, 10 tasks"
+    [claim] = paper.read(f"a leads b by more\n    {decided}", where="Figure 9")
+    assert claim.first == claims.Side("a", "last", "b", "10 tasks")
+    assert claim.second == claims.Side("c", "drift")
+    assert claim.splits == ("5 tasks", "10 tasks") and claim.where == "Figure 9"
+    with pytest.raises(ValueError, match="two lines"):
+        paper.read("one\ntwo")
+    printed = {c.text: c.printed for c in paper.CLAIMS_2 if c.printed}
+    assert printed["features above Image replay"] == (41.5, 9.7)
+
+
+def test_a_lead_is_taken_seed_by_seed():
+    runs = {
+        "a": [pretended("slim", "gfr", 50, 0), pretended("slim", "gfr", 60, 1)],
+        "b": [pretended("slim", "lucir", 45, 1)],
+    }
+    side = claims.Side("a", minus="b", split="5 tasks")
+    assert side.values(lambda row, split: runs[row]) == pytest.approx([15])
+    assert claims.Side("a").values(lambda row, split: runs[row]) == [50, 60]
+
+
+# Verdicts and page --------------------------------------------------------------------
+
+
+def answer_to(evidence, first, second, scale, split="5 tasks"):
+    """The one answer about two rows' last accuracies on a split of CIFAR-100."""
+    pair = claims.Side(first), claims.Side(second)
+    [found] = [
+        answer
+        for answer in verdicts.judge(evidence)
+        if (answer.claim.first, answer.claim.second) == pair
+        and (answer.scale, answer.split) == (scale, split)
+    ]
+    return found
+
+
+def test_verdicts_follow_the_runs():
+    many = {"gfr": 50, "lwf": 30, "lucir": 50}
+    evidence = verdicts.Evidence(finder({"slim": many, "medium": {**many, "lwf": 45}}))
+    for scale, verdict in (("slim", "holds"), ("medium", "above, not far")):
+        assert answer_to(evidence, "gfr", "lwf", scale).verdict == verdict
+    assert answer_to(evidence, "gfr", "lucir", "slim").verdict == "holds"
+    assert answer_to(evidence, "gfr", "lwf", "paper").verdict == "not recorded"
+    found = answer_to(evidence, "gfr", "lwf", "slim")
+    assert verdict_page.measured(found) == (
+        "50.5\u00a0±\u00a00.7 against 30.5\u00a0±\u00a00.7: +20.0; 2 seeds"
+    )
+
+
+def test_the_numbers_of_the_page_are_those_of_the_runs():
+    """With other runs every number that was measured is another one."""
+    first = {"gfr": 51, "lwf": 32, "lucir": 57, "finetune": 13}
+    second = {"gfr": 71, "lwf": 74, "lucir": 77, "finetune": 23}
+
+    def shown(values):
+        text = page(verdicts.Evidence(finder({"slim": values}, seeds=1)))
+        return text, set(re.findall(r"(\d+\.\d)(?= against|:)", text))
+
+    (one, numbers), (other, others) = shown(first), shown(second)
+    of_runs = {f"{value}.0" for value in (*first.values(), *second.values())}
+    # what no run of the two says: the paper's own numbers
+    assert not (numbers & others) & of_runs
+    assert {"51.0", "32.0", "57.0", "13.0"} <= numbers
+    assert {"71.0", "74.0", "77.0", "23.0"} <= others
+    assert "**holds**" in one and "GFR (GAN) is far above LwF" in other
+    assert "*GFR (GAN) is far above LwF*. 71.0 against 74.0: -3.0; 1 seed" in other
+
+
+def test_counts_of_the_summary_add_up():
+    evidence = verdicts.Evidence(finder({"slim": {"gfr": 50, "lwf": 30}}))
+    answers = verdicts.judge(evidence)
+    lines = verdict_page.summary(answers).data.splitlines()
+    names = [word.strip() for word in lines[0].strip("| ").split("|")]
+    assert names == ["scale", "asked", *claims.VERDICTS]
+    for line in lines[2:]:
+        scale, *counts = (word.strip() for word in line.strip("| ").split("|"))
+        counts = list(map(int, counts))
+        assert counts[0] == sum(counts[1:]), scale
+    total = len({(a.claim, a.split) for a in answers if not a.claim.ours})
+    assert f"**{total} claims**" in verdict_page.headline(answers).data
+
+
+def test_without_any_run_the_page_says_so():
+    evidence = verdicts.Evidence(finder({}))
+    text = page(evidence)
+    assert "**6 are answered**" in text, "memory: what is built needs no run"
+    assert "No claim is recorded both at *slim* and at *medium* yet." in text
+    assert "python -m gfrlib grid grids/medium-cifar100.yaml" in text
+    assert "python -m gfrlib grid grids/figure-5.yaml" in text
+
+
+def test_what_changes_between_two_scales():
+    values = {"slim": {"gfr": 50, "lwf": 30}, "medium": {"gfr": 50, "lwf": 45}}
+    evidence = verdicts.Evidence(finder(values))
+    text = verdict_page.changes("slim", "medium", evidence).data
+    changed = [line for line in text.splitlines() if "far above LwF (5 tasks)" in line]
+    assert len(changed) == 1 and "above, not far" in changed[0]
+    assert text.startswith("5 claims can be answered both at *slim* and at *medium*")
+    assert "the verdict differs for 3" in text, "on each of three splits"
+
+
+def test_quick_runs_may_be_trained():
+    asked = []
+
+    def live(preset, rows, seeds, **shared):
+        asked.append((preset, *rows, seeds))
+        return {row: [pretended("quick", row, 90)] for row in rows}
+
+    scale = scales.SCALES["quick"]
+    evidence = verdicts.Evidence(finder({}), live)
+    assert evidence.runs(scale, "4 + 3 × 2", "gfr") == evidence.every()
+    evidence.runs(scale, "4 + 3 × 2", "gfr")
+    assert asked == [("quick", "gfr", 1)], "each is looked for once"
+
+
+def test_grids_are_named_for_what_they_make():
+    files = verdict_page.grid_files()
+    for split, row in (("5 tasks", "gfr"), ("25 tasks", "lucir")):
+        [config] = scales.configs(scales.SCALES["medium"], split, row)
+        assert files[config.digest()] == "grids/medium-cifar100.yaml"
+    [config] = scales.configs(scales.SCALES["ImageNet-1000"], "10 tasks", "gfr")
+    assert files[config.digest()] == "grids/figure-6.yaml"
+
+
+def test_a_table_escapes_bars():
+    assert verdict_page.table([{"a": "x|y"}]).splitlines()[-1] == "| x\\|y |"
+    assert verdict_page.table([]) == ""
+
+
+def test_no_result_is_typed_into_the_page():
+    """No number but those of figures, tables and sections of the paper, and pixels."""
+    allowed = r"Figures? \d|Table \d|Section \d(\.\d)?|\d+ px|figure-\d|table-\d"
+    allowed += r"|\(\d\d_\w+\.ipynb\)|100 classes|CIFAR-100|ImageNet-1000|4 × 25"
+    allowed += r"|5, 10, 25 tasks|25 classes|5 minutes|liu2020|task 0"
+    for cell in cells(PAGE):
+        if cell["id"] in ("bootstrap",):
+            continue
+        left = re.sub(allowed, "", cell["source"])
+        assert not re.search(r"\d", left), f"{cell['id']}: {left}"
+    source = (ROOT / "gfrlib/book/verdict_page.py").read_text()
+    assert not re.search(r"\d\.\d", re.sub(r'"""(.|\n)*?"""', "", source))
+
+
+# Two presets side by side -------------------------------------------------------------
+
+
+def sizes_of(values):
+    """{preset: {row: runs}} of constant runs of one seed."""
+    return {
+        preset: {m: [pretended(preset, m, v)] for m, v in rows.items()}
+        for preset, rows in values.items()
+    }
+
+
+def test_two_presets_side_by_side():
+    slim = {"finetune": 10, "joint": 60, "gfr": 40}
+    at = sizes_of({"medium": {"finetune": 10, "joint": 70, "gfr": 55}, "slim": slim})
+    rows = scales.beside(at)
+    ours = [row for row in rows if row["system"] == "GFR, GAN"]
+    assert [row["preset"] for row in ours] == ["medium", "slim", "difference"]
+    assert [row["last"] for row in ours] == ["55.0", "40.0", "+15.0"]
+    assert [row["gap closed (%)"] for row in ours[:2]] == ["75.0", "60.0"]
+    assert ours[0]["forgetting"] == "0.0" and ours[2]["task 0"] == "+15.0"
+
+
+def test_the_larger_preset_has_the_full_mark():
+    at = sizes_of({"medium": {"gfr": 55}, "slim": {"gfr": 40, "lwf": 30}})
+    marks = [line for line in figures.two_sizes(at).lines if line.get_marker() == "o"]
+    ends = {round(line.get_xdata()[0]): line.get_markerfacecolor() for line in marks}
+    assert set(ends) == {55, 40, 30}
+    assert [end for end, face in ends.items() if face != "none"] == [55]
+
+
+def test_a_system_of_one_preset_has_no_difference():
+    at = sizes_of({"medium": {"gfr": 55}, "slim": {"gfr": 40, "lwf": 30}})
+    rows = scales.beside(at)
+    assert [row["preset"] for row in rows] == ["medium", "slim", "difference", "slim"]
+    assert {row["gap closed (%)"] for row in rows} == {"–", ""}
+
+
+def shown(monkeypatch, at) -> str:
+    """The texts that scales.show displays."""
+    texts = []
+
+    def keep(what):
+        texts.append(what.data if isinstance(what, Markdown) else type(what).__name__)
+
+    monkeypatch.setattr(scales, "display", keep)
+    monkeypatch.setattr(scales.words, "show", lambda what, *_, **__: keep(what))
+    scales.show(at, name="sizes")
+    return "\n".join(texts)
+
+
+def test_without_the_larger_preset_one_line_says_what_records_it(monkeypatch):
+    text = shown(monkeypatch, sizes_of({"medium": {}, "slim": {"gfr": 40}}))
+    assert "Not run yet at `medium`" in text and scales.GRID in text
+    assert (ROOT / scales.GRID).exists() and text.count("\n") == 0
+
+
+def test_what_the_larger_preset_lacks_is_named(monkeypatch):
+    at = sizes_of({"medium": {"gfr": 55}, "slim": {"gfr": 40, "lwf": 30}})
+    text = shown(monkeypatch, at)
+    assert (
+        "Not run yet at `medium`: LwF." in text and "Axes" in text and "Styler" in text
+    )
+
+
+def test_recorded_takes_each_preset_s_precision(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        results, "recorded", lambda preset, *_, **split: asked.update({preset: split})
+    )
+    scales.recorded(("gfr",), 1, base=25, tasks=3)
+    assert asked["slim"]["precision"] == "bf16" and "precision" not in asked["medium"]
+    scales.recorded(("gfr",), 1, base=50, tasks=5)
+    assert "precision" not in asked["slim"]
+
+
+def test_searched_weights_are_those_of_the_best_runs():
+    tried = {"ewc-gan": [(1.0, 50.0), (2.0, 60.0), (3.0, 60.0)], "mas-gan": []}
+    best = scales.best_weights(tried)
+    assert best == {"ewc-gan": 3.0}, "of equally good ones the largest"
+    [(label, settings)] = scales.searched_rows(best).items()
+    assert label == "EWC + GAN, searched" and settings["penalty_weight"] == 3.0
+
+
+def test_the_page_is_what_a_reviewer_finds_first():
+    index = (ROOT / "book/index.md").read_text()
+    assert "(verdicts.ipynb)" in index.split("## Three ways in")[0]
+    first = (ROOT / "_toc.yml").read_text().index("book/verdicts")
+    assert first < (ROOT / "_toc.yml").read_text().index("book/01_tasks")
+    shown = "".join(cell["source"] for cell in cells(PAGE))
+    for title in paper.PARTS:
+        assert f'verdict_page.part(answers, "{title}")' in shown
+    assert json.loads(PAGE.read_text())["cells"][0]["source"][1].startswith(
+        "# Verdicts"
+    )
