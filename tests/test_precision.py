@@ -11,6 +11,7 @@ from helpers_core import SMALL, load_tasks, tiny, train
 
 from gfrlib.config import UserError, make_config
 from gfrlib.engine import distributed, machine
+from gfrlib.lab import experiments, grids
 
 
 @pytest.mark.parametrize("method", ["gfr", "block-3"])
@@ -42,6 +43,61 @@ def test_auto_is_what_the_chip_has(monkeypatch):
         )
         assert machine.resolve_precision(config, cuda) == expected
     assert machine.Machine.of(tiny("gfr", precision="float32")).half is None
+
+
+def cpuinfo(monkeypatch, tmp_path, text: str | None) -> None:
+    """Linux's file says `text`; None: there is no such file, as on macOS."""
+    file = tmp_path / "cpuinfo"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(machine, "CPUINFO", file)
+    monkeypatch.setattr(machine, "_told", set())
+
+
+NATIVE = "processor\t: 0\nmodel name\t: Some EPYC\nflags\t\t: fpu avx2 avx512_bf16\n"
+EMULATED = "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: fpu avx2 avx512f\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "auto", "said"),
+    [(NATIVE, "bf16", 0), (EMULATED, "float32", 1), (ARM, "float32", 1)]
+    + [(None, "float32", 1)],
+    ids=["native", "emulated", "arm", "no cpuinfo"],
+)
+def test_bf16_that_is_emulated_is_said_once(monkeypatch, tmp_path, text, auto, said):
+    """`auto` takes bf16 only where the processor's flags name it: not on ARM, nor where
+    nothing can be read (macOS). There an explicit bf16 gets one notice, and goes on.
+    """
+    cpuinfo(monkeypatch, tmp_path, text)
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    few = dict(SMALL, split=(2, 2), device="cpu")
+    assert machine.Machine.of(tiny("finetune", precision="auto")).precision == auto
+    told = []
+    for precision, seed in (("auto", 0), ("float32", 0), ("bf16", 0), ("bf16", 1)):
+        config = tiny("finetune", **few, precision=precision, seed=seed)
+        record = experiments.run_or_load(config, notice=told.append)
+        assert record.status == "computed now"
+    assert len(told) == said
+    assert all("8 times slower" in text and "precision = auto" in text for text in told)
+
+
+def test_a_grid_says_it_once_and_a_record_needs_no_notice(monkeypatch, tmp_path):
+    cpuinfo(monkeypatch, tmp_path, EMULATED)
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    few = dict(SMALL, split=(2, 2), device="cpu", precision="bf16")
+    configs = [tiny("finetune", **few, seed=seed) for seed in (0, 1)]
+    for expected in (1, 0):
+        told = []
+        monkeypatch.setattr(machine, "_told", set())
+        found = list(grids.run(configs, notice=told.append))
+        assert len(told) == expected and len(found) == 2
+    # several processes: this one says it for all of them
+    monkeypatch.setattr(machine, "_told", set())
+    monkeypatch.setattr(grids, "_processes", lambda configs, jobs: iter(()))
+    assert not list(grids.run(configs, 2, notice=told.append)) and len(told) == 1
+    machine.hush()
+    assert not list(grids.run(configs, 2, notice=told.append)) and len(told) == 1
 
 
 def test_a_gpu_computes_what_the_record_says(monkeypatch):

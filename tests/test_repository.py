@@ -266,6 +266,6 @@ def test_strip_notebooks_takes_out_what_a_run_leaves():
 
 def test_tests_of_one_file_stay_in_one_process(request):
     """pytest-xdist reads the group from the name of a test, where it must stand."""
-    if not os.environ.get("PYTEST_XDIST_WORKER"):
+    if not getattr(request.config.option, "loadgroup", False):
         pytest.skip("needs two processes: make test")
     assert request.node.nodeid.endswith("@test_repository")

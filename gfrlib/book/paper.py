@@ -171,9 +171,10 @@ GFR (GAN) forgets less than MAS
 """,
     **{**_AT, "figure": "imagenet-forgetting"},
 )
+
 FIGURE_4 += read(
     """
-our question: GFR (GAN) is above a frozen extractor
+our question: GFR (GAN) is above the frozen control
     above | gfr | frozen
 our question: GFR (GAN) is above FeCAM
     above | gfr | fecam

@@ -72,7 +72,8 @@ def grid(options) -> None:
         _refuse_uncommittable(configs)
         origin.refuse_changes()
     failed = 0
-    results = grids.run(configs, options.jobs, ray=options.ray)
+    notice = Progress().notice
+    results = grids.run(configs, options.jobs, ray=options.ray, notice=notice)
     for number, (config, result) in enumerate(results, 1):
         name = f"[{number}/{len(configs)}] {config.method} seed {config.seed}"
         if isinstance(result, UserError):

@@ -1,6 +1,7 @@
 """Run or load: one call returns the recorded result of equal settings, else trains."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
@@ -27,6 +28,7 @@ def run_or_load(
     config: Config,
     *,
     analyse: str | Iterable[str] = (),
+    leave_out: Iterable[str] = (),
     report: Callable | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Record:
@@ -34,11 +36,13 @@ def run_or_load(
 
     At quick the costly parts of the analysis are computed when `analyse` names them
     ("similarity", "projection" or both), at once or later, from the stages in the
-    cache; other presets always compute all. A quick record that other code has analysed
-    is analysed anew. `report` hears of progress (training.run), `notice` of waiting.
-    See Record.status for where the record came from. Raises UserError.
+    cache; other presets compute all but what `leave_out` names (the similarity of wide
+    layers takes the host minutes, in which a GPU waits). A quick record that other code
+    has analysed is analysed anew. `report` hears of progress (training.run), `notice`
+    of waiting and of a precision that is slow here. See Record.status for where the
+    record came from. Raises UserError.
     """
-    parts = _parts(config, analyse)
+    parts = _parts(config, analyse) - set(leave_out)
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
@@ -55,6 +59,7 @@ def run_or_load(
     alone = distributed.rank() == 0
     observer = None
     if alone:
+        here.tell(notice or warnings.warn)
         observer = analysis.Observer(config, stream, lacking, here)
     with here.limited():
         outcome = training.run(

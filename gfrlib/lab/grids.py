@@ -4,14 +4,17 @@ Stages are shared, what is recorded is skipped, an interrupted grid goes on.
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gfrlib.config import Config, UserError
 from gfrlib.engine import store
+from gfrlib.engine.machine import Machine, hush
 from gfrlib.lab import experiments
 from gfrlib.lab.plans import plan as plan
 from gfrlib.lab.plans import table as table
@@ -103,19 +106,26 @@ def _configs(where: str, block: dict, preset: str) -> list[Config]:
 
 
 def run(
-    configs: list[Config], jobs: int = 1, *, ray: bool = False
+    configs: list[Config],
+    jobs: int = 1,
+    *,
+    ray: bool = False,
+    notice: Callable[[str], None] = warnings.warn,
 ) -> Iterator[tuple[Config, object]]:
     """Yield (config, its Record, or the UserError that stopped it) as runs end.
 
     `jobs` processes at a time. They wait for each other's stages, so that a shared one
     is trained once. With `ray` the processes are Ray's, on all machines of the cluster
-    (see `on_ray`).
+    (see `on_ray`). `notice` hears of waiting, and of a precision that is slow here.
     """
     if ray:
         yield from on_ray(configs, jobs)
     elif jobs == 1:
-        yield from map(_one, configs)
+        yield from (_one(config, notice) for config in configs)
     else:
+        with contextlib.suppress(UserError):  # each run tells its own
+            for config in configs:
+                Machine.of(config).tell(notice)
         yield from _processes(configs, jobs)
 
 
@@ -130,7 +140,7 @@ def _processes(configs: list[Config], jobs: int) -> Iterator[tuple[Config, objec
     broken = concurrent.futures.process.BrokenProcessPool
     waiting, tries = dict.fromkeys(configs), 0
     while waiting and tries <= RETRIES:
-        with executor(jobs, spawn, max_tasks_per_child=1) as pool:
+        with executor(jobs, spawn, initializer=hush, max_tasks_per_child=1) as pool:
             begun = [pool.submit(_one, config) for config in waiting]
             for future in concurrent.futures.as_completed(begun):
                 if isinstance(future.exception(), broken):
@@ -196,10 +206,12 @@ def _environment() -> dict[str, str]:
     return passed
 
 
-def _one(config: Config) -> tuple[Config, object]:
+def _one(
+    config: Config, notice: Callable[[str], None] | None = None
+) -> tuple[Config, object]:
     """What a process does: one run, whose failure stops no other."""
     try:
-        return config, experiments.run_or_load(config)
+        return config, experiments.run_or_load(config, notice=notice)
     except UserError as problem:
         # its frames would keep the run's networks and features
         return config, problem.with_traceback(None)

@@ -85,11 +85,14 @@ def seconds_per_step(
     *,
     steps: int = PROBE_STEPS,
     images: int = PROBE_IMAGES,
+    warm: int = 1,
     clock: Callable = time.perf_counter,
 ) -> float:
     """Measured here and now: a few steps of the stage's kind.
 
-    On a few images of each class, with untrained networks.
+    On a few images of each class, with untrained networks. The first `warm` steps, in
+    which libraries set themselves up, do not count. Between the others nothing waits
+    for a GPU, as in training.
     """
     here = Machine.of(config)
     here.prepare()  # as the run will be
@@ -100,16 +103,18 @@ def seconds_per_step(
     ticks: list[float] = []
 
     def tick(*_):
-        if few.train_images.is_cuda:
+        done = len(ticks) + 1
+        if few.train_images.is_cuda and done in (warm, warm + steps):
             torch.cuda.synchronize()
         ticks.append(clock())
-        if len(ticks) > steps:
+        if done == warm + steps:
             raise _Enough
 
     with here.limited(), contextlib.suppress(_Enough):
         _train(training.Chain(small, few, report=tick, machine=here), t, stage)
     scale = config.batch_size / batch if stage.phase == "classifier" else 1.0
-    return scale * (ticks[-1] - ticks[0]) / max(1, len(ticks) - 1)
+    counted = ticks[warm - 1 :]
+    return scale * (counted[-1] - counted[0]) / max(1, len(counted) - 1)
 
 
 def _few(stream: Tasks, t: int, images: int) -> Tasks:

@@ -11,11 +11,12 @@ from helpers_core import tiny, train
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.gpu import checks
 from gfrlib import training
 from gfrlib.config import UserError
 from gfrlib.engine import machine, phase
 
-CUDA = torch.device("cuda")
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 FORBIDDEN = {
     "_local_scalar_dense",
     "nonzero",
@@ -222,3 +223,29 @@ def test_an_old_pytorch_will_do_for_a_gpu_and_not_for_a_cpu(
         match="'compiled' needs PyTorch 2.15 on a CPU, and this is 2.*set compiled to",
     ):
         machine.compiled_gradients(lambda x: (x, {}), [weight], torch.device("cpu"))
+
+
+def test_the_check_of_recorded_updates_passes_and_can_fail(graphs, monkeypatch):
+    """The one that grids/gpu.sh makes on a real GPU, with the pretended graphs."""
+    real, small = machine.compiled_gradients, checks.small
+    monkeypatch.setattr(
+        phase,
+        "compiled_gradients",
+        lambda losses_of, weights, device: real(losses_of, weights, CUDA),
+    )
+    monkeypatch.setattr(
+        checks, "small", lambda method, device, **few: small(method, CPU, **few)
+    )
+    assert checks.recorded_gan(CPU) is None  # left out where there is no GPU
+    assert checks.recorded_gan(CUDA).startswith("relative distance")
+    assert graphs and all(graph.replays for graph in graphs)
+    replay = Graph.replay
+
+    def stale(self) -> None:
+        """Only the first replay does anything."""
+        if not self.replays:
+            replay(self)
+
+    monkeypatch.setattr(Graph, "replay", stale)
+    with pytest.raises(AssertionError, match="relative distance"):
+        checks.recorded_gan(CUDA)

@@ -1,0 +1,1 @@
+"""The GPU quarter of an hour: bash grids/gpu.sh PART; grids/README.md has the parts."""

@@ -1,0 +1,284 @@
+"""What a part lets a process of its own do: checks, timings, rows.
+
+    python -m benchmarks.gpu.work checks|timing MODE|rows MODE ROW ... [--dry]
+
+Every finding is one JSON line on standard output, as soon as it is known. Exit code 0
+when all is done, STOPPED where SIGTERM ended it after a checkpoint.
+"""
+
+import dataclasses
+import json
+import signal
+import sys
+import time
+import traceback
+
+from benchmarks.gpu.state import MODES
+from gfrlib.config import UserError, make_config
+
+STOPPED = 3
+CHECKPOINT_EVERY = 60.0  # seconds: a checkpoint of the paper's network takes one
+PHASES = (("generator", 0), ("classifier", 0), ("classifier", 1), ("generator", 1))
+WARM, TIMED = 10, {"classifier": 100, "generator": 40}
+IMAGES = 500  # training images of a class
+# A rehearsal on a CPU: the same way in seconds.
+DRY = dict(
+    split=(10, 5, 5), width=4, epochs_base=1, epochs_task=1, generator_steps_base=30,
+    generator_steps_later=20, generator_hidden=32, latent_dim=16, feature_views=1,
+    threads=1, precision="float32",
+)  # fmt: skip
+# Features of the weights that take the host minutes are left out of the records.
+LEFT_OUT = ("similarity",)
+
+
+def say(event: str, **about) -> None:
+    """One finding."""
+    print(json.dumps({"event": event, **about}), flush=True)
+
+
+def settings(row: str, mode: str, dry: bool):
+    """The config of a row such as "gfr" or "gfr 50 + 10 x 5"."""
+    method, _, split = row.partition(" ")
+    changes = {"compiled": MODES[mode].compiled}
+    if split:
+        changes["tasks"] = int(split.split()[2])
+    if dry:
+        changes |= {"split": (10, 2, 2, 2)} if split else {}
+        changes = {**DRY, **changes}
+        changes.pop("tasks", None)
+    return make_config("paper", method, **changes)
+
+
+class Stopped(Exception):
+    """A checkpoint was written; the run ends here."""
+
+
+class Report:
+    """Hears of every step: tells where a row is, and ends it cleanly after SIGTERM."""
+
+    def __init__(self, row: str):
+        self.row, self.asked, self.saving = row, False, False
+        self.told = 0.0
+        signal.signal(signal.SIGTERM, self.ask)
+
+    def ask(self, *_) -> None:
+        self.asked = True
+
+    def __call__(self, t: int, phase: str, step: int, total: int, losses: dict) -> None:
+        from gfrlib.engine import store
+
+        last = step == total
+        if time.monotonic() - self.told > 5 or last:
+            self.told = time.monotonic()
+            say("at", row=self.row, task=t, phase=phase, step=step, total=total)
+        if self.saving:
+            raise Stopped
+        if self.asked:
+            self.saving = True
+            store.CHECKPOINT_EVERY = -1.0  # this step's checkpoint is due now
+
+
+# Rows ---------------------------------------------------------------------------------
+
+
+def rows(mode: str, names: list[str], dry: bool) -> int:
+    """Run or load each row in turn."""
+    from gfrlib.engine import store
+    from gfrlib.lab import experiments
+
+    store.CHECKPOINT_EVERY, failed = CHECKPOINT_EVERY, 0
+    for name in names:
+        report, began = Report(name), time.monotonic()
+        try:
+            record = experiments.run_or_load(
+                settings(name, mode, dry),
+                leave_out=LEFT_OUT,
+                report=report,
+                notice=lambda text: say("said", text=text),
+            )
+        except Stopped:
+            return STOPPED
+        except Exception as problem:  # whatever it is, the other rows go on
+            traceback.print_exc()
+            said = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
+            say("row", row=name, status=f"failed, {said}")
+            failed = 1
+            continue
+        say(
+            "row",
+            row=name,
+            status="done",
+            mode=mode,
+            wall=round(time.monotonic() - began, 1),
+            record=record.path.name,
+            sizes=list(record.task_sizes),
+            curve=[round(100 * float(share), 2) for share in record.curve],
+            seconds=record.seconds,
+            device=record.provenance["device"],
+            precision=record.provenance["precision"],
+        )
+        if report.asked:
+            return STOPPED
+    return failed
+
+
+# Timing -------------------------------------------------------------------------------
+
+
+def made_up(config, each: int):
+    """A stream of CIFAR-100's shape with so many training images of each class.
+
+    Noise is as fast as photographs. With all 500 an epoch has the usual length; at its
+    end the host waits for the losses.
+    """
+    import numpy as np
+    import torch
+
+    from gfrlib import tasks
+    from gfrlib.engine.machine import resolve_device
+    from gfrlib.lab.datasets import Packed
+
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", each), ("test", 1)):
+        shape = (100 * count, 32, 32, 3)
+        arrays[f"{part}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.repeat(np.arange(100), count)
+    packed = Packed("noise", **arrays, class_names=[str(c) for c in range(100)])
+    return tasks.build(config, packed, torch.device(resolve_device(config)))
+
+
+def timing(mode: str, dry: bool) -> int:
+    """Seconds per 1,000 steps of each kind of phase, and their floor."""
+    from benchmarks import floor
+    from gfrlib.engine.machine import Machine
+    from gfrlib.lab import plans
+
+    config = settings("gfr", mode, dry)
+    here = Machine.of(config)
+    here.prepare()
+    images = 16 if dry else IMAGES
+    stream = made_up(config, images)
+    say("steps", **steps_of(config))
+    if mode != "eager":
+        check(f"the network, {mode} and eager", compiled_network, config)
+    speed = floor.peak(here.precision, here.device) if mode == "eager" else 0.0
+    if speed:
+        say("about", peak=f"{speed / 1e12:.0f} TFLOP/s in {here.precision}")
+    for phase, t in PHASES:
+        if mode == "graphs" and phase == "generator":
+            continue
+        steps, warm = (3, 1) if dry else (TIMED[phase], WARM)
+        stage, began = plans.Stage("", t, phase, steps), time.monotonic()
+        counts = dict(steps=steps, warm=warm, images=images)
+        each = plans.seconds_per_step(config, stream, stage, **counts)
+        start = time.monotonic() - began - (steps + warm) * each
+        least = None
+        if speed:
+            least = floor.operations_per_step(config, stream, stage) / speed
+        say(
+            "timing",
+            mode=mode,
+            what=name_of(phase, t),
+            seconds=1000 * each,
+            floor=least and 1000 * least,
+            start=max(0.0, start),
+        )
+    return 0
+
+
+def name_of(phase: str, t: int) -> str:
+    """Task 0, or the later ones together."""
+    return f"{phase}, {'later' if t else 'task 0'}"
+
+
+def steps_of(config) -> dict[str, int]:
+    """{kind of phase: its steps in the whole run} on CIFAR-100."""
+    from gfrlib.engine.chain import generator_steps
+    from gfrlib.tasks import task_sizes
+
+    sizes = task_sizes(100, config.base, config.tasks, config.split)
+    found: dict[str, int] = {}
+    for t, classes in enumerate(sizes):
+        epochs = config.epochs_task if t else config.epochs_base
+        count = max(1, IMAGES * classes // config.batch_size) * epochs
+        name = name_of("classifier", t)
+        found[name] = found.get(name, 0) + count
+        if t < len(sizes) - 1:
+            name = name_of("generator", t)
+            found[name] = found.get(name, 0) + generator_steps(config, len(sizes), t)
+    return found
+
+
+def compiled_network(config) -> str:
+    """The old extractor's pass, compiled, against the eager one, in half precision."""
+    import torch
+
+    from gfrlib.engine.machine import Machine, compiled
+    from gfrlib.networks import build_network, split
+
+    here = Machine.of(config)
+    network = build_network(config, (3, 32, 32), 0).to(here.device).eval()
+    extractor, _ = split(network, config.cut)
+    x = torch.randn(config.batch_size, 3, 32, 32, device=here.device)
+    x = x.to(memory_format=torch.channels_last)
+    half = here.half or torch.float32
+    with torch.no_grad(), torch.autocast(here.device.type, half, here.half is not None):
+        eager = extractor(x).float()
+        fast = compiled(extractor, here.device)(x).float()
+    return close(fast, eager, 0.02)
+
+
+def close(ours, theirs, most: float) -> str:
+    """Their relative distance in one sentence; AssertionError where it is too large."""
+    apart = float((ours - theirs).norm() / theirs.norm())
+    assert apart < most, f"relative distance {apart:.2g}, allowed {most:g}"
+    return f"relative distance {apart:.1e}"
+
+
+def check(name: str, function, *arguments) -> None:
+    """Say how a check went; whatever it raises is a failure, and stops nothing."""
+    began, passed = time.monotonic(), True
+    try:
+        said = function(*arguments)
+    except Exception as problem:
+        passed, said = False, f"{type(problem).__name__}: {problem}".splitlines()[0]
+        traceback.print_exc()
+    if said is None:
+        passed, said = None, "needs a GPU"
+    seconds = round(time.monotonic() - began, 1)
+    say("check", name=name, passed=passed, said=said[:300], seconds=seconds)
+
+
+def about() -> None:
+    """What computes here."""
+    import torch
+
+    from gfrlib.engine.machine import Machine
+
+    here = Machine.of(dataclasses.replace(make_config("paper"), device="auto"))
+    say("about", device=here.chip, precision=here.precision, torch=torch.__version__)
+
+
+def main(words: list[str]) -> int:
+    """One of the three; returns the exit code."""
+    dry = "--dry" in words
+    what, *rest = [word for word in words if word != "--dry"]
+    # until a row is under way there is nothing to save
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+    about()
+    if what == "checks":
+        from benchmarks.gpu import checks
+
+        return checks.run(dry)
+    if what == "timing":
+        return timing(rest[0], dry)
+    return rows(rest[0], rest[1:], dry)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as problem:
+        say("said", text=str(problem))
+        sys.exit(2)
