@@ -56,7 +56,7 @@ CHAPTERS = {  # the word in a label: its chapter
 def link(label: str) -> str:
     """'[chapter 9](#fig-comparison-tasks)': the figure or section of that label."""
     word = label.removeprefix("fig-").split("-")[0]
-    return f"[chapter {CHAPTERS[word]}](#{label})"
+    return f"[chapter\u00a0{CHAPTERS[word]}](#{label})"
 
 
 def table(rows: list[dict]) -> str:

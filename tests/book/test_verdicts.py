@@ -112,7 +112,7 @@ def test_every_claim_leads_to_something_of_this_book():
         places |= dict.fromkeys(labels, chapter.stem.split("_")[0])
     for label in {c.figure for c in ALL} | {row[2] for row in paper.LOOKED_AT}:
         said = verdict_page.link(label)
-        assert said == f"[chapter {int(places[label])}](#{label})"
+        assert said == f"[chapter\u00a0{int(places[label])}](#{label})"
 
 
 def test_chapters_state_no_claim_of_their_own():
