@@ -7,6 +7,8 @@ Gaussian replay, in float64. Both get the same images, labels and noise, so what
 between them is rounding, or a difference of the algorithms.
 """
 
+# ruff: noqa: NPY002 - the official code draws from NumPy's global generator
+
 import json
 import os
 import runpy
