@@ -7,8 +7,7 @@ Gaussian replay, in float64. Both get the same images, labels and noise, so what
 between them is rounding, or a difference of the algorithms.
 """
 
-# The official code draws from NumPy's old global generator, and so must we.
-# ruff: noqa: NPY002
+# ruff: noqa: NPY002 - the official code draws from NumPy's global generator
 
 import json
 import os
