@@ -12,11 +12,10 @@ SUBSETS = ("lucir", "gfr")  # its two lists
 def choose(names: list[str], which: str) -> list[str]:
     """Those of a folder's sorted class names that `which` means, sorted.
 
-    lucir | gfr  the 100 classes of ImageNet-Subset (see `subset`)
-    a number     the first so many of the seed-1993 shuffle, the class order `lucir`
-    a, b         names, separated by commas
-    a file       one class a line: its name, and after a tab whatever you like; lines
-                 that begin with # are comments
+    `which` is `lucir` or `gfr`, the 100 classes of ImageNet-Subset (see `subset`); a
+    number, the first so many of the seed-1993 shuffle, the class order `lucir`; names,
+    separated by commas; or a file with one class a line: its name, and after a tab
+    whatever you like. Lines that begin with # are comments.
 
     Raises UserError for anything else, and for a class that is not among `names`.
     """
