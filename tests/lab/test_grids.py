@@ -305,7 +305,7 @@ def test_a_killed_process_is_begun_again_and_an_odd_error_stops_one_run(
     results = dict(grids.run(configs, 2))
     assert (home / "killed").exists() and set(results) == set(configs)
     assert all(isinstance(r, records.Record) for r in results.values())
-    monkeypatch.setattr(grids.experiments, "run_or_load", lambda config: 1 / 0)
+    monkeypatch.setattr(grids.experiments, "run_or_load", lambda config, **_: 1 / 0)
     _, problem = _REAL_ONE(configs[0])
     assert isinstance(problem, UserError) and "ZeroDivisionError" in str(problem)
 
