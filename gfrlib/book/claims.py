@@ -30,8 +30,10 @@ RULE = (
     f"How to read it: *holds* means that the means over the seeds differ by at least "
     f"{NEAR:g} points in the direction of the claim (for *far above* by at least "
     f"{FAR:g}; *level* asks for less than {NEAR:g}, *near* for less than {FAR:g}, *not "
-    f"below* that the first is not {NEAR:g} or more lower). The spread over seeds (±, "
-    "one standard deviation) does not enter, so with one seed a verdict is a hint."
+    f"below* that the first is not {NEAR:g} or more lower). *{WITHIN}*: a difference "
+    f"is claimed, and less than {NEAR:g} is seen; *{DIRECTION}*: the order is as "
+    f"claimed, the margin of {FAR:g} is not. The spread over seeds (±, one standard "
+    "deviation) does not enter, so with one seed a verdict is a hint."
 )
 
 

@@ -93,7 +93,7 @@ image replay: the first block stays more alike than the last
     above | mergan: block 1 | mergan: block 4
 LwF's classifier stays more alike than fine-tuning's
     above | lwf: classifier | finetune: classifier
-LwF's lower blocks are no more alike than fine-tuning's
+fine-tuning's lower blocks are as alike as LwF's
     not below | finetune: blocks 1 to 3 | lwf: blocks 1 to 3
 """,
     **_AT,
@@ -198,9 +198,9 @@ GFR (GAN) is far above iCaRL-NME
     far above | gfr | icarl-nme
 GFR (GAN) is level with Rebalance (5 and 10 tasks)
     level | gfr | lucir | 5 tasks, 10 tasks
-Rebalance is slightly above GFR (GAN) (25 tasks)
+Rebalance is above GFR (GAN) (25 tasks; the paper: slightly)
     above | lucir | gfr | 25 tasks
-Rebalance is slightly above the Gaussians
+Rebalance is above the Gaussians (the paper: slightly)
     above | lucir | gfr-gaussian
 the Gaussians are not below iCaRL-NME
     not below | gfr-gaussian | icarl-nme
@@ -292,8 +292,8 @@ G and D take the same for 1,000 classes as for 100
     level | GAN, ImageNet-1000: bytes | GAN, ImageNet-Subset: bytes
 G and D take as much as 24 images of 256 × 256 pixels
     near | GAN, ImageNet-Subset: bytes | 24 images: bytes
-G and D of images take far more than those of features
-    far above | GAN of images, CIFAR-100: bytes | GAN, CIFAR-100: bytes
+G and D of images take more than those of features (the paper: almost twice)
+    above | GAN of images, CIFAR-100: bytes | GAN, CIFAR-100: bytes
 """,
     printed={
         **{
@@ -379,7 +379,7 @@ TEXT = read(
     """
 fine-tuning favours new classes: far above old ones
     far above | finetune: new | finetune: old
-feature replay removes this bias: old classes are not below new ones
+with feature replay, old classes are not below new ones
     not below | gfr: old | gfr: new
 """,
     where="Section 1",

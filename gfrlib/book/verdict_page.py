@@ -19,7 +19,7 @@ from gfrlib.lab import grids
 
 
 def measured(answer: Judged) -> str:
-    """'47.0 ± 0.3 against 39.2 ± 0.5: +7.8; 3 seeds'; of memory its bytes."""
+    """'GFR, GAN 47.0 ± 0.3 against LwF 39.2 ± 0.5: +7.8; 3 seeds'; of memory bytes."""
     if not answer.known:
         return ""
     if answer.claim.data == OBJECTS:
@@ -28,7 +28,15 @@ def measured(answer: Judged) -> str:
     gap = claims.signed(answer.first, answer.second)
     counts = sorted({len(answer.first), len(answer.second)}, reverse=True)
     seeds = "1 seed" if counts == [1] else f"{' and '.join(map(str, counts))} seeds"
-    return f"{both[0]} against {both[1]}: {gap}; {seeds}"
+    first, second = (f"{n} {v}".strip() for n, v in zip(names(answer.claim), both))
+    return f"{first} against {second}: {gap}; {seeds}"
+
+
+def names(claim: Claim) -> tuple[str, str]:
+    """What the two sides are called; nothing where one row is compared with itself."""
+    if claim.first.minus or claim.first.row == claim.second.row:
+        return "", ""
+    return words.label(claim.first.row), words.label(claim.second.row)
 
 
 def printed(claim: Claim) -> str:
@@ -207,22 +215,35 @@ def headline(answers: list[Judged]) -> Markdown:
     somewhere = len({(answer.claim, answer.split) for answer in known})
     count = Counter(answer.verdict for answer in known)
     shown = [verdict for verdict in claims.VERDICTS if verdict != claims.MISSING]
+    trained = [a for a in known if a.scale != OBJECTS and not smaller(a.scale)]
     return Markdown(
-        f"The paper makes **{total} claims** that runs can decide, in "
-        f"{len(by_claim(asked))} sentences: one about three splits counts three times. "
-        f"**{somewhere} are answered** by recorded runs, with {len(known)} verdicts: "
+        f"We read the paper's figures, tables and text as {len(by_claim(asked))} "
+        f"statements, which make **{total} comparisons**: one about three splits "
+        f"counts three times. **{somewhere} are answered** by recorded runs, with "
+        f"{len(known)} verdicts: "
         f"{', '.join(f'{count[verdict]} *{verdict}*' for verdict in shown)}. "
-        f"{total - somewhere} are not recorded at any scale."
+        f"{total - somewhere} are not recorded at any scale. At the paper's own "
+        f"scale {len(trained)} are answered by training; the rest is about order."
     )
 
 
 def failing(answers: list[Judged]) -> Markdown:
     """The paper's claims that do not hold somewhere, as a list."""
+    return listed(answers, claims.FAILS)
+
+
+def unconfirmed(answers: list[Judged]) -> Markdown:
+    """Those where no difference is seen, or not the margin, as a list."""
+    return listed(answers, claims.WITHIN, claims.DIRECTION)
+
+
+def listed(answers: list[Judged], *verdicts: str) -> Markdown:
+    """The paper's claims with these verdicts, each with its numbers and a link."""
     lines = [
         f"- {a.claim.where}{f', {a.split}' if a.split else ''}, {a.scale}: "
         f"*{a.claim.text}*. {measured(a)} ({link(a.claim.figure)})."
         for a in answers
-        if a.verdict == claims.FAILS and not a.claim.ours
+        if a.verdict in verdicts and not a.claim.ours
     ]
     return Markdown("\n".join(lines) or "None of those that are recorded.")
 
