@@ -424,8 +424,10 @@ BEYOND = read(
     """
 the square above the length
     above | gfr-squared | GFR, length, whole covariances
-the square above a frozen extractor
+the square above a frozen extractor, nearest mean
     above | gfr-squared | frozen
+the square above a frozen extractor, same memory
+    above | gfr-squared | frozen F, same memory
 the square above FeCAM
     above | gfr-squared | fecam
 Gaussians with whole covariances above the GAN

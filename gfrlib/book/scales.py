@@ -105,6 +105,9 @@ WAYS = {  # to hold the extractor under the same replay: Table 3 and its two end
 ROWS = {  # of comparisons: what is no method's name
     **WAYS,
     "GFR, length, whole covariances": dict(method="gfr-gaussian", gaussian="full"),
+    "frozen F, same memory": dict(
+        method="gfr-gaussian", gaussian="full", penalty="frozen"
+    ),
 }
 SEARCHED = {"ewc-gan": "EWC + GAN, searched", "mas-gan": "MAS + GAN, searched"}
 WEIGHTS = {"ewc-gan": (5e4, 5e6, 5e8), "mas-gan": (100.0, 1e4, 1e6)}  # that were tried
