@@ -21,7 +21,8 @@ import numpy as np
 from gfrlib.config import UserError
 from gfrlib.engine import locks
 from gfrlib.engine.store import root
-from gfrlib.lab.sources import ARRAYS, download_cifar100, read_folder, read_npz
+from gfrlib.lab.arrays import ARRAYS, download_cifar100, read_npz
+from gfrlib.lab.folders import read_folder
 
 # SHA-256 of the canonical arrays: every source of CIFAR-100 is known to be the same.
 KNOWN = {"cifar100": "eefa1939e19bc24add62861e6f539c03d21acaa8c03ce4eb6e61d7078cb28db2"}

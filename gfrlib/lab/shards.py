@@ -16,7 +16,7 @@ import numpy as np
 
 from gfrlib.config import UserError
 from gfrlib.lab import class_lists, datasets
-from gfrlib.lab.sources import class_folders
+from gfrlib.lab.folders import class_folders
 
 CHUNK = 64  # images that a process decodes before it reports
 TO_DO, DONE, FAULTY = 0, 1, 2

@@ -23,7 +23,7 @@ def test_the_closure_follows_imports_from_file_to_file():
     run = set(source.closure(source.RUN))
     changing_a_run = {"training", "losses", "networks", "tasks", "replay", "penalties"}
     changing_a_run |= {"engine.machine", "engine.augment", "engine.store"}
-    changing_a_run |= {"lab.datasets", "lab.sources", "lab.runs"}
+    changing_a_run |= {"lab.datasets", "lab.folders", "lab.arrays", "lab.runs"}
     assert changing_a_run <= run
     assert "config" not in run, "its values are part of the settings' digest"
     assert not {"similarity", "lab.analysis", "lab.experiments", "cli"} & run
@@ -37,7 +37,8 @@ def test_the_closure_follows_imports_from_file_to_file():
         ("losses", True, True),
         ("engine/machine", True, True),
         ("lab/datasets", True, True),
-        ("lab/sources", True, True),
+        ("lab/folders", True, True),
+        ("lab/arrays", True, True),
         ("lab/runs", True, True),
         ("similarity", False, True),
         ("lab/layers", False, True),
