@@ -21,6 +21,9 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code (0, or 2 after bad input)."""
+    # a name that the terminal cannot show is shown escaped, and stops nothing
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(arguments)
         options.action(options)
