@@ -49,6 +49,11 @@ def _parser() -> Parser:
     methods = commands.add_parser("methods", help="the table of methods")
     methods.set_defaults(action=actions.methods)
     listing = commands.add_parser("records", help="what is recorded")
+    listing.add_argument(
+        "--seal",
+        action="store_true",
+        help="add checksums to records that older code has made",
+    )
     listing.set_defaults(action=actions.records)
     compare = commands.add_parser(
         "compare",

@@ -148,7 +148,7 @@ def methods(options) -> None:
 
 
 def records(options) -> None:
-    """Print what is recorded."""
+    """Print what is recorded; with --seal add checksums to what older code has made."""
     from gfrlib.lab import records
 
     paths = records.every()
@@ -156,28 +156,47 @@ def records(options) -> None:
         print("Nothing is recorded yet; python -m gfrlib run makes the first record.")
     for path in paths:
         try:
-            record = records.load(path)
+            line = _sealed(path) if options.seal else _listed(records.whole(path))
         except UserError as problem:
-            print(f"{path.stem}: refused. {problem}")
-            continue
-        date = record.provenance["date"]
-        print(f"{path.stem:<60} {_in_short(record)}  {date}  {record.status}")
+            line = f"refused. {problem}"
+        if line:
+            print(f"{path.stem:<60} {line}")
+
+
+def _listed(record) -> str:
+    date, old = record.provenance["date"], "" if record.sealed else ", no checksum"
+    return f"{_in_short(record)}  {date}  {record.status}{old}"
+
+
+def _sealed(path: Path) -> str:
+    from gfrlib.lab import records
+
+    return "has a checksum now" if records.seal(path) else ""
 
 
 def _resolve(text: str):
     """The records meant by a file, a name or its beginning.
 
-    All seeds of one configuration. Raises UserError where there is none, or several.
+    All seeds of one configuration; of these, one that is damaged is named and left out.
+    Raises UserError where there is none, or several.
     """
     from gfrlib.lab import records
 
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return [records.load(Path(text))]
-    found = defaultdict(list)
+    found, bad = defaultdict(list), []
     for path in records.every():
         if path.stem.startswith(text):
-            record = records.load(path)
+            try:
+                record = records.load(path)
+            except UserError as problem:
+                bad.append(problem)
+                continue
             found[dataclasses.replace(record.config, seed=0).digest()].append(record)
+    if bad and not found:
+        raise bad[0]
+    for problem in bad:
+        print(f"left out: {problem}", file=sys.stderr)
     if not found:
         raise UserError(
             f"No record begins with '{text}'; python -m gfrlib records lists them."
