@@ -121,7 +121,13 @@ def _add_data(commands) -> None:
     data.add_argument(
         "path",
         type=Path,
+        nargs="?",
         help="a folder of images (train/<class>/, val/<class>/) or a packed .npz file",
+    )
+    data.add_argument(
+        "--verify",
+        action="store_true",
+        help="without PATH: read all of a packed data set and compare its checksum",
     )
     data.add_argument(
         "--classes",

@@ -252,10 +252,13 @@ LARGE = ("size", "crop", "workers")  # options for large images
 
 
 def data(options) -> None:
-    """Pack a data set."""
+    """Pack a data set, or check one that is packed."""
     from gfrlib.lab import class_lists, datasets
 
     name = datasets.checked(options.name)
+    if options.path is None:
+        _verify(name, options.verify)
+        return
     if not options.path.exists():
         raise UserError(
             f"'{options.path}' does not exist; give a folder of images or a packed "
@@ -274,12 +277,37 @@ def data(options) -> None:
         _pack_large(name, options.path, {**given, "classes": classes})
     else:
         datasets.add(name, options.path, classes)
+    _print_counts(name)
+
+
+def _print_counts(name: str) -> None:
+    from gfrlib.lab import datasets
+
     packed = datasets.packed(name)
     shape = "x".join(map(str, packed.train_images.shape[1:]))
     print(
         f"{name}: {len(packed.class_names)} classes, {len(packed.train_labels)} "
         f"training and {len(packed.test_labels)} test images of {shape}"
     )
+
+
+def _verify(name: str, wanted: bool) -> None:
+    from gfrlib.lab import datasets
+
+    if not wanted:
+        raise UserError(
+            "Give the PATH of a folder of images or of a packed .npz file, or --verify "
+            f"to check '{name}' as it is packed."
+        )
+    compared = datasets.verify(name)
+    _print_counts(name)
+    if compared:
+        print("its content is as it was packed")
+    else:
+        print(
+            "older code has packed it without a checksum of its content; it has one "
+            "now, of the content as it is"
+        )
 
 
 def _pack_large(name: str, path: Path, given: dict) -> None:

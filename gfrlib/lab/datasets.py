@@ -7,7 +7,6 @@ images or a packed .npz file.
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -21,8 +20,10 @@ import numpy as np
 from gfrlib.config import UserError
 from gfrlib.engine import locks
 from gfrlib.engine.store import root
+from gfrlib.lab import stored
 from gfrlib.lab.arrays import ARRAYS, download_cifar100, read_npz
 from gfrlib.lab.folders import read_folder
+from gfrlib.lab.stored import checksum
 
 # SHA-256 of the canonical arrays: every source of CIFAR-100 is known to be the same.
 KNOWN = {"cifar100": "eefa1939e19bc24add62861e6f539c03d21acaa8c03ce4eb6e61d7078cb28db2"}
@@ -30,7 +31,7 @@ BUILT_IN = ("digits", *KNOWN)
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 LONGEST = 100  # characters of a name
 # What a packed data set consists of; another folder is never removed.
-OWN = {f"{key}.npy" for key in ARRAYS} | {"meta.json", "faults.json"}
+OWN = {f"{key}.npy" for key in ARRAYS} | {stored.META, stored.NOTE, "faults.json"}
 OWN |= {"train_state.npy", "test_state.npy"}
 
 
@@ -99,8 +100,11 @@ def packed(name: str) -> Packed:
 
 
 def _is_packed(name: str) -> bool:
-    inside = name == Path(name).name and not name.startswith(".")
-    return inside and (folder() / name / "meta.json").exists()
+    if name != Path(name).name or name.startswith("."):
+        return False
+    place = folder() / name
+    closed = os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK)
+    return closed or os.path.lexists(place / stored.META)
 
 
 def resolve(dataset: str) -> str:
@@ -177,18 +181,10 @@ def canonical(arrays: dict) -> dict:
             for x, c in zip(images, labels)
         ]
         order = sorted(range(len(keys)), key=keys.__getitem__)
-        result[f"{part}_images"] = images[order]
+        # of Fortran's order, NumPy would keep it
+        result[f"{part}_images"] = np.ascontiguousarray(images[order])
         result[f"{part}_labels"] = labels[order]
     return result
-
-
-def checksum(arrays: dict, class_names: list[str]) -> str:
-    """SHA-256 over class names, shapes and bytes of canonical arrays."""
-    sha = hashlib.sha256(json.dumps(class_names).encode())
-    for key in ARRAYS:
-        sha.update(str(arrays[key].shape).encode())
-        sha.update(np.ascontiguousarray(arrays[key]))
-    return sha.hexdigest()
 
 
 @contextlib.contextmanager
@@ -225,20 +221,17 @@ def _store(
             "differs); give it another name to use it all the same."
         )
     target = folder() / name
-    if meta_of(target).get("sha256") == digest:
+    if stored.is_whole(target, digest):
         return name
     folder().mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder()))
     try:
+        made = temporary / "made"
+        made.mkdir()  # others may read it, as the umask says; mkdtemp's they may not
         for key in ARRAYS:
-            np.save(temporary / f"{key}.npy", arrays[key])
-        meta = {
-            "class_names": class_names,
-            "sha256": digest,
-            "shapes": {key: list(arrays[key].shape) for key in ARRAYS},
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta))
-        put_in_place(temporary, target)
+            np.save(made / f"{key}.npy", arrays[key])
+        stored.write_meta(made, {"class_names": class_names, "sha256": digest})
+        put_in_place(made, target)
     except OSError as problem:
         raise UserError(
             f"The packed data set could not be written to {folder()} "
@@ -249,12 +242,9 @@ def _store(
     return name
 
 
-def meta_of(target: Path) -> dict:
-    """What a packed data set says of itself; {} where none can be read."""
-    try:
-        return json.loads((target / "meta.json").read_text())
-    except (OSError, ValueError):
-        return {}
+def meta_of(target: Path, digest: str) -> dict:
+    """What is said of the data set `digest` packed there; {} unless it is whole."""
+    return stored.meta_of(target) if stored.is_whole(target, digest) else {}
 
 
 def put_in_place(made: Path, target: Path) -> None:
@@ -282,6 +272,8 @@ def check_replaceable(target: Path) -> None:
     if not os.path.lexists(target):
         return
     inside = {path.name for path in target.iterdir()} if target.is_dir() else {""}
+    unfinished = tuple(f".{name}-" for name in OWN)  # a killed process's
+    inside = {name for name in inside if not name.startswith(unfinished)}
     if inside - OWN or "meta.json" not in inside:
         raise UserError(
             f"'{target}' is no packed data set, and is left as it is; move it away or "
@@ -297,19 +289,7 @@ def _remove_former(place: Path) -> None:
 
 
 def _open(path: Path) -> Packed:
-    try:
-        meta = json.loads((path / "meta.json").read_text())
-        arrays = {key: np.load(path / f"{key}.npy", mmap_mode="r") for key in ARRAYS}
-        whole = all(list(arrays[k].shape) == meta["shapes"][k] for k in ARRAYS)
-    except (OSError, ValueError, KeyError, EOFError):
-        whole = False
-    if not whole:
-        raise UserError(
-            f"The packed data set '{path.name}' is truncated or damaged; delete {path} "
-            "and pack it again."
-        )
-    for part in ("train", "test"):
-        arrays[f"{part}_labels"] = np.array(arrays[f"{part}_labels"])
+    meta, arrays = stored.opened(path, KNOWN.get(path.name))
     return Packed(
         path.name,
         **arrays,
@@ -318,3 +298,17 @@ def _open(path: Path) -> Packed:
         crop=meta.get("crop", 0),
         arrival=tuple(meta.get("arrival", ())),
     )
+
+
+def verify(name: str) -> bool:
+    """Read all of a packed data set and compare it with its checksum.
+
+    Returns False where older code has kept none: now there is one. Raises UserError
+    for one that is damaged, or not packed.
+    """
+    if not _is_packed(name):
+        raise UserError(
+            f"No data set '{name}' is packed here; python -m gfrlib data {name} PATH "
+            "packs one."
+        )
+    return stored.verify(folder() / name, KNOWN.get(name))

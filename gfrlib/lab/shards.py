@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
-from gfrlib.lab import class_lists, datasets
+from gfrlib.lab import class_lists, datasets, stored
 from gfrlib.lab.folders import class_folders
 
 CHUNK = 64  # images that a process decodes before it reports
@@ -76,13 +76,14 @@ def pack(
         listing.append(source.arrival)
     digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     about["sha256"] = digest
-    meta = datasets.meta_of(target)
-    if meta.get("sha256") != digest:
+    meta = datasets.meta_of(target, digest)
+    if not meta:
         datasets.check_replaceable(target)
         workers = workers or os.cpu_count() or 1
         with datasets.packing():
-            meta = datasets.meta_of(target)  # another process may have been faster
-            if meta.get("sha256") != digest:
+            # another process may have been faster
+            meta = datasets.meta_of(target, digest)
+            if not meta:
                 meta = _pack(target, source, about, workers, report)
     images = {part: meta["shapes"][f"{part}_images"][0] for part in source.files}
     return Packing(name, images, meta["faults"])
@@ -128,7 +129,7 @@ def _pack(
         _prepare(work, source)
         faults = _decode(work, source, workers, report)
         meta = {**about, "shapes": _finish(work, source, faults), "faults": faults}
-        (work / "meta.json").write_text(json.dumps(meta))
+        meta = stored.write_meta(work, meta)
         datasets.put_in_place(work, target)
     except OSError as problem:
         raise UserError(
