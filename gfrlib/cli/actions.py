@@ -230,11 +230,12 @@ def compare(options) -> None:
 
 
 LARGE = ("size", "crop", "workers")  # options for large images
+FAULTS = 10  # unreadable files that are listed
 
 
 def data(options) -> None:
-    """Pack a data set."""
-    from gfrlib.lab import class_lists, datasets
+    """Pack a data set, and say what was used for what, and what was left out."""
+    from gfrlib.lab import class_lists, datasets, decoding
 
     name = datasets.checked(options.name)
     if not options.path.exists():
@@ -246,15 +247,18 @@ def data(options) -> None:
     classes = options.classes or ""
     large = bool(given) or name.startswith("imagenet")
     large = large or classes in class_lists.SUBSETS
-    if options.path.is_file() and (large or classes):
+    pixels = decoding.PIXELS if options.pixels is None else options.pixels
+    rules = decoding.Rules(turned=not options.as_stored, pixels=pixels)
+    for_folders = large or classes or rules != decoding.Rules()
+    if options.path.is_file() and for_folders:
         raise UserError(
-            f"'{options.path}' is a file; --size, --crop, --classes and --workers are "
-            "for a folder with train/ and val/."
+            f"'{options.path}' is a file; --size, --crop, --classes, --workers, "
+            "--pixels and --as-stored are for a folder of images."
         )
     if large:
-        _pack_large(name, options.path, {**given, "classes": classes})
+        _pack_large(name, options.path, {**given, "classes": classes, "rules": rules})
     else:
-        datasets.add(name, options.path, classes)
+        datasets.add(name, options.path, classes, rules=rules)
     packed = datasets.packed(name)
     shape = "x".join(map(str, packed.train_images.shape[1:]))
     print(
@@ -266,16 +270,8 @@ def data(options) -> None:
 def _pack_large(name: str, path: Path, given: dict) -> None:
     from tqdm import tqdm
 
-    from gfrlib.lab import class_lists, shards
+    from gfrlib.lab import shards, surveys
 
-    if name == "imagenet-subset" and not given["classes"]:
-        folders = [p for p in (path / "train").glob("*") if p.is_dir()]
-        if len(folders) > class_lists.SUBSET:
-            raise UserError(
-                f"'{path}' holds {len(folders)} classes; say which "
-                f"{class_lists.SUBSET} with --classes lucir or --classes gfr "
-                "(two lists circulate)."
-            )
     silent = not sys.stderr.isatty()
     with tqdm(unit="image", file=sys.stderr, disable=silent, leave=False) as bar:
 
@@ -284,10 +280,15 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
             bar.update(done - bar.n)
 
         packing = shards.pack(name, path, report=report, **given)
-    for file, reason in packing.faults.items():
-        print(f"left out: {file} ({reason})", file=sys.stderr)
-    decoded = sum(packing.images.values()) - len(packing.faults)
-    print(f"{decoded} images decoded, {len(packing.faults)} files left out")
+    faults = [f"{file} ({reason})" for file, reason in packing.faults.items()]
+    lines = packing.account + [f"left out: {fault}" for fault in faults[:FAULTS]]
+    if len(faults) > FAULTS:
+        lines.append(f"left out: {len(faults) - FAULTS} unreadable files more")
+    for line in lines:
+        print(surveys.printable(line), file=sys.stderr)
+    decoded = sum(packing.images.values()) - len(faults)
+    left_out = len(faults) + packing.left_out
+    print(f"{decoded} images decoded, {left_out} files left out")
 
 
 def book_run(options) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from gfrlib import tasks, training
 from gfrlib.config import UserError, make_config
 from gfrlib.engine import augment, streams
-from gfrlib.lab import datasets, shards
+from gfrlib.lab import datasets, decoding, resumable, shards
 
 CLASSES, SIDE = 4, 72
 
@@ -98,21 +98,21 @@ def test_an_image_is_scaled_and_its_centre_kept(tmp_path):
     image = np.zeros((40, 80, 3), np.uint8)
     image[:, 20:60] = 200  # the centre square
     Image.fromarray(image).save(tmp_path / "wide.png")
-    found = shards.decode(tmp_path / "wide.png", 40)
-    assert found.shape == (40, 40, 3) and (found == 200).all()
+    found, changes = decoding.decode(tmp_path / "wide.png", 40, decoding.Rules())
+    assert found.shape == (40, 40, 3) and (found == 200).all() and not changes
 
 
 def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
     def stop(done, total):
-        if done >= shards.CHUNK // 2:
+        if done >= resumable.CHUNK // 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards, "CHUNK", 8)
+    monkeypatch.setattr(resumable, "CHUNK", 8)
     with pytest.raises(KeyboardInterrupt):
         pack(folder, report=stop)
     half = next(datasets.folder().glob(".imagenet-four-*.partial"))
     done = sum(
-        (np.load(half / f"{part}_state.npy") != shards.TO_DO).sum()
+        (np.load(half / f"{part}_state.npy")["state"] != resumable.TO_DO).sum()
         for part in ("train", "test")
     )
     assert 0 < done < 64
@@ -137,7 +137,7 @@ def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
             lambda top: [f.unlink() for f in (top / "val" / "n00000002").iterdir()],
             "empty or missing",
         ),
-        (lambda top: (top / "val").rename(top / "valid"), "must hold the folders"),
+        (lambda top: (top / "val").rename(top / "train" / "val"), "lies among the"),
     ],
 )
 def test_folders_that_cannot_be_used(folder, spoil, says):
