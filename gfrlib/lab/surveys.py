@@ -52,7 +52,7 @@ class LeftOut:
     def lines(self) -> list[str]:
         """One a reason, with the number and the first names."""
         return [
-            f"left out, {reason}: {named(found)}"
+            f"left out, {reason}: {named(sorted(found))}"
             for reason, found in sorted(self.found.items())
         ]
 

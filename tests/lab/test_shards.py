@@ -2,8 +2,10 @@
 resumed, streamed, and trained on.
 """
 
+import hashlib
 import io
 import json
+import os
 import threading
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from helpers_core import gfrlib, train
 from PIL import Image
 
-from gfrlib import tasks, training
+from gfrlib import cli, tasks, training
 from gfrlib.config import UserError, make_config
 from gfrlib.engine import augment, streams
 from gfrlib.lab import datasets, decoding, resumable, shards
@@ -122,6 +124,188 @@ def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
     seen.clear()
     assert set(pack(folder, report=lambda *now: seen.append(now)).faults) == FAULTY
     assert not seen, "the second start decodes nothing"
+
+
+def fail_on_work(*_):
+    raise AssertionError("decoded again")
+
+
+def stopped(folder, monkeypatch, chunk: int = 8):
+    """A packing that stopped half-way; returns its folder."""
+
+    def stop(done, total):
+        if done >= total // 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resumable, "CHUNK", chunk)
+        with pytest.raises(KeyboardInterrupt):
+            pack(folder, report=stop)
+    return next(datasets.folder().glob(".imagenet-four-*.partial"))
+
+
+def arrays_of(name: str = "imagenet-four") -> list:
+    packed = datasets.packed(name)
+    return [np.array(getattr(packed, key)) for key in datasets.ARRAYS]
+
+
+def equal(one: list, other: list) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other))
+
+
+def test_a_repaired_file_is_looked_at_again(folder):
+    pack(folder)
+    before = datasets.packed("imagenet-four").content
+    rng, seen = np.random.default_rng(5), []
+    (folder / "train" / "n00000001" / "train_3.JPEG").write_bytes(jpeg(rng))
+    packing = pack(folder, report=lambda *now: seen.append(now))
+    assert set(packing.faults) == FAULTY - {"train/n00000001/train_3.JPEG"}
+    packed = datasets.packed("imagenet-four")
+    assert (packed.train_labels < 0).sum() == 1 and packed.content != before
+    # the repaired one, and what is still faulty: the rest is kept from before
+    assert seen == [(63, 64), (64, 64)]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_image_that_changed_is_decoded_again(folder, monkeypatch, finished):
+    """Of the same size, even: the time of its change tells it."""
+    pack(folder) if finished else stopped(folder, monkeypatch)
+    file = folder / "train" / "n00000003" / "train_5.JPEG"
+    other = folder / "train" / "n00000003" / "train_6.JPEG"
+    about = file.stat()
+    content = other.read_bytes().ljust(about.st_size, b"\0")[: about.st_size]
+    file.write_bytes(content)
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns + 10_000_000))
+    pack(folder)
+    found = arrays_of()
+    shards.pack("anew", folder, size=SIDE, crop=64, workers=2)
+    assert equal(found, arrays_of("anew"))
+    one, two = (datasets.packed(name).content for name in ("imagenet-four", "anew"))
+    assert one == two
+
+
+def test_the_checksum_is_that_of_the_files_content(folder, tmp_path):
+    """Not of where they lie, when they were written, or what they are called."""
+    pack(folder)
+    for file in sorted(folder.rglob("*.JPEG"), reverse=True):
+        os.utime(file, (1, 1))
+        file.rename(file.with_name(f"x{file.name}"))
+    folder = folder.rename(tmp_path / "moved")
+    shards.pack("moved", folder, size=SIDE, crop=64, workers=2)
+    assert equal(arrays_of(), arrays_of("moved"))
+    one, two = (datasets.packed(name).content for name in ("imagenet-four", "moved"))
+    assert one == two
+
+
+def cut_state(half):
+    file = half / "train_state.npy"
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def empty_state(half):
+    (half / "val_state.npy").write_bytes(b"")
+    (half / "test_state.npy").write_bytes(b"")
+
+
+def other_state(half):
+    np.save(half / "train_state.npy", np.ones(48, np.uint8))
+
+
+def cut_images(half):
+    file = half / "train_images.npy"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def former_faults(half):
+    (half / "faults.json").write_text('{"train/n0')
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut_state, empty_state, other_state, cut_images, former_faults]
+)
+def test_an_interrupted_packing_with_cut_files_goes_on(folder, monkeypatch, spoil):
+    shards.pack("whole", folder, size=SIDE, crop=64, workers=2)
+    spoil(stopped(folder, monkeypatch))
+    assert set(pack(folder).faults) == FAULTY
+    assert equal(arrays_of(), arrays_of("whole"))
+
+
+def test_what_an_earlier_version_packed_stays(folder, monkeypatch):
+    """Its checksum was that of the names; with faults it is looked at again."""
+    pack(folder)
+    target = datasets.folder() / "imagenet-four"
+    meta = json.loads((target / "meta.json").read_text())
+    names = [f"n{c:08d}" for c in range(CLASSES)]
+    files = {
+        part: [
+            (f"{top}/{name}/{file.name}", label)
+            for label, name in enumerate(names)
+            for file in sorted((folder / top / name).iterdir())
+        ]
+        for part, top in (("train", "train"), ("test", "val"))
+    }
+    listing = json.dumps([SIDE, 64, names, files]).encode()
+    earlier = {
+        "class_names": names,
+        "crop": 64,
+        "sha256": hashlib.sha256(listing).hexdigest(),
+        "shapes": meta["shapes"],
+        "faults": {},
+    }
+    (target / "meta.json").write_text(json.dumps(earlier))
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "_pack", fail_on_work)
+        assert pack(folder).faults == {}
+    assert datasets.packed("imagenet-four").content == earlier["sha256"][:12]
+    earlier["faults"] = dict.fromkeys(FAULTY, "cut")
+    (target / "meta.json").write_text(json.dumps(earlier))
+    assert set(pack(folder).faults) == FAULTY
+    assert datasets.packed("imagenet-four").content == meta["sha256"][:12]
+
+
+def test_packings_that_were_never_ended_are_swept(folder, monkeypatch):
+    stopped(folder, monkeypatch)
+    others = datasets.folder() / ".imagenet-four-more-00000000.partial"
+    others.mkdir()
+    pack(folder, size=80)
+    left = {place.name for place in datasets.folder().iterdir()}
+    assert left == {".lock", "imagenet-four", others.name}
+
+
+def test_a_process_that_dies_is_one_sentence(folder, monkeypatch):
+    def dies(*_, **__):
+        os._exit(1)
+
+    monkeypatch.setattr(decoding, "decode", dies)
+    with pytest.raises(UserError, match="A process that decodes images died"):
+        pack(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"size": 0}, "'size' is"),
+        ({"size": 10**30}, "'size' is"),
+        ({"crop": SIDE + 1}, "'crop' must lie from 1 to the stored size 72"),
+        ({"crop": -(10**30)}, "'crop' must"),
+        ({"workers": -1}, "'workers' is"),
+        ({"workers": 10**9}, "'workers' is"),
+    ],
+)
+def test_numbers_out_of_range_are_one_sentence(folder, wrong, says):
+    with pytest.raises(UserError, match=says) as caught:
+        pack(folder, **wrong)
+    assert len(str(caught.value)) < 200
+
+
+def test_many_faults_are_listed_in_a_few_lines(folder, capsys):
+    for i in range(12):
+        (folder / "train" / "n00000000" / f"x{i:02}.JPEG").write_bytes(b"no image")
+    words = ["data", "imagenet-four", folder, "--size", SIDE, "--crop", 64]
+    assert cli.main([str(word) for word in words]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("left out: ") == 11 and "5 unreadable files more" in said.err
+    assert "61 images decoded, 15 files left out" in said.out
 
 
 @pytest.mark.parametrize(
