@@ -261,9 +261,13 @@ def data(options) -> None:
         datasets.add(name, options.path, classes, rules=rules)
     packed = datasets.packed(name)
     shape = "x".join(map(str, packed.train_images.shape[1:]))
+    # a label of -1 marks a file that could not be read
+    train, test = (
+        (part >= 0).sum() for part in (packed.train_labels, packed.test_labels)
+    )
     print(
-        f"{name}: {len(packed.class_names)} classes, {len(packed.train_labels)} "
-        f"training and {len(packed.test_labels)} test images of {shape}"
+        f"{name}: {len(packed.class_names)} classes, {train} training and {test} test "
+        f"images of {shape}"
     )
 
 
@@ -288,7 +292,7 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
         print(surveys.printable(line), file=sys.stderr)
     decoded = sum(packing.images.values()) - len(faults)
     left_out = len(faults) + packing.left_out
-    print(f"{decoded} images decoded, {left_out} files left out")
+    print(f"{decoded} images decoded, {left_out} files or folders left out")
 
 
 def book_run(options) -> None:

@@ -436,4 +436,4 @@ def test_the_command_says_what_it_used_and_what_it_left_out(folder, capsys, more
         "left out, hidden, or the system's own: 20 (train/.0, train/.1, train/.10, …)",
     ]
     assert "3 classes, 18 training and 9 test images of 16x16x3" in said.out
-    assert ("27 images decoded, 20 files left out" in said.out) == bool(more)
+    assert ("27 images decoded, 20 files or folders left out" in said.out) == bool(more)

@@ -303,7 +303,7 @@ def test_many_faults_are_listed_in_a_few_lines(folder, capsys):
     assert cli.main([str(word) for word in words]) == 0
     said = capsys.readouterr()
     assert said.err.count("left out: ") == 11 and "5 unreadable files more" in said.err
-    assert "61 images decoded, 15 files left out" in said.out
+    assert "61 images decoded, 15 files or folders left out" in said.out
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,8 @@ def test_the_command_names_what_it_leaves_out(folder, home, capsys):
     assert cli.main([*words, "64"]) == 0
     said = capsys.readouterr()
     assert all(f"left out: {name} (" in said.err for name in FAULTY)
-    assert "61 images decoded, 3 files left out" in said.out
+    assert "4 classes, 46 training and 15 test images of 72x72x3" in said.out
+    assert "61 images decoded, 3 files or folders left out" in said.out
     meta = home / "data" / "packed" / "imagenet-four" / "meta.json"
     assert json.loads(meta.read_text())["crop"] == 64
     assert cli.main([*words, "300"]) == 2
