@@ -86,10 +86,11 @@ def _prepare(work: Work, part: str) -> None:
     images, state = (work.place / f"{part}_{what}.npy" for what in ("images", "state"))
     rows, shape = work.rows[part].copy(), (len(work.rows[part]), work.size, work.size)
     earlier = _whole(state, rows.shape, ROW)
-    if _whole(images, (*shape, 3), np.uint8) is None or earlier is None:
+    if earlier is None or _whole(images, (*shape, 3), np.uint8) is None:
         state.unlink(missing_ok=True)  # first: what it says holds no longer
         np.lib.format.open_memmap(images, "w+", np.uint8, (*shape, 3))
     else:
+        earlier = np.array(earlier)  # Windows replaces no file that is mapped
         same = (earlier["size"] == rows["size"]) & (earlier["time"] == rows["time"])
         kept = same & (earlier["state"] == DONE)
         rows[kept] = earlier[kept]
@@ -102,7 +103,7 @@ def _whole(file: Path, shape: tuple, dtype) -> np.ndarray | None:
     """The array on disk; None where it is missing, cut, or another one."""
     try:
         array = np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+    except Exception:  # a header is parsed as Python, which raises many kinds
         return None
     return array if array.shape == shape and array.dtype == dtype else None
 

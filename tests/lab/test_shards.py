@@ -201,6 +201,11 @@ def cut_state(half):
     file.write_bytes(file.read_bytes()[:300])
 
 
+def odd_header(half):
+    file = half / "train_state.npy"
+    file.write_bytes(file.read_bytes().replace(b"{", b"(", 1))
+
+
 def empty_state(half):
     (half / "test_state.npy").write_bytes(b"")
 
@@ -219,7 +224,8 @@ def former_faults(half):
 
 
 @pytest.mark.parametrize(
-    "spoil", [cut_state, empty_state, other_state, cut_images, former_faults]
+    "spoil",
+    [cut_state, odd_header, empty_state, other_state, cut_images, former_faults],
 )
 def test_an_interrupted_packing_with_cut_files_goes_on(folder, monkeypatch, spoil):
     shards.pack("whole", folder, size=SIDE, crop=64, workers=2)
