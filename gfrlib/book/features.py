@@ -160,10 +160,11 @@ def _class_row(ax, tasks, c: int, count: int, left: float, *, small: bool) -> No
             interpolation="none",
             extent=(left + j, left + j + 0.94, 0.94, 0),
         )
+    name = tasks.class_names[c].replace("_", " ")
     ax.text(
         left + count / 2,
         1,
-        tasks.class_names[c].replace("_", " "),
+        name.replace("$", r"\$"),  # no formula
         ha="center",
         va="top",
         fontsize=6.5 if small else 9.5,

@@ -122,7 +122,8 @@ def _add_data(commands) -> None:
         "path",
         type=Path,
         nargs="?",
-        help="a folder of images (train/<class>/, val/<class>/) or a packed .npz file",
+        help="a folder of images (train/<class>/, test/<class>/ or val/<class>/; or "
+        "<class>/) or a packed .npz file",
     )
     data.add_argument(
         "--verify",
@@ -135,6 +136,14 @@ def _add_data(commands) -> None:
         "data/tiny-imagenet-64.txt), a number (the first of the seed-1993 shuffle), "
         "names separated by commas; lucir | gfr: the 100 classes of ImageNet-Subset, "
         "from a folder of 1,000",
+    )
+    data.add_argument(
+        "--as-stored",
+        action="store_true",
+        help="do not turn images as their EXIF orientation says (torchvision's way)",
+    )
+    data.add_argument(
+        "--pixels", type=int, help="the most that an image may have (178956970)"
     )
     large = data.add_argument_group(
         "large images (always for a name that begins with imagenet)",

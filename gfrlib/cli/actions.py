@@ -249,11 +249,15 @@ def compare(options) -> None:
 
 
 LARGE = ("size", "crop", "workers")  # options for large images
+FAULTS = 10  # unreadable files that are listed
 
 
 def data(options) -> None:
-    """Pack a data set, or check one that is packed."""
-    from gfrlib.lab import class_lists, datasets
+    """Pack a data set, or check one that is packed.
+
+    Of a folder it says what was used for what, and what was left out.
+    """
+    from gfrlib.lab import class_lists, datasets, decoding
 
     name = datasets.checked(options.name)
     if options.path is None:
@@ -268,15 +272,18 @@ def data(options) -> None:
     classes = options.classes or ""
     large = bool(given) or name.startswith("imagenet")
     large = large or classes in class_lists.SUBSETS
-    if options.path.is_file() and (large or classes):
+    pixels = decoding.PIXELS if options.pixels is None else options.pixels
+    rules = decoding.Rules(turned=not options.as_stored, pixels=pixels)
+    for_folders = large or classes or rules != decoding.Rules()
+    if options.path.is_file() and for_folders:
         raise UserError(
-            f"'{options.path}' is a file; --size, --crop, --classes and --workers are "
-            "for a folder with train/ and val/."
+            f"'{options.path}' is a file; --size, --crop, --classes, --workers, "
+            "--pixels and --as-stored are for a folder of images."
         )
     if large:
-        _pack_large(name, options.path, {**given, "classes": classes})
+        _pack_large(name, options.path, {**given, "classes": classes, "rules": rules})
     else:
-        datasets.add(name, options.path, classes)
+        datasets.add(name, options.path, classes, rules=rules)
     _print_counts(name)
 
 
@@ -285,9 +292,13 @@ def _print_counts(name: str) -> None:
 
     packed = datasets.packed(name)
     shape = "x".join(map(str, packed.train_images.shape[1:]))
+    # a label of -1 marks a file that could not be read
+    train, test = (
+        (part >= 0).sum() for part in (packed.train_labels, packed.test_labels)
+    )
     print(
-        f"{name}: {len(packed.class_names)} classes, {len(packed.train_labels)} "
-        f"training and {len(packed.test_labels)} test images of {shape}"
+        f"{name}: {len(packed.class_names)} classes, {train} training and {test} test "
+        f"images of {shape}"
     )
 
 
@@ -313,16 +324,8 @@ def _verify(name: str, wanted: bool) -> None:
 def _pack_large(name: str, path: Path, given: dict) -> None:
     from tqdm import tqdm
 
-    from gfrlib.lab import class_lists, shards
+    from gfrlib.lab import shards, surveys
 
-    if name == "imagenet-subset" and not given["classes"]:
-        folders = [p for p in (path / "train").glob("*") if p.is_dir()]
-        if len(folders) > class_lists.SUBSET:
-            raise UserError(
-                f"'{path}' holds {len(folders)} classes; say which "
-                f"{class_lists.SUBSET} with --classes lucir or --classes gfr "
-                "(two lists circulate)."
-            )
     silent = not sys.stderr.isatty()
     with tqdm(unit="image", file=sys.stderr, disable=silent, leave=False) as bar:
 
@@ -331,10 +334,15 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
             bar.update(done - bar.n)
 
         packing = shards.pack(name, path, report=report, **given)
-    for file, reason in packing.faults.items():
-        print(f"left out: {file} ({reason})", file=sys.stderr)
-    decoded = sum(packing.images.values()) - len(packing.faults)
-    print(f"{decoded} images decoded, {len(packing.faults)} files left out")
+    faults = [f"{file} ({reason})" for file, reason in packing.faults.items()]
+    lines = packing.account + [f"left out: {fault}" for fault in faults[:FAULTS]]
+    if len(faults) > FAULTS:
+        lines.append(f"left out: {len(faults) - FAULTS} unreadable files more")
+    for line in lines:
+        print(surveys.printable(line), file=sys.stderr)
+    decoded = sum(packing.images.values()) - len(faults)
+    left_out = len(faults) + packing.left_out
+    print(f"{decoded} images decoded, {left_out} files or folders left out")
 
 
 def book_run(options) -> None:

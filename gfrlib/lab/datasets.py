@@ -10,8 +10,9 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from gfrlib.engine import locks
 from gfrlib.engine.store import root
 from gfrlib.lab import stored
 from gfrlib.lab.arrays import ARRAYS, download_cifar100, read_npz
+from gfrlib.lab.decoding import Rules
 from gfrlib.lab.folders import read_folder
 from gfrlib.lab.stored import checksum
 
@@ -107,40 +109,67 @@ def _is_packed(name: str) -> bool:
     return closed or os.path.lexists(place / stored.META)
 
 
-def resolve(dataset: str) -> str:
+def resolve(dataset: str, notice: Callable[[str], None] | None = None) -> str:
     """The name under which `dataset` can be loaded.
 
-    A path is packed first, and named by its stem and its content. Raises UserError for
-    a path that does not exist or cannot be read.
+    A path is packed first, and named by its stem and its content. `notice` hears what
+    `add` says, and of a folder that is passed over for a known name. Raises UserError
+    for a path that does not exist or cannot be read.
     """
     path = Path(dataset).expanduser()
     bare = "/" not in dataset and os.sep not in dataset and not dataset.endswith(".npz")
     known = dataset in BUILT_IN or _is_packed(dataset)
     if bare and (known or not dataset or not path.is_dir()):
+        if known and path.is_dir():
+            (notice or _tell)(
+                f"'{dataset}' is the known data set of that name; for the folder "
+                f"write ./{dataset}"
+            )
         return dataset
     if not path.exists():
         raise UserError(
             f"'{dataset}' does not exist; give a folder of images or a packed .npz "
             "file."
         )
-    return add(None, path)
+    return add(None, path, notice=notice)
 
 
-def add(name: str | None, path: Path, classes: str = "") -> str:
+def add(
+    name: str | None,
+    path: Path,
+    classes: str = "",
+    *,
+    rules: Rules | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> str:
     """Pack a folder of images or an .npz file under `name`, and return the name.
 
     None: the path's stem and a hash of the content. `classes`: only these of a folder
-    (class_lists.choose). Raises UserError for a name that cannot be one, or what cannot
-    be read or written.
+    (class_lists.choose). `rules`: how its images are read. `notice` hears, line by
+    line, what of a folder is used for what and what is left out; without it they go to
+    standard error. Raises UserError for a name that cannot be one, or what cannot be
+    read or written.
     """
     if name is not None:
         checked(name)
+    account: list[str] = []
     with packing():
         if path.is_file():
             arrays, class_names = read_npz(path)
         else:
-            arrays, class_names = read_folder(path, classes)
-        return _store(name, arrays, class_names, stem=path.resolve().stem)
+            found = read_folder(path, classes, rules)
+            arrays, class_names = found.arrays, found.class_names
+            account = found.account
+        name = _store(name, arrays, class_names, stem=path.resolve().stem)
+    for line in account:
+        (notice or _tell)(line)
+    return name
+
+
+def _tell(text: str) -> None:
+    """One line on standard error, of one process of many."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
 
 
 def _digits() -> Packed:

@@ -61,8 +61,8 @@ def flip(file: Path, at: int, bit: int = 0) -> None:
 def older(folder: Path) -> None:
     """The data set's meta.json as older code has written it."""
     meta = json.loads((folder / "meta.json").read_text())
-    del meta["checksum"], meta["content"]
-    (folder / "meta.json").write_text(json.dumps(meta))
+    kept = {field: meta[field] for field in meta if field in stored.OLDER}
+    (folder / "meta.json").write_text(json.dumps(kept))
 
 
 def forget() -> None:
