@@ -115,7 +115,10 @@ def _take(lock: filelock.BaseFileLock) -> bool | None:
 def advice(problem: OSError) -> str:
     """What to do where a file could not be written."""
     if problem.errno in NOT_OURS:
-        return "it is another user's or read-only: set GFR_CACHE to a folder of yours"
+        return (
+            "it is another user's or read-only: set GFR_CACHE to a folder of yours "
+            "(GFR_HOME where data are packed)"
+        )
     return "free some space"
 
 

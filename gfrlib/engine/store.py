@@ -11,6 +11,7 @@ import os
 import stat
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -277,9 +278,9 @@ class Stage:
         if content is None:
             return None
         try:
-            kept = torch.load(
-                io.BytesIO(content), weights_only=True, map_location="cpu"
-            )
+            with warnings.catch_warnings():  # the sentence says enough
+                warnings.simplefilter("ignore")
+                kept = torch.load(io.BytesIO(content), "cpu", weights_only=True)
             key, state = kept["key"], kept["state"]
         except Exception as problem:  # other content than `_write`'s: many kinds
             raise self.unfit(name, "is damaged (it holds no stage)") from problem
@@ -304,6 +305,24 @@ class Stage:
         if hashlib.sha256(content).hexdigest().encode() != seal:
             raise self.unfit(name, "is damaged (its checksum differs)")
         return content
+
+
+@contextlib.contextmanager
+def fitting(stage: StageInterface) -> Iterator[None]:
+    """What a kept state raises where it is used becomes one sentence.
+
+    Such a file holds another thing than its stage keeps: other shapes, no such key.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:  # the state may be anything that can be loaded
+        raise UserError(
+            f"What is kept in {stage.path} does not fit its stage (it belongs to "
+            "another configuration, or holds other things); delete that folder to "
+            "train the stage again, all other stages are kept."
+        ) from problem
 
 
 @contextlib.contextmanager

@@ -198,11 +198,30 @@ def packing() -> Iterator[None]:
         folder().mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(
-            f"The folder {folder()} cannot be written ({problem.strerror}); free some "
-            "space and try again."
+            f"The folder {folder()} cannot be written ({problem.strerror}); "
+            f"{locks.advice(problem)}, and try again."
         ) from problem
-    with locks.held(folder() / ".lock"):
+    with locks.held(folder() / ".lock") as ours:
+        if ours:
+            _clear()
         yield
+
+
+def _clear() -> None:
+    """Remove what killed processes have left in the folder; nobody else is at work.
+
+    A data set that one of them had moved away, to put another in its place, comes back.
+    """
+    for place in folder().iterdir():
+        name = re.fullmatch(r"\.(.+)-[a-z0-9_]{8}", place.name)  # as mkdtemp names it
+        if not name or place.is_symlink() or not place.is_dir():
+            continue
+        if {path.name for path in place.iterdir()} <= {"made", "former"} | OWN:
+            with contextlib.suppress(OSError):
+                former, target = place / "former", folder() / name[1]
+                if os.path.lexists(former) and not os.path.lexists(target):
+                    former.rename(target)
+                _remove_former(place)
 
 
 def _store(
@@ -235,7 +254,7 @@ def _store(
     except OSError as problem:
         raise UserError(
             f"The packed data set could not be written to {folder()} "
-            f"({problem.strerror}); free some space and try again."
+            f"({problem.strerror}); {locks.advice(problem)}, and try again."
         ) from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

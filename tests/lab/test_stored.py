@@ -298,3 +298,41 @@ def test_a_copied_data_set_is_the_same(mine, home):
     before = datasets.packed("mine").content
     shutil.copytree(mine, mine.with_name("copy"), copy_function=shutil.copy)
     assert datasets.packed("copy").content == before
+
+
+# What killed processes leave ----------------------------------------------------------
+
+
+def hidden() -> list[str]:
+    inside = datasets.folder().iterdir()
+    return sorted(p.name for p in inside if p.name[0] == "." and p.name != ".lock")
+
+
+def test_half_packed_folders_are_removed(mine, home):
+    top = datasets.folder()
+    (top / ".other-abcd_123" / "made").mkdir(parents=True)
+    (top / ".old-abcd1234").mkdir()
+    np.save(top / ".old-abcd1234" / "train_images.npy", np.zeros(3))
+    (top / ".notes-abcd1234").mkdir()
+    (top / ".notes-abcd1234" / "a readers own.txt").write_text("")
+    (top / ".large-abcd1234.partial").mkdir()
+    datasets.add("mine", home / "mine.npz")
+    assert hidden() == [".large-abcd1234.partial", ".notes-abcd1234"]
+
+
+def test_a_data_set_that_was_moved_away_comes_back(mine, home):
+    """A process was killed when its new data set was not yet in place."""
+    before = datasets.packed("mine").content
+    place = datasets.folder() / ".mine-abcd1234"
+    place.mkdir()
+    mine.rename(place / "former")
+    with datasets.packing():
+        pass
+    assert datasets.packed("mine").content == before and hidden() == []
+
+
+def test_a_half_file_in_a_data_set_does_not_stop_packing(mine, home):
+    (mine / ".meta.json-abcd1234").write_text("{")
+    (mine / "meta.json").write_text("")
+    datasets.add("mine", home / "mine.npz")
+    assert datasets.packed("mine").class_names == ["0", "1", "2"]
