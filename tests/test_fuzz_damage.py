@@ -1,4 +1,4 @@
-"""500 flipped bits and 60 cut files: none is read as something else, none is a traceback.
+"""500 flipped bits and 60 cut files: none is read as something else, or a traceback.
 
 Records, analyses, sheets, packed data (small and large images) and stages are damaged
 at random places, always the same. Each reading must end with one sentence (UserError)
@@ -164,9 +164,9 @@ def cut(content: bytes, rng: random.Random) -> bytes:
 
 
 def outcomes(kind: Kind, damage: Callable, count: int, seed) -> dict[str, int]:
-    """How often a damaged file was refused, read as the whole one, or as another."""
+    """How often a damaged file was refused, read as the whole one or as another."""
     rng = random.Random(f"{SEED} {seed}")
-    found = {"refused": 0, "the same": 0, "other": 0}
+    found = dict.fromkeys(("refused", "the same", "other", "traceback"), 0)
     whole = {file: kind.read(file) for file in kind.files}
     for number in range(count):
         file = kind.files[number % len(kind.files)]
@@ -178,69 +178,63 @@ def outcomes(kind: Kind, damage: Callable, count: int, seed) -> dict[str, int]:
         except UserError as problem:
             assert "\n" not in str(problem)
             found["refused"] += 1
+        except Exception:  # whatever is no sentence
+            found["traceback"] += 1
         finally:
             file.write_bytes(content)
+    print(seed, found)
     return found
 
 
 @pytest.mark.parametrize("name", FLIPS)
 def test_no_flipped_bit_is_read_as_something_else(home, name):
     found = outcomes(kinds(home)[name], flipped, FLIPS[name], name)
-    assert found["other"] == 0
+    assert found["other"] == found["traceback"] == 0, found
     assert found["refused"] >= 0.95 * FLIPS[name], found
 
 
 @pytest.mark.parametrize("name", CUTS)
 def test_no_cut_file_is_read(home, name):
     found = outcomes(kinds(home)[name], cut, CUTS[name], name)
-    assert found == {"refused": CUTS[name], "the same": 0, "other": 0}
+    assert found["refused"] == CUTS[name], found
 
 
 def test_there_are_500_flips_and_60_cuts():
     assert sum(FLIPS.values()) == 500 and sum(CUTS.values()) == 60
 
 
-@pytest.mark.parametrize(
-    "name", ["record", "analysis", "sheet", "packed", "large meta"]
-)
-def test_without_the_check_the_same_flips_are_read_as_something_else(
-    home, monkeypatch, name
-):
-    """So the tests above can fail."""
-    if name == "sheet":
-        monkeypatch.setattr(analyses, "SHEET", "no such field")
-    elif name == "packed":
-        monkeypatch.setattr(stored, "_check", lambda *args: "")
-    else:
-        monkeypatch.setattr(seals, "is_damaged", lambda fields: False)
-    monkeypatch.setattr(seals, "checksum", lambda fields: fields.get("checksum"))
-    kind = kinds(home)[name]
-    if name == "large meta":
-        text = kind.files[0].read_text()
-
-        def smaller(content, rng):
-            return text.replace('"crop":4', '"crop":0').encode()
-
-        monkeypatch.setattr(seals, "checksum", Anything())
-        assert outcomes(kind, smaller, 1, name)["other"] == 1
-    else:
-        try:
-            assert outcomes(kind, flipped, FLIPS[name], name)["other"] > 5
-        except Exception as problem:  # or ends in a traceback
-            assert not isinstance(problem, AssertionError), problem
-
-
 class Anything:
-    """Equals everything: no checksum differs from it."""
-
-    def __call__(self, fields):
-        return self
+    """Equal to every checksum."""
 
     def __eq__(self, other):
         return True
 
     def __hash__(self):
         return 0
+
+
+def unsealed(stage, name: str) -> bytes:
+    """What `Stage._unsealed` gives, without a look at the checksum."""
+    return (stage.path / name).read_bytes().partition(b"\n")[2]
+
+
+SWITCHES = {  # that turn a check off
+    "record": (seals, "is_damaged", lambda fields: False),
+    "analysis": (seals, "is_damaged", lambda fields: False),
+    "sheet": (analyses, "SHEET", "no such field"),
+    "packed": (stored, "_check", lambda *args: ""),
+    "large": (stored, "_check", lambda *args: ""),
+    "large meta": (seals, "checksum", lambda fields: Anything()),
+    "stage": (store.Stage, "_unsealed", unsealed),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_without_its_check_a_flip_is_read_as_something_else(home, monkeypatch, name):
+    """So the tests above can fail."""
+    monkeypatch.setattr(*SWITCHES[name])
+    found = outcomes(kinds(home)[name], flipped, FLIPS[name], name)
+    assert found["other"] >= 3, found
 
 
 # The commands that read them ----------------------------------------------------------
