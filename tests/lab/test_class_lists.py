@@ -221,7 +221,7 @@ def test_classes_are_for_folders(home, command):
     assert code == 2 and "are for a folder" in err
 
 
-# --- Tiny-ImageNet as its archive lays it out ------------------------------------------
+# --- Tiny-ImageNet as its archive lays it out -----------------------------------------
 
 
 def stanford(top: Path, source) -> Path:
