@@ -283,7 +283,7 @@ def data(options) -> None:
     if large:
         _pack_large(name, options.path, {**given, "classes": classes, "rules": rules})
     else:
-        datasets.add(name, options.path, classes, rules=rules)
+        datasets.add(name, options.path, classes, rules=rules, notice=_say)
     _print_counts(name)
 
 
@@ -324,7 +324,7 @@ def _verify(name: str, wanted: bool) -> None:
 def _pack_large(name: str, path: Path, given: dict) -> None:
     from tqdm import tqdm
 
-    from gfrlib.lab import shards, surveys
+    from gfrlib.lab import shards
 
     silent = not sys.stderr.isatty()
     with tqdm(unit="image", file=sys.stderr, disable=silent, leave=False) as bar:
@@ -339,10 +339,16 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
     if len(faults) > FAULTS:
         lines.append(f"left out: {len(faults) - FAULTS} unreadable files more")
     for line in lines:
-        print(surveys.printable(line), file=sys.stderr)
+        _say(line)
     decoded = sum(packing.images.values()) - len(faults)
     left_out = len(faults) + packing.left_out
     print(f"{decoded} images decoded, {left_out} files or folders left out")
+
+
+def _say(line: str) -> None:
+    from gfrlib.lab import surveys
+
+    print(surveys.printable(line), file=sys.stderr)
 
 
 def book_run(options) -> None:

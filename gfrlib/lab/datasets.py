@@ -35,6 +35,7 @@ LONGEST = 100  # characters of a name
 # What a packed data set consists of; another folder is never removed.
 OWN = {f"{key}.npy" for key in ARRAYS} | {stored.META, stored.NOTE, "faults.json"}
 OWN |= {"train_state.npy", "test_state.npy"}
+_told: set[str] = set()  # a grid asks for its folder once a run
 
 
 @dataclass
@@ -167,8 +168,9 @@ def add(
 
 
 def _tell(text: str) -> None:
-    """One line on standard error, of one process of many."""
-    if os.environ.get("RANK", "0") == "0":
+    """One line on standard error: once, and of one process of many."""
+    if text not in _told and os.environ.get("RANK", "0") == "0":
+        _told.add(text)
         print(text, file=sys.stderr)
 
 

@@ -48,7 +48,8 @@ def read_folder(
 
 def account(found: surveys.Survey, changed: dict[int, int]) -> list[str]:
     """Lines for the reader; `changed` counts images by decoding.CHANGES' keys."""
-    lines = [f"'{surveys.printable(found.path.name)}': {found.use}"]
+    name = surveys.printable(found.path.absolute().name)
+    lines = [f"'{name}': {found.use}"]
     for key, what in decoding.CHANGES.items():
         if changed.get(key):
             lines.append(f"images {what}: {changed[key]}")

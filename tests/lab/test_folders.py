@@ -41,68 +41,6 @@ def test_a_folder_and_a_packed_file_of_the_same_images_are_the_same_data(home, h
     assert stream.name == a and stream.sizes == (1, 1, 1)
 
 
-def stanford(top: Path, source) -> Path:
-    """The images laid out as in Tiny-ImageNet's own archive."""
-    write_folder(top, source)
-    for name in source.class_names:
-        within = top / "train" / name / "images"
-        within.mkdir()
-        for file in sorted((top / "train" / name).glob("*.png")):
-            file.rename(within / file.name)
-        (within.parent / f"{name}_boxes.txt").write_text("0000.png\t0\t0\t7\t7\n")
-    lines = []
-    (top / "val" / "images").mkdir()
-    for file in sorted(top.glob("val/class */*.png")):
-        file.rename(top / "val" / "images" / file.name)
-        lines.append(f"{file.name}\t{file.parent.name}\t0\t0\t7\t7\n")
-    for name in source.class_names:
-        (top / "val" / name).rmdir()
-    (top / "val" / "val_annotations.txt").write_text("".join(lines))
-    return top
-
-
-def test_tiny_imagenet_as_its_archive_lays_it_out(home):
-    source = generated(3, per_class=6)
-    data = datasets.packed(datasets.resolve(str(stanford(home / "tiny", source))))
-    expected = datasets.canonical(arrays(source))
-    assert all(
-        np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS
-    )
-    assert data.class_names == source.class_names
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (
-            lambda text: text.replace("class 1", "class 9", 1),
-            "names a file or a class that is not here",
-        ),
-        (
-            lambda text: text + "lost.png\tclass 0\n",
-            "names a file or a class that is not here",
-        ),
-        (
-            lambda text: "".join(
-                line for line in text.splitlines(True) if "class 2" not in line
-            ),
-            "no image of the class 'class 2'",
-        ),
-        (lambda text: text + "lonely\n", "names a file or a class that is not here"),
-    ],
-)
-def test_tiny_imagenet_with_wrong_annotations_is_refused(home, spoil, says):
-    file = (
-        stanford(home / "tiny", generated(3, per_class=6))
-        / "val"
-        / "val_annotations.txt"
-    )
-    file.write_text(spoil(file.read_text()))
-    with pytest.raises(UserError, match=says):
-        datasets.resolve(str(file.parents[1]))
-    assert not list((home / "home").rglob("meta.json"))
-
-
 def test_a_folder_without_a_held_out_part_gives_every_fifth_image_to_testing(home):
     data = datasets.packed(
         datasets.resolve(
@@ -390,17 +328,6 @@ def test_a_class_is_the_same_in_both_unicode_forms(folder, way):
     assert datasets.packed("some").class_names == names[:2]
 
 
-@both
-def test_tiny_imagenets_own_layout_is_read_both_ways(home, way):
-    top = stanford(home / "tiny", generated(3, per_class=6))
-    (top / "val" / "images" / "unnamed.png").write_bytes(b"")
-    packed, said = way(top)
-    assert counts(packed)[1:] == ([6, 6, 6], [3, 3, 3])
-    boxes = [f"train/class {c}/class {c}_boxes.txt" for c in range(3)]
-    assert said[1] == f"left out, boxes of Tiny-ImageNet: 3 ({', '.join(boxes)})"
-    assert said[2].endswith("does not name: 1 (val/images/unnamed.png)")
-
-
 def test_all_unreadable_files_are_counted_at_once(folder):
     for c in range(3):
         for i in range(2):
@@ -413,6 +340,7 @@ def test_all_unreadable_files_are_counted_at_once(folder):
 def test_a_folder_called_as_a_known_data_set_is_passed_over_aloud(
     home, monkeypatch, capsys
 ):
+    monkeypatch.setattr(datasets, "_told", set())
     write_folder(home / "digits", generated(2, per_class=6))
     monkeypatch.chdir(home)
     assert datasets.resolve("digits") == "digits"
@@ -422,6 +350,17 @@ def test_a_folder_called_as_a_known_data_set_is_passed_over_aloud(
     monkeypatch.chdir(home / "digits")
     capsys.readouterr()
     assert datasets.resolve("digits") == "digits" and not capsys.readouterr().err
+
+
+def test_a_folder_is_told_of_once_however_often_it_is_asked_for(
+    folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(datasets, "_told", set())
+    monkeypatch.chdir(folder)
+    for _ in range(3):
+        assert datasets.resolve("./").startswith("images-")
+    told = "'images': train/ is for training, val/ for testing\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize("more", [(), ("--size", 16, "--crop", 16)])
