@@ -23,6 +23,7 @@ from gfrlib.lab.folders import account
 
 WIDEST = 4096  # side of the stored squares, at most
 MOST_WORKERS = 1024
+DIGITS = 16  # of the digests that tell whether there is anything to do
 
 
 @dataclass
@@ -143,7 +144,7 @@ def _source(
 def _listing(source: _Source) -> str:
     """Digest of what is asked for: a packing that stopped goes on under it."""
     how = [source.size, source.crop, source.rules.turned, source.rules.pixels]
-    return _digest([*how, source.found.names, source.arrival, source.files()])
+    return _digest([*how, source.found.names, source.arrival, source.files()])[:DIGITS]
 
 
 def _key(source: _Source, listing: str) -> str:
@@ -151,7 +152,7 @@ def _key(source: _Source, listing: str) -> str:
     sha = hashlib.sha256(listing.encode())
     for rows in source.rows.values():
         sha.update(rows["size"].tobytes() + rows["time"].tobytes())
-    return sha.hexdigest()
+    return sha.hexdigest()[:DIGITS]
 
 
 def _content(source: _Source, rows: dict[str, np.ndarray]) -> str:
