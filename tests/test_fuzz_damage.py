@@ -234,7 +234,7 @@ def test_without_its_check_a_flip_is_read_as_something_else(home, monkeypatch, n
     """So the tests above can fail."""
     monkeypatch.setattr(*SWITCHES[name])
     found = outcomes(kinds(home)[name], flipped, FLIPS[name], name)
-    assert found["other"] >= 3, found
+    assert found["other"] >= 1, found
 
 
 # The commands that read them ----------------------------------------------------------
