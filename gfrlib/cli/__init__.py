@@ -52,6 +52,11 @@ def _parser() -> Parser:
     methods = commands.add_parser("methods", help="the table of methods")
     methods.set_defaults(action=actions.methods)
     listing = commands.add_parser("records", help="what is recorded")
+    listing.add_argument(
+        "--seal",
+        action="store_true",
+        help="add checksums to records that older code has made",
+    )
     listing.set_defaults(action=actions.records)
     compare = commands.add_parser(
         "compare",
@@ -119,7 +124,14 @@ def _add_data(commands) -> None:
     data.add_argument(
         "path",
         type=Path,
-        help="a folder of images (train/<class>/, val/<class>/) or a packed .npz file",
+        nargs="?",
+        help="a folder of images (train/<class>/, test/<class>/ or val/<class>/; or "
+        "<class>/) or a packed .npz file",
+    )
+    data.add_argument(
+        "--verify",
+        action="store_true",
+        help="without PATH: read all of a packed data set and compare its checksum",
     )
     data.add_argument(
         "--classes",
@@ -127,6 +139,14 @@ def _add_data(commands) -> None:
         "data/tiny-imagenet-64.txt), a number (the first of the seed-1993 shuffle), "
         "names separated by commas; lucir | gfr: the 100 classes of ImageNet-Subset, "
         "from a folder of 1,000",
+    )
+    data.add_argument(
+        "--as-stored",
+        action="store_true",
+        help="do not turn images as their EXIF orientation says (torchvision's way)",
+    )
+    data.add_argument(
+        "--pixels", type=int, help="the most that an image may have (178956970)"
     )
     large = data.add_argument_group(
         "large images (always for a name that begins with imagenet)",

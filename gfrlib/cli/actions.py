@@ -148,7 +148,7 @@ def methods(options) -> None:
 
 
 def records(options) -> None:
-    """Print what is recorded."""
+    """Print what is recorded; with --seal add checksums to what older code has made."""
     from gfrlib.lab import records
 
     paths = records.every()
@@ -156,28 +156,47 @@ def records(options) -> None:
         print("Nothing is recorded yet; python -m gfrlib run makes the first record.")
     for path in paths:
         try:
-            record = records.load(path)
+            line = _sealed(path) if options.seal else _listed(records.whole(path))
         except UserError as problem:
-            print(f"{path.stem}: refused. {problem}")
-            continue
-        date = record.provenance["date"]
-        print(f"{path.stem:<60} {_in_short(record)}  {date}  {record.status}")
+            line = f"refused. {problem}"
+        if line:
+            print(f"{path.stem:<60} {line}")
+
+
+def _listed(record) -> str:
+    date, old = record.provenance["date"], "" if record.sealed else ", no checksum"
+    return f"{_in_short(record)}  {date}  {record.status}{old}"
+
+
+def _sealed(path: Path) -> str:
+    from gfrlib.lab import records
+
+    return "has a checksum now" if records.seal(path) else ""
 
 
 def _resolve(text: str):
     """The records meant by a file, a name or its beginning.
 
-    All seeds of one configuration. Raises UserError where there is none, or several.
+    All seeds of one configuration; of these, one that is damaged is named and left out.
+    Raises UserError where there is none, or several.
     """
     from gfrlib.lab import records
 
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return [records.load(Path(text))]
-    found = defaultdict(list)
+    found, bad = defaultdict(list), []
     for path in records.every():
         if path.stem.startswith(text):
-            record = records.load(path)
+            try:
+                record = records.load(path)
+            except UserError as problem:
+                bad.append(problem)
+                continue
             found[dataclasses.replace(record.config, seed=0).digest()].append(record)
+    if bad and not found:
+        raise bad[0]
+    for problem in bad:
+        print(f"left out: {problem}", file=sys.stderr)
     if not found:
         raise UserError(
             f"No record begins with '{text}'; python -m gfrlib records lists them."
@@ -230,13 +249,20 @@ def compare(options) -> None:
 
 
 LARGE = ("size", "crop", "workers")  # options for large images
+FAULTS = 10  # unreadable files that are listed
 
 
 def data(options) -> None:
-    """Pack a data set."""
-    from gfrlib.lab import class_lists, datasets
+    """Pack a data set, or check one that is packed.
+
+    Of a folder it says what was used for what, and what was left out.
+    """
+    from gfrlib.lab import class_lists, datasets, decoding
 
     name = datasets.checked(options.name)
+    if options.path is None:
+        _verify(name, options.verify)
+        return
     if not options.path.exists():
         raise UserError(
             f"'{options.path}' does not exist; give a folder of images or a packed "
@@ -246,36 +272,60 @@ def data(options) -> None:
     classes = options.classes or ""
     large = bool(given) or name.startswith("imagenet")
     large = large or classes in class_lists.SUBSETS
-    if options.path.is_file() and (large or classes):
+    pixels = decoding.PIXELS if options.pixels is None else options.pixels
+    rules = decoding.Rules(turned=not options.as_stored, pixels=pixels)
+    for_folders = large or classes or rules != decoding.Rules()
+    if options.path.is_file() and for_folders:
         raise UserError(
-            f"'{options.path}' is a file; --size, --crop, --classes and --workers are "
-            "for a folder with train/ and val/."
+            f"'{options.path}' is a file; --size, --crop, --classes, --workers, "
+            "--pixels and --as-stored are for a folder of images."
         )
     if large:
-        _pack_large(name, options.path, {**given, "classes": classes})
+        _pack_large(name, options.path, {**given, "classes": classes, "rules": rules})
     else:
-        datasets.add(name, options.path, classes)
+        datasets.add(name, options.path, classes, rules=rules, notice=_say)
+    _print_counts(name)
+
+
+def _print_counts(name: str) -> None:
+    from gfrlib.lab import datasets
+
     packed = datasets.packed(name)
     shape = "x".join(map(str, packed.train_images.shape[1:]))
-    print(
-        f"{name}: {len(packed.class_names)} classes, {len(packed.train_labels)} "
-        f"training and {len(packed.test_labels)} test images of {shape}"
+    # a label of -1 marks a file that could not be read
+    train, test = (
+        (part >= 0).sum() for part in (packed.train_labels, packed.test_labels)
     )
+    print(
+        f"{name}: {len(packed.class_names)} classes, {train} training and {test} test "
+        f"images of {shape}"
+    )
+
+
+def _verify(name: str, wanted: bool) -> None:
+    from gfrlib.lab import datasets
+
+    if not wanted:
+        raise UserError(
+            "Give the PATH of a folder of images or of a packed .npz file, or --verify "
+            f"to check '{name}' as it is packed."
+        )
+    compared = datasets.verify(name)
+    _print_counts(name)
+    if compared:
+        print("its content is as it was packed")
+    else:
+        print(
+            "older code has packed it without a checksum of its content; it has one "
+            "now, of the content as it is"
+        )
 
 
 def _pack_large(name: str, path: Path, given: dict) -> None:
     from tqdm import tqdm
 
-    from gfrlib.lab import class_lists, shards
+    from gfrlib.lab import shards
 
-    if name == "imagenet-subset" and not given["classes"]:
-        folders = [p for p in (path / "train").glob("*") if p.is_dir()]
-        if len(folders) > class_lists.SUBSET:
-            raise UserError(
-                f"'{path}' holds {len(folders)} classes; say which "
-                f"{class_lists.SUBSET} with --classes lucir or --classes gfr "
-                "(two lists circulate)."
-            )
     silent = not sys.stderr.isatty()
     with tqdm(unit="image", file=sys.stderr, disable=silent, leave=False) as bar:
 
@@ -284,10 +334,21 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
             bar.update(done - bar.n)
 
         packing = shards.pack(name, path, report=report, **given)
-    for file, reason in packing.faults.items():
-        print(f"left out: {file} ({reason})", file=sys.stderr)
-    decoded = sum(packing.images.values()) - len(packing.faults)
-    print(f"{decoded} images decoded, {len(packing.faults)} files left out")
+    faults = [f"{file} ({reason})" for file, reason in packing.faults.items()]
+    lines = packing.account + [f"left out: {fault}" for fault in faults[:FAULTS]]
+    if len(faults) > FAULTS:
+        lines.append(f"left out: {len(faults) - FAULTS} unreadable files more")
+    for line in lines:
+        _say(line)
+    decoded = sum(packing.images.values()) - len(faults)
+    left_out = len(faults) + packing.left_out
+    print(f"{decoded} images decoded, {left_out} files or folders left out")
+
+
+def _say(line: str) -> None:
+    from gfrlib.lab import surveys
+
+    print(surveys.printable(line), file=sys.stderr)
 
 
 def book_run(options) -> None:

@@ -73,7 +73,8 @@ def run_or_load(
         provenance = _provenance(here, stream, commit)
     if found is not None:
         if alone:
-            found = records.analysed(found, _result(observer, found.weights))
+            parts = _result(observer, found.weights)
+            found = records.analysed(found, parts, observer.sheet())
         return distributed.broadcast(found if alone else None)
     numbers = runs.numbers(config, stream, outcome)
     record = Record(config=config, provenance=provenance, **numbers)
