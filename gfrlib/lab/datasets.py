@@ -102,9 +102,13 @@ def packed(name: str) -> Packed:
 def _is_packed(name: str) -> bool:
     if name != Path(name).name or name.startswith("."):
         return False
-    place = folder() / name
-    closed = os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK)
-    return closed or os.path.lexists(place / stored.META)
+    try:
+        os.lstat(folder() / name / stored.META)
+    except PermissionError:
+        return True  # another user's: opening it says so
+    except OSError:
+        return False
+    return True
 
 
 def resolve(dataset: str) -> str:
@@ -242,9 +246,9 @@ def _store(
     target = folder() / name
     if stored.is_whole(target, digest):
         return name
-    folder().mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder()))
+    temporary = None
     try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder()))
         made = temporary / "made"
         made.mkdir()  # others may read it, as the umask says; mkdtemp's they may not
         for key in ARRAYS:
@@ -257,7 +261,8 @@ def _store(
             f"({problem.strerror}); {locks.advice(problem)}, and try again."
         ) from problem
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
     return name
 
 

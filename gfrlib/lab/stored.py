@@ -241,8 +241,9 @@ def _told(folder: Path):
     except OSError as problem:
         raise UserError(
             f"The packed data set '{folder.name}' cannot be read "
-            f"({problem.strerror or problem}); python -m gfrlib data {folder.name} "
-            f"PATH packs it again, unless {folder} is another user's or its disk fails."
+            f"({problem.strerror or problem}): {folder} is another user's, or its disk "
+            "fails; ask for the right to read it, or pack one of your own under "
+            "another name."
         ) from problem
 
 
