@@ -244,7 +244,7 @@ def _store(
             "differs); give it another name to use it all the same."
         )
     target = folder() / name
-    if stored.is_whole(target, digest):
+    if stored.whole(target, digest):
         return name
     temporary = None
     try:
@@ -266,9 +266,9 @@ def _store(
     return name
 
 
-def meta_of(target: Path, digest: str) -> dict:
-    """What is said of the data set `digest` packed there; {} unless it is whole."""
-    return stored.meta_of(target) if stored.is_whole(target, digest) else {}
+def meta_of(target: Path) -> dict:
+    """What a packed data set says of itself; {} unless it is there, undamaged."""
+    return stored.whole(target)
 
 
 def put_in_place(made: Path, target: Path) -> None:

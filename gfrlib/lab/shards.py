@@ -76,14 +76,13 @@ def pack(
         listing.append(source.arrival)
     digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     about["sha256"] = digest
-    meta = datasets.meta_of(target, digest)
-    if not meta:
+    meta = datasets.meta_of(target)
+    if meta.get("sha256") != digest:
         datasets.check_replaceable(target)
         workers = workers or os.cpu_count() or 1
         with datasets.packing():
-            # another process may have been faster
-            meta = datasets.meta_of(target, digest)
-            if not meta:
+            meta = datasets.meta_of(target)  # another process may have been faster
+            if meta.get("sha256") != digest:
                 meta = _pack(target, source, about, workers, report)
     images = {part: meta["shapes"][f"{part}_images"][0] for part in source.files}
     return Packing(name, images, meta["faults"])
