@@ -95,12 +95,19 @@ class Chain:
                 kept = {rule: torch.from_numpy(row) for rule, row in rules.items()}
                 done = {"rules": kept}
                 stage.finish(done)
-            with fitting(stage):
-                rows = {rule: row.numpy() for rule, row in done["rules"].items()}
-                seen = sum(len(self.tasks.test_index(k)) for k in range(t + 1))
-                if not rows or any(row.shape != (seen,) for row in rows.values()):
-                    raise ValueError("other predictions than test images")
-        return rows
+            else:
+                with fitting(stage):
+                    self._check_rules(done["rules"], t)
+        return {rule: row.numpy() for rule, row in done["rules"].items()}
+
+    def _check_rules(self, rules: dict, t: int) -> None:
+        """Raises ValueError unless every rule predicts the test images of tasks 0..t.
+
+        Or another error, if these are no tensors.
+        """
+        seen = sum(len(self.tasks.test_index(k)) for k in range(t + 1))
+        if not rules or any(row.numpy().shape != (seen,) for row in rules.values()):
+            raise ValueError("other predictions than test images")
 
     def next_key(self, name: str, t: int) -> str:
         """Key of the chain's next stage."""

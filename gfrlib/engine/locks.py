@@ -119,7 +119,7 @@ def advice(problem: OSError) -> str:
             "it is another user's or read-only: set GFR_CACHE to a folder of yours "
             "(GFR_HOME where data are packed)"
         )
-    return "free some space"
+    return "free some space or choose another folder"
 
 
 def _tell_alone(path: Path, notice: Callable[[str], None]) -> None:

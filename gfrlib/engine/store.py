@@ -100,7 +100,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
         raise UserError(
             f"'{path}' could not be written ({problem.strerror}); nothing was lost: "
-            "free some space or choose another folder, and run the same command again."
+            f"{locks.advice(problem)}, and run the same command again."
         ) from problem
 
 

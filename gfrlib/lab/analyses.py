@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from gfrlib.config import UserError
@@ -40,7 +41,7 @@ def read(record: Path, name: str, *, sealed: bool) -> Analysis | None:
     UserError for one that is damaged.
     """
     path = beside(record, "json")
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         parts = json.loads(path.read_text())
@@ -72,7 +73,7 @@ def sheet(record: Path, analysis: dict) -> bytes | None:
     Raises UserError where it is not the one that the analysis was kept with.
     """
     path = beside(record, "png")
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         content = path.read_bytes()
@@ -90,10 +91,10 @@ def seal(record: Path) -> bool:
     Returns whether anything was added. Raises UserError for one that is damaged.
     """
     path, picture = beside(record, "json"), beside(record, "png")
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     more = {}
-    if picture.exists():
+    if os.path.exists(picture):
         more[SHEET] = hashlib.sha256(picture.read_bytes()).hexdigest()
     try:
         return seals.seal(path, more)

@@ -105,9 +105,13 @@ def packed(name: str) -> Packed:
 def _is_packed(name: str) -> bool:
     if name != Path(name).name or name.startswith("."):
         return False
-    place = folder() / name
-    closed = os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK)
-    return closed or os.path.lexists(place / stored.META)
+    try:
+        os.lstat(folder() / name / stored.META)
+    except PermissionError:
+        return True  # another user's: opening it says so
+    except OSError:
+        return False
+    return True
 
 
 def resolve(dataset: str, notice: Callable[[str], None] | None = None) -> str:
@@ -271,11 +275,11 @@ def _store(
             "differs); give it another name to use it all the same."
         )
     target = folder() / name
-    if stored.is_whole(target, digest):
+    if stored.whole(target, digest):
         return name
-    folder().mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder()))
+    temporary = None
     try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder()))
         made = temporary / "made"
         made.mkdir()  # others may read it, as the umask says; mkdtemp's they may not
         for key in ARRAYS:
@@ -288,13 +292,14 @@ def _store(
             f"({problem.strerror}); {locks.advice(problem)}, and try again."
         ) from problem
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
     return name
 
 
-def meta_of(target: Path, digest: str) -> dict:
-    """What is said of the data set `digest` packed there; {} unless it is whole."""
-    return stored.meta_of(target) if stored.is_whole(target, digest) else {}
+def meta_of(target: Path) -> dict:
+    """What a packed data set says of itself; {} unless it is there, undamaged."""
+    return stored.whole(target)
 
 
 def put_in_place(made: Path, target: Path) -> None:

@@ -155,7 +155,7 @@ def fingerprint(name: str, folder: Path) -> str:
     stem, lines = name.removesuffix(".json"), []
     for ending in (".json", ".analysis.json", ".analysis.png"):
         path = folder / f"{stem}{ending}"
-        if path.exists():
+        if os.path.exists(path):
             lines.append(f"{ending} {hashlib.sha256(path.read_bytes()).hexdigest()}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
@@ -261,6 +261,11 @@ def load(path: Path) -> Record:
         _check_lengths(kept)
     except UserError:
         raise
+    except OSError as problem:
+        raise UserError(
+            f"The record '{path}' cannot be read ({problem.strerror}); if it is "
+            "another user's, ask for the right to read it."
+        ) from problem
     except Exception as problem:  # a half file, another format: one answer serves
         raise UserError(
             f"'{path}' is no readable record (damaged?); delete it or restore it from "
@@ -363,7 +368,7 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
     for place in (committed, cache() / "records"):
         path = _named(place, config, task_sizes)
         _note(path)
-        if not path.exists():
+        if not os.path.exists(path):
             continue
         try:
             record = load(path) if place == committed else whole(path)
@@ -381,7 +386,7 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
 def _named(place: Path, config: Config, task_sizes) -> Path:
     """The record's path there, also where its row has got a name since."""
     path = place / f"{name_of(config, task_sizes)}.json"
-    if not path.exists():
+    if not os.path.exists(path):
         return next(place.glob(f"*-s{config.seed}-{config.digest()}.json"), path)
     return path
 

@@ -198,15 +198,22 @@ def verify(folder: Path, known: str | None = None) -> bool:
     return was_there
 
 
-def is_whole(folder: Path, identity: str) -> bool:
-    """Whether the data set `identity` (its sha256) is packed there, all of it."""
+def whole(folder: Path, identity: str | None = None) -> dict:
+    """What a packed data set says of itself; {} unless it is there, undamaged.
+
+    identity: its sha256 must be that. Content that this process has read is not read
+    again.
+    """
     try:
-        if meta_of(folder)["sha256"] != identity:
-            return False
-        verify(folder)
+        meta = meta_of(folder)
+        if identity not in (None, meta["sha256"]):
+            return {}
+        arrays_of(folder, meta)
+        if _checked.get(folder) != _files(folder):
+            verify(folder)
     except (OSError, Damage, UserError):
-        return False
-    return True
+        return {}
+    return meta
 
 
 def _wanted(meta: dict, known: str | None) -> str | None:
@@ -241,8 +248,9 @@ def _told(folder: Path):
     except OSError as problem:
         raise UserError(
             f"The packed data set '{folder.name}' cannot be read "
-            f"({problem.strerror or problem}); python -m gfrlib data {folder.name} "
-            f"PATH packs it again, unless {folder} is another user's or its disk fails."
+            f"({problem.strerror or problem}): {folder} is another user's, or its disk "
+            "fails; ask for the right to read it, or pack one of your own under "
+            "another name."
         ) from problem
 
 

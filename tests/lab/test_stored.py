@@ -1,8 +1,10 @@
 """Packed data on disk: what is damaged is refused, and packing again mends it."""
 
+import contextlib
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -336,3 +338,56 @@ def test_a_half_file_in_a_data_set_does_not_stop_packing(mine, home):
     (mine / "meta.json").write_text("")
     datasets.add("mine", home / "mine.npz")
     assert datasets.packed("mine").class_names == ["0", "1", "2"]
+
+
+# Another user -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """A home that other users may read, with a packed data set."""
+    if os.name == "nt" or os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    top = Path(tempfile.mkdtemp())
+    top.chmod(0o755)
+    monkeypatch.setenv("GFR_HOME", str(top))
+    source = generated(3)
+    np.savez(top / "mine.npz", **{key: getattr(source, key) for key in ARRAYS})
+    datasets.add("mine", top / "mine.npz")
+    forget()
+    yield top
+    shutil.rmtree(top)
+
+
+@contextlib.contextmanager
+def another_user():
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_another_users_data_are_read_and_verified(shared, monkeypatch):
+    with another_user():
+        assert datasets.packed("mine").class_names == ["0", "1", "2"]
+        assert datasets.verify("mine")
+        assert datasets.add("mine", shared / "mine.npz") == "mine"  # it is there
+    monkeypatch.setattr(stored, "ALWAYS", 0)
+    forget()
+    with another_user():  # who cannot note that it was read
+        assert datasets.packed("mine").content
+    older(shared / "data" / "packed" / "mine")
+    with another_user():
+        assert datasets.verify("mine")
+
+
+def test_another_users_closed_data_are_one_sentence(shared):
+    (shared / "data" / "packed" / "mine").chmod(0o700)
+    with another_user():
+        for attempt in (datasets.packed, datasets.verify):
+            with pytest.raises(UserError, match="Permission denied.*another user's"):
+                attempt("mine")
+        for name in ("mine", "other"):
+            with pytest.raises(UserError, match="could not be written.*GFR_HOME"):
+                datasets.add(name, shared / "mine.npz")
