@@ -1,6 +1,5 @@
 """Class orders, splits, augmentation against a slow reference, packing, reading."""
 
-
 import numpy as np
 import pytest
 import torch
