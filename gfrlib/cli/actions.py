@@ -1,5 +1,6 @@
 """What the commands do: each takes the parsed options and prints."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import numpy as np
 
 from gfrlib.cli.progress import Progress
 from gfrlib.config import METHODS, Config, UserError, from_text
+from gfrlib.engine import paths, values
 
 
 def settings() -> list[dataclasses.Field]:
@@ -53,13 +55,10 @@ def _row(name: str, values) -> None:
 
 def grid(options) -> None:
     """Run a grid; each run is printed as it ends."""
+    from gfrlib.engine import distributed
     from gfrlib.lab import grids, origin, plans
 
-    if options.jobs < 1:
-        raise UserError(
-            f"'--jobs' is the number of processes, at least 1, not {options.jobs}."
-        )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if distributed.announced() > 1:
         raise UserError(
             "A grid runs one process a run; torchrun is for a single run "
             "(python -m gfrlib run)."
@@ -71,11 +70,24 @@ def grid(options) -> None:
     if options.commit:
         _refuse_uncommittable(configs)
         origin.refuse_changes()
+    results = grids.run(
+        configs, options.jobs, ray=options.ray, notice=Progress().notice
+    )
+    # closed at once when this is stopped, so that its processes end, too
+    with contextlib.closing(results):
+        failed = _tell_results(results, len(configs), commit=options.commit)
+    if failed:
+        raise UserError(
+            f"{failed} of {len(configs)} runs stopped with the errors above; all "
+            "others are recorded."
+        )
+
+
+def _tell_results(results, count: int, *, commit: bool) -> int:
+    """Print each run as it ends, and commit its record; returns how many failed."""
     failed = 0
-    notice = Progress().notice
-    results = grids.run(configs, options.jobs, ray=options.ray, notice=notice)
     for number, (config, result) in enumerate(results, 1):
-        name = f"[{number}/{len(configs)}] {config.method} seed {config.seed}"
+        name = f"[{number}/{count}] {config.method} seed {config.seed}"
         if isinstance(result, UserError):
             failed += 1
             print(f"{name}: {result}", file=sys.stderr, flush=True)
@@ -83,13 +95,9 @@ def grid(options) -> None:
         print(
             f"{name}: {result.status}, {_in_short(result)}, {result.name}", flush=True
         )
-        if options.commit and result.status == "computed now":
+        if commit and result.status == "computed now":
             _commit(result.path)
-    if failed:
-        raise UserError(
-            f"{failed} of {len(configs)} runs stopped with the errors above; all "
-            "others are recorded."
-        )
+    return failed
 
 
 def _refuse_uncommittable(configs: list[Config]) -> None:
@@ -131,7 +139,7 @@ def _commit(path: Path) -> None:
         command = ["git", "-C", str(path.parent), *words, "--", *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = (done.stderr or done.stdout).strip()
+            said = values.line((done.stderr or done.stdout).strip())
             print(f"not committed: {said}", file=sys.stderr, flush=True)
             return
 
@@ -171,8 +179,9 @@ def _resolve(text: str):
     """
     from gfrlib.lab import records
 
-    if Path(text).is_file():
-        return [records.load(Path(text))]
+    path = paths.given(text, "The record")
+    if path.is_file():
+        return [records.load(path)]
     found = defaultdict(list)
     for path in records.every():
         if path.stem.startswith(text):
@@ -295,6 +304,9 @@ def book_run(options) -> None:
     from gfrlib.book import chapters
 
     parameters = dict(options.parameters)  # text, read as each parameter's type
+    for name in parameters:
+        if sum(given == name for given, _ in options.parameters) > 1:
+            raise UserError(f"'-p {name}' is given twice; leave one of them out.")
     for path in chapters.run(options.chapter, parameters, options.out):
         print(path)
 

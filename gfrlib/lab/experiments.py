@@ -8,7 +8,7 @@ import torch
 
 from gfrlib import training
 from gfrlib.config import Config, UserError, make_config
-from gfrlib.engine import distributed, store
+from gfrlib.engine import distributed, paths, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.source import analysis_digest
 from gfrlib.lab import analysis, datasets, origin, records, runs
@@ -20,6 +20,7 @@ from gfrlib.tasks import Tasks
 def settings(preset: str = "quick", method: str = "gfr", **changes) -> Config:
     """make_config; a `dataset` that is a path is packed first, named by its content."""
     if isinstance(changes.get("dataset"), str):
+        paths.file_or_folder(changes["dataset"], "The data set")
         changes["dataset"] = datasets.resolve(changes["dataset"])
     return make_config(preset, method, **changes)
 

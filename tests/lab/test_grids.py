@@ -14,7 +14,7 @@ from gfrlib.config import METHODS, UserError, make_config
 from gfrlib.engine import store as stages
 from gfrlib.lab import grids, plans, records
 
-SMALL = dict(TINY, base=3, tasks=2, split=[3, 2, 2], epochs_base=1)
+SMALL = dict(TINY, split=[3, 2, 2], epochs_base=1)
 
 
 @pytest.fixture
