@@ -7,11 +7,11 @@ them with ``|``.
 
 import ast
 import difflib
-import json
 from pathlib import Path
 
 from IPython import get_ipython
 
+from gfrlib.book import notebooks
 from gfrlib.config import DECLARED, UserError
 from gfrlib.engine import values
 
@@ -101,7 +101,7 @@ def declared(chapter: Path) -> dict[str, tuple[Types, object]]:
     """
     cells = [
         "".join(cell["source"])
-        for cell in json.loads(chapter.read_text())["cells"]
+        for cell in notebooks.read(chapter)["cells"]
         if "parameters" in cell["metadata"].get("tags", [])
     ]
     if len(cells) != 1:

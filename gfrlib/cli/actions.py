@@ -312,14 +312,14 @@ def book_run(options) -> None:
 
 
 def book_check(options) -> None:
-    """Raises UserError that names the stale chapters."""
+    """Name the stale chapters, one a line, and raise UserError where there are any."""
     from gfrlib.book import chapters
 
     stale = chapters.check()
     if stale:
+        print(*stale, sep="\n")
         raise UserError(
-            "Stale chapters: "
-            + "; ".join(stale)
-            + "; python -m gfrlib book run makes them anew."
+            f"{len(stale)} of {len(chapters.chapters())} chapters are stale; "
+            "python -m gfrlib book run makes them anew."
         )
     print("every chapter is fresh")

@@ -8,10 +8,10 @@ import torch
 
 from gfrlib import training
 from gfrlib.config import Config, UserError, make_config
-from gfrlib.engine import distributed, paths, store
+from gfrlib.engine import distributed, limits, paths, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.source import analysis_digest
-from gfrlib.lab import analysis, datasets, origin, records, runs
+from gfrlib.lab import analysis, datasets, footprint, origin, records, runs
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
 from gfrlib.tasks import Tasks
@@ -44,6 +44,16 @@ def run_or_load(
     record came from. Raises UserError.
     """
     parts = _parts(config, analyse) - set(leave_out)
+    with limits.told():
+        return _run_or_load(config, parts, report, notice)
+
+
+def _run_or_load(
+    config: Config,
+    parts: set[str],
+    report: Callable | None,
+    notice: Callable[[str], None] | None,
+) -> Record:
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
@@ -54,6 +64,7 @@ def run_or_load(
     )
     if found is not None and not lacking:
         return found
+    footprint.check(config, stream, here)
     if found is None and records.is_committed(config):
         origin.refuse_changes()
     commit = origin.code_commit()  # the files may change while it trains
