@@ -89,7 +89,7 @@ def typed(name: str, value, default):
         if not listed or not all(type(v) is int for v in value):
             raise UserError(
                 "'split' is a list of class counts such as [25, 25, 25, 25], not "
-                f"{value!r}."
+                f"{values.shown(value)}."
             )
         return tuple(value)
     try:
@@ -97,7 +97,8 @@ def typed(name: str, value, default):
     except ValueError:
         kind = type(default).__name__
         raise UserError(
-            f"'{name}' must be a {kind} (such as {default!r}), not {value!r}."
+            f"'{name}' must be a {kind} (such as {default!r}), not "
+            f"{values.shown(value)}."
         ) from None
 
 
@@ -123,26 +124,27 @@ def _check_counts(name: str, counts: tuple, low: int, high: int) -> None:
         if not low <= count <= high:
             raise UserError(
                 f"'{name}' is a list of class counts from {low} to {high}, and "
-                f"{count} is none."
+                f"{values.shown(count)} is none."
             )
 
 
 def _out_of_bounds(name: str, value, low, high) -> str:
+    shown = values.shown(value)
     if name == "cut":
-        return f"'cut' counts stages, 0 to {high} (or 'features'), not {value}."
+        return f"'cut' counts stages, 0 to {high} (or 'features'), not {shown}."
     if (low, high) == FRACTION:
         return (
             f"'{name}' is a share of the training images from 0 to below 0.9, not "
-            f"{value}."
+            f"{shown}."
         )
     if isinstance(value, int):
         if value < low == 0:
-            return f"'{name}' must not be negative, and is {value}."
+            return f"'{name}' must not be negative, and is {shown}."
         where = f"at least {low}" if value < low else f"at most {high}"
-        return f"'{name}' must be {where}, not {value}."
+        return f"'{name}' must be {where}, not {shown}."
     if low > 0:
-        return f"'{name}' must be a number above 0 (and below 1e30), not {value}."
+        return f"'{name}' must be a number above 0 (and below 1e30), not {shown}."
     return (
         f"'{name}' must not be negative, infinite or NaN (nor above 1e30), and is "
-        f"{value}."
+        f"{shown}."
     )

@@ -131,7 +131,7 @@ def typed(name: str, value, types: Types):
         kinds = " or ".join(kind.__name__ for kind in types)
         kind = type(value).__name__
         raise UserError(
-            f"Parameter '{name}' must be {kinds}, not {kind} ({_short(value)})."
+            f"Parameter '{name}' must be {kinds}, not {kind} ({values.shown(value)})."
         ) from None
     _check_value(name, value)
     return value
@@ -142,7 +142,9 @@ def _check_value(name: str, value) -> None:
         low, high = _bounds(name)
         if not low <= value <= high:
             where = f"at least {low}" if value < low else f"at most {high}"
-            raise UserError(f"Parameter '{name}' must be {where}, not {_short(value)}.")
+            raise UserError(
+                f"Parameter '{name}' must be {where}, not {values.shown(value)}."
+            )
     elif type(value) is float and not abs(value) <= LARGEST:
         raise UserError(f"Parameter '{name}' must be a finite number, not {value}.")
     elif type(value) is str and not _is_text(value):
@@ -161,13 +163,6 @@ def _bounds(name: str) -> tuple[int, int]:
 def _is_text(value: str) -> bool:
     """Whether a notebook can hold it: no NUL and no half of a character."""
     return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _short(value) -> str:
-    """The value as Python writes it, which it refuses for very long numbers."""
-    if type(value) is int and abs(value) >= 10**40:
-        return "a number of more than 40 digits"
-    return repr(value)
 
 
 def from_text(value, types: Types):

@@ -67,6 +67,13 @@ def wanted(kinds: tuple[type, ...]) -> str:
     return " or ".join(KINDS[kind] for kind in kinds)
 
 
+def shown(value: object) -> str:
+    """The value as Python writes it, which it refuses for very long numbers."""
+    if type(value) is int and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    return repr(value)
+
+
 def line(text: str) -> str:
     """The text as one line of sane length, whatever a reader's name or file put in it.
 
