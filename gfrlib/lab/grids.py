@@ -5,11 +5,13 @@ Stages are shared, what is recorded is skipped, an interrupted grid goes on.
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import math
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -204,11 +206,13 @@ def _pool(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
         yield pool
     except BaseException:
         with _uninterrupted():
-            pool.shutdown(wait=False, cancel_futures=True)
-            while ours := _children() - others:
-                for child in ours:
+            end = functools.partial(pool.shutdown, cancel_futures=True)
+            ending = threading.Thread(target=end)
+            ending.start()
+            while ending.is_alive():  # it waits for the runs that have begun
+                for child in _children() - others:
                     child.terminate()
-                    child.join(1.0)
+                ending.join(0.1)
         raise
     finally:
         pool.shutdown()
