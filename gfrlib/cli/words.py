@@ -72,5 +72,7 @@ def sentence(problem: BaseException) -> str:
     """What an error that nobody foresaw says of the machine, as a sentence."""
     if isinstance(problem, MemoryError):
         return "There is not enough memory for this; make the numbers smaller."
-    about = f"'{problem.filename}'" if getattr(problem, "filename", None) else "A file"
-    return f"{about} cannot be used ({problem.strerror or problem})."
+    reason = problem.strerror or problem
+    if not getattr(problem, "filename", None):
+        return f"What was printed or sent could not be written or read ({reason})."
+    return f"'{problem.filename}' cannot be used ({reason})."

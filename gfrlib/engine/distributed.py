@@ -8,6 +8,7 @@ process every function here hands back what it was given.
 import contextlib
 import datetime
 import os
+import socket
 from collections.abc import Callable, Iterator
 
 import torch
@@ -76,6 +77,14 @@ def _check_meeting(count: int) -> None:
         )
     paths.whole("RANK", default=0, high=count - 1)
     paths.whole("MASTER_PORT", default=0, high=65_535)
+    host = os.environ["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as problem:  # else it would try for a day
+        raise UserError(
+            f"MASTER_ADDR names '{host}', which is no machine known here; start the "
+            f"processes by {TORCHRUN}."
+        ) from problem
 
 
 def size() -> int:

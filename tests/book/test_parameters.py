@@ -85,24 +85,17 @@ def test_unknown_chapter_and_bad_parameter_cells(small):
 
 
 def test_check_parameters_under_plain_papermill(tmp_path):
+    """As How to run it says: `-p` takes 1e-3 for a number, and `-r` text as it is."""
     write_notebook(tmp_path / "a.ipynb", body="base = accuracy = 0.5")
-    assert (
-        papermill(
-            tmp_path / "a.ipynb",
-            tmp_path / "good.ipynb",
-            "-p",
-            "base",
-            "2",
-            "-p",
-            "rate",
-            "1",
-        ).returncode
-        == 0
-    )
+    words = ["-p", "base", "2", "-p", "rate", "1e-3", "-r", "name", "2021"]
+    done = papermill(tmp_path / "a.ipynb", tmp_path / "good.ipynb", *words)
+    assert done.returncode == 0, done.stderr
     for wrong, sentence in (
         (["bse", "2"], "Unknown parameter 'bse' (did you mean 'base'?)"),
         (["_hidden", "2"], "Unknown parameter '_hidden'"),
         (["rate", "high"], "'rate' must be float"),
+        (["name", "2021"], "'name' must be str"),
+        (["base", "0"], "'base' must be at least 1"),
     ):
         done = papermill(tmp_path / "a.ipynb", tmp_path / "bad.ipynb", "-p", *wrong)
         assert done.returncode == 1 and sentence in done.stderr
