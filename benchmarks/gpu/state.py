@@ -40,7 +40,7 @@ def empty() -> dict:
 def load() -> dict:
     """What was found so far; of a damaged file nothing."""
     try:
-        return empty() | json.loads((home() / "state.json").read_text())
+        return empty() | json.loads((home() / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return empty()
 
@@ -134,14 +134,14 @@ def collect(path: Path, keep: Path) -> list[str]:
     place = home() / "collected"
     shutil.rmtree(place, ignore_errors=True)
     _unpack(path, place)
-    if json.loads((place / "state.json").read_text())["dry"]:
+    if json.loads((place / "state.json").read_text(encoding="utf-8"))["dry"]:
         raise UserError(f"'{path}' is of a rehearsal; its records are no results.")
     names, target = [], root() / "data" / "records"
     for file in sorted((place / "records").glob("*.analysis.png")):
         write_atomically(target / file.name, file.read_bytes())
         names.append(file.name)
     for file in sorted((place / "records").glob("*.json")):
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         if seals.is_damaged(content):
             raise UserError(f"'{file.name}' in '{path}' is damaged: fetch it again.")
         about = content.get("provenance", {})

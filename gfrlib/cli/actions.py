@@ -1,5 +1,6 @@
 """What the commands do: each takes the parsed options and prints."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import numpy as np
 
 from gfrlib.cli.progress import Progress
 from gfrlib.config import METHODS, Config, UserError, from_text
+from gfrlib.engine import paths, values
 
 
 def settings() -> list[dataclasses.Field]:
@@ -53,13 +55,10 @@ def _row(name: str, values) -> None:
 
 def grid(options) -> None:
     """Run a grid; each run is printed as it ends."""
+    from gfrlib.engine import distributed
     from gfrlib.lab import grids, origin, plans
 
-    if options.jobs < 1:
-        raise UserError(
-            f"'--jobs' is the number of processes, at least 1, not {options.jobs}."
-        )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if distributed.announced() > 1:
         raise UserError(
             "A grid runs one process a run; torchrun is for a single run "
             "(python -m gfrlib run)."
@@ -71,11 +70,24 @@ def grid(options) -> None:
     if options.commit:
         _refuse_uncommittable(configs)
         origin.refuse_changes()
+    results = grids.run(
+        configs, options.jobs, ray=options.ray, notice=Progress().notice
+    )
+    # closed at once when this is stopped, so that its processes end, too
+    with contextlib.closing(results):
+        failed = _tell_results(results, len(configs), commit=options.commit)
+    if failed:
+        raise UserError(
+            f"{failed} of {len(configs)} runs stopped with the errors above; all "
+            "others are recorded."
+        )
+
+
+def _tell_results(results, count: int, *, commit: bool) -> int:
+    """Print each run as it ends, and commit its record; returns how many failed."""
     failed = 0
-    notice = Progress().notice
-    results = grids.run(configs, options.jobs, ray=options.ray, notice=notice)
     for number, (config, result) in enumerate(results, 1):
-        name = f"[{number}/{len(configs)}] {config.method} seed {config.seed}"
+        name = f"[{number}/{count}] {config.method} seed {config.seed}"
         if isinstance(result, UserError):
             failed += 1
             print(f"{name}: {result}", file=sys.stderr, flush=True)
@@ -83,13 +95,9 @@ def grid(options) -> None:
         print(
             f"{name}: {result.status}, {_in_short(result)}, {result.name}", flush=True
         )
-        if options.commit and result.status == "computed now":
+        if commit and result.status == "computed now":
             _commit(result.path)
-    if failed:
-        raise UserError(
-            f"{failed} of {len(configs)} runs stopped with the errors above; all "
-            "others are recorded."
-        )
+    return failed
 
 
 def _refuse_uncommittable(configs: list[Config]) -> None:
@@ -131,7 +139,7 @@ def _commit(path: Path) -> None:
         command = ["git", "-C", str(path.parent), *words, "--", *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = (done.stderr or done.stdout).strip()
+            said = values.line((done.stderr or done.stdout).strip())
             print(f"not committed: {said}", file=sys.stderr, flush=True)
             return
 
@@ -182,8 +190,9 @@ def _resolve(text: str):
     """
     from gfrlib.lab import records
 
-    if os.path.isfile(text):
-        return [records.load(Path(text))]
+    path = paths.given(text, "The record")
+    if path.is_file():
+        return [records.load(path)]
     found, bad = defaultdict(list), []
     for path in records.every():
         if path.stem.startswith(text):
@@ -263,10 +272,10 @@ def data(options) -> None:
     if options.path is None:
         _verify(name, options.verify)
         return
-    if not options.path.exists():
+    path = paths.file_or_folder(options.path, "The data set")
+    if not path.exists():
         raise UserError(
-            f"'{options.path}' does not exist; give a folder of images or a packed "
-            ".npz file."
+            f"'{path}' does not exist; give a folder of images or a packed .npz file."
         )
     given = {k: getattr(options, k) for k in LARGE if getattr(options, k) is not None}
     classes = options.classes or ""
@@ -275,15 +284,15 @@ def data(options) -> None:
     pixels = decoding.PIXELS if options.pixels is None else options.pixels
     rules = decoding.Rules(turned=not options.as_stored, pixels=pixels)
     for_folders = large or classes or rules != decoding.Rules()
-    if options.path.is_file() and for_folders:
+    if path.is_file() and for_folders:
         raise UserError(
-            f"'{options.path}' is a file; --size, --crop, --classes, --workers, "
+            f"'{path}' is a file; --size, --crop, --classes, --workers, "
             "--pixels and --as-stored are for a folder of images."
         )
     if large:
-        _pack_large(name, options.path, {**given, "classes": classes, "rules": rules})
+        _pack_large(name, path, {**given, "classes": classes, "rules": rules})
     else:
-        datasets.add(name, options.path, classes, rules=rules, notice=_say)
+        datasets.add(name, path, classes, rules=rules, notice=_say)
     _print_counts(name)
 
 
@@ -346,9 +355,7 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
 
 
 def _say(line: str) -> None:
-    from gfrlib.lab import surveys
-
-    print(surveys.printable(line), file=sys.stderr)
+    print(values.line(line), file=sys.stderr)
 
 
 def book_run(options) -> None:
@@ -356,19 +363,22 @@ def book_run(options) -> None:
     from gfrlib.book import chapters
 
     parameters = dict(options.parameters)  # text, read as each parameter's type
+    for name in parameters:
+        if sum(given == name for given, _ in options.parameters) > 1:
+            raise UserError(f"'-p {name}' is given twice; leave one of them out.")
     for path in chapters.run(options.chapter, parameters, options.out):
         print(path)
 
 
 def book_check(options) -> None:
-    """Raises UserError that names the stale chapters."""
+    """Name the stale chapters, one a line, and raise UserError where there are any."""
     from gfrlib.book import chapters
 
     stale = chapters.check()
     if stale:
+        print(*stale, sep="\n")
         raise UserError(
-            "Stale chapters: "
-            + "; ".join(stale)
-            + "; python -m gfrlib book run makes them anew."
+            f"{len(stale)} of {len(chapters.chapters())} chapters are stale; "
+            "python -m gfrlib book run makes them anew."
         )
     print("every chapter is fresh")

@@ -44,7 +44,7 @@ def read(record: Path, name: str, *, sealed: bool) -> Analysis | None:
     if not os.path.exists(path):
         return None
     try:
-        parts = json.loads(path.read_text())
+        parts = json.loads(path.read_text(encoding="utf-8"))
         whole = isinstance(parts, dict) and not seals.is_damaged(parts)
         whole = whole and (seals.is_sealed(parts) or not sealed)
     except (OSError, ValueError, RecursionError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
+from gfrlib.engine import values
 from gfrlib.lab import decoding, surveys
 
 LARGEST = 256  # side of the images that a folder is brought to, at most
@@ -48,7 +49,7 @@ def read_folder(
 
 def account(found: surveys.Survey, changed: dict[int, int]) -> list[str]:
     """Lines for the reader; `changed` counts images by decoding.CHANGES' keys."""
-    name = surveys.printable(found.path.absolute().name)
+    name = values.line(found.path.absolute().name)
     lines = [f"'{name}': {found.use}"]
     for key, what in decoding.CHANGES.items():
         if changed.get(key):
@@ -92,6 +93,6 @@ def _unreadable(faults: list[tuple[Path, str]]) -> UserError:
     more = [place.name for place, _ in faults[1:]]
     others = f", nor are {surveys.named(more)}" if more else ""
     return UserError(
-        f"'{surveys.printable(str(file))}' is no readable image "
-        f"({surveys.printable(why)}){others}; repair or remove what is named."
+        f"'{values.line(str(file))}' is no readable image "
+        f"({values.line(why)}){others}; repair or remove what is named."
     )

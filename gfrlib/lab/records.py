@@ -246,7 +246,7 @@ def load(path: Path) -> Record:
     """
     _note(path)
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         _check_fields(path, kept)
         _check_seal(path, kept)
         sealed = kept.pop(seals.FIELD, None) is not None

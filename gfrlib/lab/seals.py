@@ -48,7 +48,7 @@ def seal(path: Path, more: dict | None = None) -> bool:
     Raises ValueError for a file that holds no JSON object, UserError for one that
     cannot be written.
     """
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     fields = _object(text)
     if is_sealed(fields):
         return False

@@ -90,11 +90,11 @@ def pack(
     source = _source(name, path, classes, size, crop, rules or decoding.Rules())
     listing = _listing(source)
     key = _key(source, listing)
-    meta = _whole(target)
+    meta = stored.whole(target)
     if not _is_packed(meta, key, source):
         datasets.check_replaceable(target)
         with datasets.packing():
-            meta = _whole(target)  # another process may have been faster
+            meta = stored.whole(target)  # another process may have been faster
             if not _is_packed(meta, key, source):
                 begun = meta.get("listing") == listing
                 about = {"key": key, "listing": listing}
@@ -168,15 +168,6 @@ def _content(source: _Source, rows: dict[str, np.ndarray]) -> str:
 
 def _digest(listing: list) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-
-
-def _whole(target: Path) -> dict:
-    """What a packed data set says of itself; {} where none is, or a damaged one."""
-    try:
-        meta = stored.meta_of(target)
-    except (OSError, stored.Damage):
-        return {}
-    return meta if stored.is_whole(target, meta["sha256"]) else {}
 
 
 def _is_packed(meta: dict, key: str, source: _Source) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gfrlib.config import UserError
+from gfrlib.engine import values
 from gfrlib.lab import class_lists
 
 EVERY = 5  # without images for testing, every fifth one of a class is held out
@@ -105,13 +106,8 @@ def survey(path: Path, classes: str = "") -> Survey:
 
 def named(names: list[str], most: int = NAMED) -> str:
     """The number of them, and the first names in brackets."""
-    first = [printable(name) for name in names[:most]] + ["…"] * (len(names) > most)
+    first = [values.line(name) for name in names[:most]] + ["…"] * (len(names) > most)
     return f"{len(names)} ({', '.join(first)})"
-
-
-def printable(name: str) -> str:
-    """On one line of a terminal: control characters and broken bytes as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def _entries(folder: Path, out: LeftOut) -> tuple[list[Path], list[Path]]:
@@ -133,7 +129,7 @@ def _entries(folder: Path, out: LeftOut) -> tuple[list[Path], list[Path]]:
                     out.add(NO_FILE, place)
     except OSError as problem:
         raise UserError(
-            f"The folder '{printable(str(folder))}' cannot be read "
+            f"The folder '{values.line(str(folder))}' cannot be read "
             f"({problem.strerror}); make it readable, or move it away."
         ) from problem
     return sorted(files), sorted(folders)
@@ -190,7 +186,7 @@ def _class_folders(top: Path, out: LeftOut) -> dict[str, Path]:
             )
         if not name.isprintable():
             raise UserError(
-                f"The name of the class folder '{printable(str(place))}' holds line "
+                f"The name of the class folder '{values.line(str(place))}' holds line "
                 "breaks, control characters or broken letters; give it another one."
             )
         found[name] = place
@@ -368,7 +364,7 @@ def _annotated(top: Path, names: list[str], out: LeftOut, *, some: bool) -> File
         if len(row) < 2 or row[1] not in label or row[0] not in here:
             raise UserError(
                 f"'{listing}' names a file or a class that is not here ("
-                f"'{printable(' '.join(row[:2]))}'); unpack Tiny-ImageNet anew."
+                f"'{values.line(' '.join(row[:2]))}'); unpack Tiny-ImageNet anew."
             )
     lacking = set(names) - {row[1] for row in rows}
     if lacking:

@@ -118,3 +118,21 @@ def test_the_imports_of_every_chapter(elsewhere):
 def test_nothing_in_the_library_needs_fcntl():
     for path in (ROOT / "gfrlib").rglob("*.py"):
         assert "import fcntl" not in path.read_text(encoding="utf-8"), path
+
+
+def unnamed_encodings(path) -> list[int]:
+    """Lines that read or write text in whatever encoding the system prefers."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            named = any(word.arg == "encoding" for word in node.keywords)
+            if node.func.attr in ("read_text", "write_text") and not named:
+                found.append(node.lineno)
+    return found
+
+
+def test_the_encoding_of_every_text_file_is_named():
+    folders = (ROOT / "gfrlib", ROOT / "book" / "_ext", ROOT / "benchmarks")
+    paths = [path for folder in folders for path in folder.rglob("*.py")]
+    assert len(paths) > 60
+    assert {path: lines for path in paths if (lines := unnamed_encodings(path))} == {}
