@@ -203,7 +203,7 @@ def test_the_limit_is_a_setting(home, capsys):
     for wrong in ("0", "-5", "1" + 30 * "0"):
         assert cli.main([*words, wrong]) == 2
         said = capsys.readouterr().err
-        assert "'pixels' is the most" in said and said.count("\n") == 1
+        assert "--pixels: takes a whole number" in said and said.count("\n") == 1
 
 
 def test_the_limit_of_pillow_is_as_before_afterwards(tmp_path):
