@@ -91,7 +91,7 @@ def test_the_command_line(elsewhere, tmp_path):
         assert done.returncode == (2 if bad else 0), (words, done.stderr)
     assert "2 classes, 8 training and 2 test images" in said["data"].stdout
     assert "obst-2x1-finetune-s0" in said["records"].stdout
-    assert "Stale chapters" in said["book"].stderr
+    assert "chapters are stale" in said["book"].stderr
 
 
 def imports_of(notebook) -> list[str]:
