@@ -101,6 +101,7 @@ def survey(path: Path, classes: str = "") -> Survey:
         theirs = _class_folders(held, out)
         _check_apart(train, folders, held, theirs, whole=not classes)
         files["test"] = _listing(held, theirs, names, out)
+    _check_once(files)
     return Survey(path, every, names, files, _use(path, parts, held), out)
 
 
@@ -285,6 +286,26 @@ def _check_apart(
                 "(linked), so that training images would be tested; give them images "
                 "of their own."
             )
+
+
+def _check_once(files: dict[str, Files]) -> None:
+    """Raises UserError for a file that links bring into both parts, or two classes."""
+    seen: dict[tuple[int, int], tuple[str, int, Path]] = {}
+    for part, listed in files.items():
+        for file, label in listed:
+            try:
+                about = os.stat(file)
+            except OSError:
+                continue  # told when it is read
+            key = about.st_dev, about.st_ino
+            before = seen.setdefault(key, (part, label, file))
+            if about.st_ino and before[:2] != (part, label):
+                both = "trained on and tested"
+                use = both if before[0] != part else "of two classes"
+                raise UserError(
+                    f"'{before[2]}' and '{file}' are one file (linked), which would be "
+                    f"{use}; remove the link, or copy the file of its own class."
+                )
 
 
 def _listing(

@@ -236,6 +236,16 @@ def linked(top):
     (top / "val" / "class 1").symlink_to(top / "train" / "class 1")
 
 
+def part_linked(top):
+    """The folder for testing, in a class folder: its images would be of that class."""
+    (top / "train" / "class 0" / "more").symlink_to(top / "val")
+
+
+def file_linked(top):
+    other = sorted((top / "train" / "class 1").glob("*.png"))[0]
+    (top / "train" / "class 0" / "other.png").symlink_to(other)
+
+
 def within_itself(top):
     (top / "inner").mkdir()
     for part in ("train", "val"):
@@ -262,6 +272,8 @@ def two_spellings(top):
         (lambda top: (top / "train" / "class 3").mkdir(), "class 3' is empty"),
         (lambda top: (top / "val/class 1").rename(top / "x"), "class 1' is empty or"),
         (linked, r"are one folder \(linked\)"),
+        (part_linked, r"are one file \(linked\), which would be trained on and tested"),
+        (file_linked, r"are one file \(linked\), which would be of two classes"),
         (within_itself, "holds only the folder 'inner'"),
         (two_spellings, "'café' twice, in two Unicode spellings"),
         (lambda top: (top / "train" / "a\nb").mkdir(), r"train/a\\nb' holds line"),
