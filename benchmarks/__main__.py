@@ -325,7 +325,9 @@ def main() -> int:
     if missing:
         print("Skipped: " + ", ".join(missing) + ".")
     if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
+        Path(options.out).write_text(
+            json.dumps(found, indent=1) + "\n", encoding="utf-8"
+        )
     return 0
 
 

@@ -134,7 +134,7 @@ def main() -> int:
     here.close()
     there.close()
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

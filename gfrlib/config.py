@@ -1,7 +1,8 @@
-"""One frozen dataclass, each setting declared once, and the presets.
+"""One frozen dataclass, each setting declared once.
 
-A declaration holds the default with its source, the check, who reads the setting, and
-which stage of a run it changes; everything else is derived from it.
+A declaration (declaration.setting) holds the default with its source, the check, who
+reads the setting, and which stage of a run it changes; everything else is derived from
+it.
 
 Sources in the comments: *paper* = Liu et al. 2020; *code* = its official code
 (xialeiliu/GFR-IL); *ours* = chosen here.
@@ -11,48 +12,15 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from gfrlib.engine import values
+from gfrlib import declaration
+from gfrlib.declaration import ABSENT, COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, setting
+from gfrlib.declaration import UserError as UserError
 from gfrlib.methods import AT_THE_CUT, COLUMNS, FEATURES, METHODS, REPLAYED, conflict
+from gfrlib.presets import PRESETS, SPATIAL
 
 RESULT_VERSION = 1  # raised by hand whenever a change to the code can move a number
-ABSENT = object()
-
-
-class UserError(Exception):
-    """Bad input: the message is one sentence: what is wrong and what to do."""
-
-
-def always(c: "Config") -> bool:
-    """The condition of a setting that every run reads."""
-    return True
-
-
-def setting(
-    default,
-    *,
-    choices: tuple = (),
-    bounds: tuple = (),
-    read: Callable = always,
-    unread=ABSENT,
-    stage: str = "start",
-):
-    """A field of Config.
-
-    choices  its words, or `bounds` (lowest, highest) of a number
-    read     condition on the Config under which a run reads it
-    unread   what the identity holds where nothing reads it: a value, a function of the
-             Config, or nothing at all. A value where committed records have one
-    stage    the first stage of a run that it changes: "start" (task 0's classifier),
-             "memory" (what is fitted or trained to stand for a task's classes),
-             "later" (the classifier from task 1 on), "later memory", "stream" and
-             "steps" (which the stages count themselves), "result" (predictions), or
-             "nothing", if no result depends on it
-    """
-    about = dict(choices=choices, bounds=bounds, read=read, unread=unread, stage=stage)
-    return dataclasses.field(default=default, metadata=about)
 
 
 # Conditions -----------------------------------------------------------------------
@@ -93,11 +61,6 @@ def important(c: "Config") -> bool:
     return c.penalty in ("fisher", "sensitivity")
 
 
-INFINITE = (0.0, 1e30)
-POSITIVE = (1e-30, 1e30)
-COUNT = (1, 10**9)
-
-
 @dataclass(frozen=True)
 class Config:
     """One run. Two runs are the same run if their `identity` is equal."""
@@ -105,16 +68,20 @@ class Config:
     # data and task stream
     dataset: str = setting("digits")
     # classes in task 0, and equal tasks after it (the paper's "5, 10, 25 tasks")
-    base: int = setting(4, read=lambda c: not c.split, stage="stream")
-    tasks: int = setting(3, read=lambda c: not c.split, stage="stream")
+    base: int = setting(
+        4, bounds=(1, 10**6), read=lambda c: not c.split, stage="stream"
+    )
+    tasks: int = setting(
+        3, bounds=(0, 10**4), read=lambda c: not c.split, stage="stream"
+    )
     # class counts of every task, instead of base and tasks
-    split: tuple = setting((), stage="stream")
+    split: tuple = setting((), bounds=(1, 10**6), stage="stream")
     # the shuffle of NumPy's seed 1993, as LUCIR and iCaRL use it
     class_order: str = setting("lucir", choices=("lucir", "gfr", "sorted", "random"))
     seed: int = setting(0, bounds=(0, 2**32 - 1))
     # share of each class's training images held out, and evaluated on instead of the
     # test images
-    validation: float = setting(0.0, bounds=(0.0, 0.89))
+    validation: float = setting(0.0, bounds=FRACTION)
 
     # the method's columns (methods.py)
     penalty: str = setting("features", choices="penalty", stage="later")
@@ -141,7 +108,7 @@ class Config:
     # paper, Section 5: the coefficient of the distillation loss is 1
     penalty_weight: float = setting(
         1.0,
-        bounds=INFINITE,
+        bounds=NOT_NEGATIVE,
         read=lambda c: c.penalty not in ("none", "frozen"),
         stage="later",
     )
@@ -183,7 +150,7 @@ class Config:
     )
     alignment_weight: float = setting(  # code; Equation 3 is printed with weight 1
         1e-3,
-        bounds=INFINITE,
+        bounds=NOT_NEGATIVE,
         read=lambda c: gan(c) and c.alignment == "code",
         unread=lambda c: 1e-3 if gan(c) else ABSENT,
         stage="later memory",
@@ -206,7 +173,7 @@ class Config:
     # is 3 once
     shrinkage: float = setting(
         1.0,
-        bounds=INFINITE,
+        bounds=NOT_NEGATIVE,
         read=lambda c: c.memory == "covariances" and c.shrinkage != 1,
         stage="memory",
     )
@@ -246,7 +213,7 @@ class Config:
     schedule: str = setting(  # code: x 0.1 in the last epoch of 201
         "last-epoch", choices=("last-epoch", "cosine")
     )
-    weight_decay: float = setting(2e-4, bounds=INFINITE)  # code
+    weight_decay: float = setting(2e-4, bounds=NOT_NEGATIVE)  # code
     # of convolutions; weights stay in float32. "auto": what the chip computes fast,
     # see the record
     precision: str = setting("float32", choices=("float32", "bf16", "fp16", "auto"))
@@ -288,7 +255,7 @@ class Config:
     generator_steps_later: int = setting(20040, bounds=COUNT, read=gan, stage="steps")
     critic_steps: int = setting(5, bounds=(1, 10**4), read=gan, stage="memory")  # code
     gradient_penalty_weight: float = setting(  # code (WGAN-GP)
-        10.0, bounds=INFINITE, read=gan, stage="memory"
+        10.0, bounds=NOT_NEGATIVE, read=gan, stage="memory"
     )
     generator_learning_rate: float = setting(  # paper
         1e-4, bounds=POSITIVE, read=gan, stage="memory"
@@ -389,64 +356,16 @@ def digest_of(value) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-# A preset is what differs from the defaults (which are the paper's where it speaks).
-PRESETS = {
-    # every reader, offline, and the tests: scikit-learn's digits; all values ours
-    "quick": dict(
-        dataset="digits", base=4, tasks=3, network="cnn", width=16, epochs_base=30,
-        epochs_task=20, batch_size=32, generator_hidden=128, latent_dim=32,
-        generator_steps_base=400, generator_steps_later=450, feature_views=8,
-        generator_batch=32, generator_learning_rate=4e-3, critic_steps=3, threads=1,
-    ),
-    # a 2-core machine, real CIFAR-100; all values ours, what they reduce stands in the
-    # chapter
-    "slim": dict(
-        dataset="cifar100", base=50, tasks=5, network="resnet18", width=16,
-        epochs_base=24, epochs_task=6, batch_size=64, learning_rate=2e-3,
-        learning_rate_task=5e-4, schedule="cosine", generator_hidden=256,
-        latent_dim=64, generator_steps_base=2000, generator_steps_later=3200,
-        feature_views=2, generator_learning_rate=2e-3, threads=1,
-    ),
-    # the paper's networks and batch, with the schedule of slim: some hours on two cores
-    # that have bf16 arithmetic. No rate was searched: task 0 takes the paper's 1e-3
-    "medium": dict(
-        dataset="cifar100", base=50, tasks=5, network="resnet18", width=64,
-        epochs_base=24, epochs_task=6, batch_size=128, learning_rate=1e-3,
-        learning_rate_task=5e-4, schedule="cosine", precision="auto",
-        generator_steps_base=2000, generator_steps_later=3200, feature_views=2,
-        generator_learning_rate=1e-3,
-    ),
-    # Section 5: CIFAR-100, ResNet-18, 201 epochs a task, 501 for the GAN
-    "paper": dict(
-        dataset="cifar100", base=50, tasks=5, network="resnet18", width=64,
-        epochs_base=201, epochs_task=201, feature_views=8, precision="auto",
-    ),
-}  # fmt: skip
-# Convolutional generators take far longer a step: fewer, where seconds count (ours).
-SHORT = dict(
-    generator_batch=64, critic_steps=2, generator_steps_base=1200,
-    generator_steps_later=1600, generator_learning_rate=5e-4,
-)  # fmt: skip
-SPATIAL = {
-    "quick": dict(
-        generator_parameters=60_000, generator_steps_base=200,
-        generator_steps_later=200, generator_learning_rate=1e-3,
-    ),
-    "slim": SHORT,
-    "medium": SHORT,
-}  # fmt: skip
-
-
 def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config:
     """A checked Config: the preset, then the row, what was searched, and `changes`.
 
     Raises UserError for an unknown preset, method or setting, a value of the wrong
     type or out of bounds, or an invalid combination.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         words = ", ".join(PRESETS)
         raise UserError(f"There is no preset '{preset}'; choose one of {words}.")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise UserError(
             f"There is no method '{method}'; choose one of {', '.join(METHODS)} "
             "(python -m gfrlib methods)."
@@ -455,7 +374,13 @@ def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config
     found = {"preset": preset, **PRESETS[preset], **row.columns, **row.own, **row.marks}
     found |= SPATIAL.get(preset, {}) if row.spatial else {}
     found |= row.searched.get(preset, {})
-    if ("base" in changes or "tasks" in changes) and "split" not in changes:
+    by_number = sorted({"base", "tasks"} & set(changes))
+    if by_number and changes.get("split"):
+        raise UserError(
+            f"'split' says the classes of every task, and '{by_number[0]}' says them "
+            "another way; leave one out."
+        )
+    if by_number:
         found["split"] = ()
     for name, value in changes.items():
         if name not in DECLARED or name == "preset":
@@ -472,76 +397,21 @@ def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config
 
 
 def from_text(name: str, text: str):
-    """A setting's value from text, as a command line has it.
-
-    Counts are written 25,25,25,25. Raises UserError for text that is no such value.
-    """
-    default = DEFAULTS[name]
-    try:
-        if name == "cut" and text == "features":
-            return FEATURES
-        if isinstance(default, tuple):
-            parts = text.replace(" ", "").strip("[]()").split(",")
-            return tuple(int(part) for part in parts if part)
-        return values.from_text(text, (type(default),))
-    except ValueError as problem:
-        kind = "counts such as 25,25,25,25" if default == () else str(problem)
-        raise UserError(f"'--{name}' takes {kind}, not '{text}'.") from None
+    """A setting's value from text, as a command line has it (declaration.from_text)."""
+    if name == "cut" and text == "features":
+        return FEATURES
+    return declaration.from_text(name, text, DEFAULTS[name])
 
 
 def _typed(name: str, value):
-    """The value in its field's type, or a UserError. An int serves as a float."""
-    default = DEFAULTS[name]
     if name == "cut" and value == "features":
         return FEATURES
-    if isinstance(default, tuple):
-        listed = isinstance(value, (list, tuple))
-        if not listed or not all(type(v) is int for v in value):
-            raise UserError(
-                "'split' is a list of class counts such as [25, 25, 25, 25], not "
-                f"{value!r}."
-            )
-        return tuple(value)
-    try:
-        return values.typed(value, (type(default),))
-    except ValueError:
-        kind = type(default).__name__
-        raise UserError(
-            f"'{name}' must be a {kind} (such as {default!r}), not {value!r}."
-        ) from None
+    return declaration.typed(name, value, DEFAULTS[name])
 
 
 def _check(c: Config) -> None:
     for name, about in DECLARED.items():
-        value, words = getattr(c, name), choices(name)
-        if words and value not in words:
-            listed = ", ".join(words)
-            raise UserError(f"'{name}' must be one of {listed}, not '{value}'.")
-        if about["bounds"]:
-            low, high = about["bounds"]
-            if not low <= value <= high:
-                raise UserError(_out_of_bounds(name, value, low, high))
+        declaration.check(name, getattr(c, name), choices(name), about)
     problem = conflict(c)
     if problem:
         raise UserError(problem)
-
-
-def _out_of_bounds(name: str, value, low, high) -> str:
-    if name == "cut":
-        return f"'cut' counts stages, 0 to {high} (or 'features'), not {value}."
-    if name == "validation":
-        return (
-            "'validation' is a share of the training images from 0 to below 0.9, not "
-            f"{value}."
-        )
-    if isinstance(value, int):
-        if value < low == 0:
-            return f"'{name}' must not be negative, and is {value}."
-        where = f"at least {low}" if value < low else f"at most {high}"
-        return f"'{name}' must be {where}, not {value}."
-    if (low, high) == POSITIVE:
-        return f"'{name}' must be a number above 0 (and below 1e30), not {value}."
-    return (
-        f"'{name}' must not be negative, infinite or NaN (nor above 1e30), and is "
-        f"{value}."
-    )

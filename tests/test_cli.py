@@ -23,15 +23,15 @@ from gfrlib.tasks import class_order
 QUICK = dict(epochs_base=1, epochs_task=1, width=8, base=4, tasks=2, device="cpu")
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
+@pytest.fixture(name="home")
+def home_fixture(tmp_path, monkeypatch):
     monkeypatch.setenv("GFR_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     return tmp_path
 
 
-@pytest.fixture
-def run(home, capsys):
+@pytest.fixture(name="run")
+def run_fixture(home, capsys):
     """run(words...) -> (exit code, stdout, stderr) of the command, in this process."""
 
     def call(*words):
@@ -50,10 +50,12 @@ def left(home: Path) -> list[str]:
 
 
 def is_one_sentence(text: str) -> bool:
-    """One line that begins with the program's name and ends like a sentence."""
-    return (
-        bool(re.fullmatch(r"gfrlib: \S[^\n]*[.)]\n", text)) and "Traceback" not in text
-    )
+    """One line of sane length that begins with the program's name, ends like a
+    sentence, and holds nothing that a terminal would obey.
+    """
+    if not re.fullmatch(r"gfrlib: \S[^\n]*[.)]\n", text) or "Traceback" in text:
+        return False
+    return len(text) < 900 and text[:-1].isprintable()
 
 
 def refused(answer: tuple, *says: str) -> None:
@@ -61,6 +63,17 @@ def refused(answer: tuple, *says: str) -> None:
     assert code == 2 and out == "" and is_one_sentence(err), answer
     for part in says:
         assert part in err, err
+
+
+def test_a_check_of_sentences_can_fail():
+    assert is_one_sentence("gfrlib: This is one.\n")
+    for text in (
+        "gfrlib: Two.\nLines.\n",
+        "gfrlib: red \x1b[31m.\n",
+        "gfrlib: " + "x" * 2000 + ".\n",
+        "Traceback (most recent call last): x.\n",
+    ):
+        assert not is_one_sentence(text), text
 
 
 # --- what it prints -------------------------------------------------------------------
@@ -180,31 +193,17 @@ def test_a_damaged_record_is_named_by_records(run, home):
 
 
 def test_every_field_is_an_option_in_both_spellings(run):
-    code, out, _ = run(
-        "run",
-        "--method",
-        "finetune",
-        *flags(QUICK),
-        "--batch-size",
-        "32",
-        "--learning_rate",
-        "2e-3",
-        "--split",
-        "4,3,3",
-        "--old-task-weighting",
-        "false",
-        "--json",
-    )
+    small = {k: v for k, v in QUICK.items() if k not in ("base", "tasks")}
+    words = ["--batch-size", "32", "--learning_rate", "2e-3", "--split", "4,3,3"]
+    words += ["--old-task-weighting", "false", "--json"]
+    code, out, _ = run("run", "--method", "finetune", *flags(small), *words)
     config = json.loads(out)["config"]
     assert code == 0 and config["batch_size"] == 32 and config["learning_rate"] == 2e-3
     assert config["split"] == [4, 3, 3] and config["old_task_weighting"] is False
     for field in dataclasses.fields(Config):
-        text = (
-            ",".join(map(str, field.default))
-            if isinstance(field.default, tuple)
-            else str(field.default)
-        )
-        assert from_text(field.name, text) == field.default
+        default = field.default
+        text = str(list(default)) if isinstance(default, tuple) else str(default)
+        assert from_text(field.name, text) == default
 
 
 # --- bad input ------------------------------------------------------------------------
@@ -225,12 +224,51 @@ def test_every_field_is_an_option_in_both_spellings(run):
         (["run", "--full-head", "maybe"], "true or false, not 'maybe'"),
         (["run", "--split", "4;6"], "counts such as"),
         (["run", "--split", "4,7"], "needs 11 classes"),
+        (["run", "--split", ",,,"], "counts such as"),
+        (["run", "--split", "]5,,5[("], "counts such as"),
+        (["run", "--split", "(5,5]"], "counts such as"),
+        (["run", "--split", ""], "counts such as"),
+        (["run", "--split", "5, 0"], "class counts from 1"),
+        (["run", "--split", "5,5", "--base", "5"], "'split' says the classes"),
+        (["run", "--split", "5,5", "--tasks", "1"], "leave one out"),
+        (["run", "--seed", "1_0"], "whole number, not '1_0'"),
+        (["run", "--seed", "\uff11\uff10"], "whole number, not"),
+        (["run", "--seed", "0x10"], "whole number, not '0x10'"),
+        (["run", "--seed", " 1"], "whole number, not ' 1'"),
+        (["run", "--seed", "9" * 5000], "whole number, not '999"),
+        (["run", "--learning-rate", "1_0.0"], "a number, not '1_0.0'"),
+        (["run", "--class-order", "random", "--seed", 2**32], "at most 4294967295"),
+        (["run", "--head-scale", "1e300"], "above 0 (and below 1e30)"),
+        (["run", "--alignment-weight", "1e300"], "nor above 1e30"),
+        (["run", "--exemplars", "9" * 20], "at most 1000000"),
+        (["run", "--threads", "100000"], "at most 1024"),
+        (["run", "--base", "0"], "'base' must be at least 1"),
+        (["run", "--tasks", "99999999"], "'tasks' must be at most"),
+        (["grid", "x.yaml", "--jobs", "0"], "from 1 to 1024, not '0'"),
+        (["grid", "x.yaml", "--jobs", "1" + "0" * 30], "from 1 to 1024"),
+        (["grid", "x.yaml", "--jobs", "1_0"], "from 1 to 1024, not '1_0'"),
         (["run", "--base", "4", "--tasks", "4"], "do not divide"),
         (["run", "--base", "11", "--tasks", "1"], "base is 11"),
         (["run", "--penalty", "magic"], "'penalty' must be one of"),
         (["run", "--method", "gfr-gaussian", "--cut", "2"], "cut"),
         (["run", "--seed"], "seed"),
         (["run", "--dataset", "./nowhere"], "does not exist"),
+        (["run", "--dataset", "~nobody-here/x"], "who has no home here"),
+        (["run", "--dataset", "x" * 300], "File name too long"),
+        (["run", "--dataset", "./" + "x/" * 3000], "File name too long"),
+        (["run", "--dataset", "a\0b/c"], "is no path"),
+        (["run", "--dataset", "\udcff/\ud800"], "is no path"),
+        (["run", "--dataset", "/dev/null"], "is a device or a pipe"),
+        (["run", "--dataset", "two\nlines"], "'two\\nlines'"),
+        (["run", "--method", "\x1b[31mred\x07"], "'\\x1b[31mred\\x07'"),
+        (["compare", "\u202egnp.1", "b"], "\\u202egnp.1"),
+        (["compare", "~nobody-here/x", "b"], "who has no home here"),
+        (["compare", "x" * 300, "b"], "File name too long"),
+        (["grid", "/dev/null"], "is a device or a pipe"),
+        (["grid", "/"], "is a folder, and no file"),
+        (["grid", "~nobody-here/x"], "who has no home here"),
+        (["grid", "x" * 300], "File name too long"),
+        (["grid", "nowhere.yaml"], "cannot be read"),
         (["run", "--dataset", "./nowhere.npz"], "does not exist"),
         (["data", "mine", "./nowhere"], "does not exist"),
         (["data", "../mine", "."], "cannot name a data set"),
@@ -249,6 +287,10 @@ def test_every_field_is_an_option_in_both_spellings(run):
         (["book", "run", "99_nothing"], "99_nothing"),
         (["book", "run", "01_tasks", "-p", "colour", "1"], "colour"),
         (["book", "run", "01_tasks", "-p", "base", "four"], "base"),
+        (["book", "run", "01_tasks", "-p", "seeds", "0"], "'seeds' must be at least 1"),
+        (["book", "run", "01_tasks", "-p", "seeds", "1_0"], "'seeds' must be int"),
+        (["book", "run", "01_tasks", "-p", "base", "9" * 99], "'base' must be"),
+        (["book", "run", "01", "-p", "base", "4", "-p", "base", "5"], "given twice"),
     ],
 )
 def test_bad_words_are_refused(run, home, words, says):

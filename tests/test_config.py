@@ -1,6 +1,7 @@
 """Settings: each declared once; what a run reads is what tells it from another."""
 
 import dataclasses
+import pickle
 
 import pytest
 from helpers_core import SMALL, load_tasks, tiny, train
@@ -145,16 +146,49 @@ def test_every_word_of_a_column_has_its_function():
     assert rules == set(COLUMNS["prediction"])
 
 
-def test_a_declaration_says_what_is_allowed():
-    for name, about in DECLARED.items():
-        default = getattr(Config(), name)
-        if type(default) in (int, float):
-            low, high = about["bounds"] or (default, default)
-            assert low <= default <= high, name
-            free = {"base", "tasks"}  # what the data set allows
-            assert about["bounds"] or name in free, f"'{name}' has no bounds"
-        if choices(name):
-            assert default in choices(name), name
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_declaration_says_what_is_allowed(name):
+    default, about = getattr(Config(), name), DECLARED[name]
+    if choices(name):
+        assert default in choices(name)
+    if type(default) in (bool, str):
+        assert not about["bounds"]
+        return
+    low, high = about["bounds"]  # every number has two
+    assert type(low) is type(high) is (int if default == () else type(default))
+    if default == ():
+        return
+    assert low <= default <= high
+    assert high <= 1e30, "float32 holds it"
+    # at their ends they are taken, beyond them refused, whatever else is set
+    for value, beyond in ((low, low - 1 if low >= 0 else low * 2), (high, high * 2)):
+        with pytest.raises(UserError, match=f"'{name}'"):
+            make_config("quick", "gfr", **{name: beyond if beyond != low else -1})
+        if name != "cut":
+            assert getattr(make_config("quick", "gfr", **{name: value}), name) == value
+
+
+def test_the_bounds_of_counts():
+    for split, says in (
+        ([0], "from 1 to 1000000, and 0 is none"),
+        ([5, -1], "and -1 is none"),
+        ([10**400], "a number of more than 40 digits is none"),
+        ([1] * 10_001, "at most 10000 tasks, not 10001"),
+        ([True], "is a list of class counts such as"),
+        ([1.0], "is a list of class counts such as"),
+        ("5,5", "is a list of class counts such as"),
+    ):
+        with pytest.raises(UserError, match=says) as caught:
+            make_config("quick", "gfr", split=split)
+        assert len(str(caught.value)) <= values.LONGEST
+
+
+def test_split_and_base_are_two_ways_to_say_one_thing():
+    for other in (dict(base=4), dict(tasks=1), dict(base=4, tasks=1)):
+        with pytest.raises(UserError, match="'split' says the classes of every task"):
+            make_config("quick", "gfr", split=(5, 5), **other)
+    assert make_config("quick", "gfr", split=(), base=5, tasks=5).base == 5
+    assert make_config("quick", "gfr", split=(5, 5)).split == (5, 5)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +204,11 @@ def test_a_declaration_says_what_is_allowed():
         (dict(validation=0.95), "from 0 to below 0.9"),
         (dict(cut=5), "'cut' counts stages"),
         (dict(learning_rate=float("nan")), "must be a number above 0"),
+        (dict(seed=10**5000), "at most 4294967295, not a number of more than 40"),
+        (dict(learning_rate=10**400), "above 0 .and below 1e30., not inf"),
+        (dict(width=[10**5]), "'width' must be a int"),
+        (dict(dataset="a\x1b[31m", base=0), "'base' must be at least 1"),
+        (dict(penalty="\x1b[31m\n"), r"not '\\x1b\[31m\\n'"),
         (dict(widht=3), "did you mean width"),
         (dict(width="3"), "'width' must be a int"),
     ],
@@ -177,7 +216,7 @@ def test_a_declaration_says_what_is_allowed():
 def test_out_of_bounds_is_one_sentence(changes, says):
     with pytest.raises(UserError, match=says) as caught:
         make_config("quick", "gfr", **changes)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_one_reading_of_text():
@@ -196,6 +235,51 @@ def test_one_reading_of_text():
     for value, kinds in ((True, (int,)), ("3", (int,)), (3.0, (int,))):
         with pytest.raises(ValueError):
             values.typed(value, kinds)
+
+
+@pytest.mark.parametrize(
+    "text", ["1_0", "１０", "٣", " 1", "1 ", "0x10", "0b1", "1e3", "", "-", "9" * 41]
+)
+def test_a_whole_number_is_decimal_digits(text):
+    with pytest.raises(UserError, match="takes a whole number"):
+        from_text("seed", text)
+
+
+@pytest.mark.parametrize("text", ["1_0.5", "１.5", " 1", "0x1p3", "", ".", "1e", "1,5"])
+def test_a_number_is_written_in_decimal_digits(text):
+    with pytest.raises(UserError, match="takes a number"):
+        from_text("learning_rate", text)
+
+
+def test_numbers_are_read():
+    for text in ("1e-3", "+1E-03", ".001", "0.001", "1.e-3"):
+        assert from_text("learning_rate", text) == 0.001
+    assert from_text("seed", "+3") == 3 and from_text("seed", "-3") == -3
+    assert from_text("seed", "007") == 7
+    for text in ("25,25", "[25, 25]", "(25,25)", " 25 , 25 "):
+        assert from_text("split", text) == (25, 25)
+    assert from_text("split", "[]") == from_text("split", "()") == ()
+
+
+def test_a_message_is_one_line_of_sane_length():
+    """Whatever stands in it; a process that hands it on leaves it as it is."""
+    for text in (
+        "two\nlines\r\n",
+        "\x1b[31mred\x07\x00\x9b",
+        "right to left \u202e and \u2066 and \u2028",
+        "half \ud800 a character",
+        "x" * 10**6,
+        "x y " * 10**5,
+        "back\\slash [...]",
+    ):
+        said = str(UserError(text))
+        assert said.isprintable() and len(said) <= values.LONGEST
+        assert str(UserError(said)) == said
+        assert str(pickle.loads(pickle.dumps(UserError(text)))) == said
+    plain = "'grün' and 数字 and 😀 are text; take 'C:\\\\x'."
+    assert str(UserError(plain)) == plain
+    path = "/" + "/".join(["folder"] * 40)
+    assert path in str(UserError(f"'{path}' is no file.")), "paths are not cut"
 
 
 def test_a_row_with_marks_is_told_from_the_row_with_its_columns():

@@ -19,7 +19,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import parts, pieces, rehearsal, state, table, work
 from gfrlib.config import UserError, make_config
 from gfrlib.engine import store
-from gfrlib.lab import datasets, experiments, plans
+from gfrlib.lab import datasets, experiments, plans, seals
 
 CLASSES, TRAIN, TEST = ("ape", "bee", "cat", "dog", "elk"), 20, 4
 
@@ -363,7 +363,8 @@ def results(home) -> state.Path:
         target = state.home() / "records" / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(file.read_text())
-    (state.home() / "records" / record.path.name).write_text(json.dumps(content))
+    target = state.home() / "records" / record.path.name
+    target.write_bytes(seals.sealed(content))
     found = state.empty()
     state.note(found, row("gfr"))
     state.save(found)

@@ -1,7 +1,5 @@
 """Class orders, splits, augmentation against a slow reference, packing, reading."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from PIL import Image
 from gfrlib import tasks
 from gfrlib.config import UserError, make_config
 from gfrlib.lab import datasets
-from gfrlib.lab.experiments import load_tasks, settings
+from gfrlib.lab.experiments import load_tasks
 
 CPU = torch.device("cpu")
 
@@ -290,112 +288,6 @@ def write_folder(top, source, held: str | None = "val"):
     return top
 
 
-@pytest.mark.parametrize("held", ["val", "test"])
-def test_a_folder_and_a_packed_file_of_the_same_images_are_the_same_data(home, held):
-    source = generated(3, per_class=6)
-    folder = write_folder(home / "images", source, held)
-    np.savez(home / "images.npz", **arrays(source), class_names=source.class_names)
-    a, b = datasets.resolve(str(folder)), datasets.resolve(str(home / "images.npz"))
-    assert a == b and a.startswith("images-")
-    data = datasets.packed(a)
-    expected = datasets.canonical(arrays(source))
-    assert all(
-        np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS
-    )
-    assert data.class_names == source.class_names
-    stream = load_tasks(
-        settings("quick", dataset=str(folder), base=1, tasks=2, device="cpu")
-    )
-    assert stream.name == a and stream.sizes == (1, 1, 1)
-
-
-def stanford(top: Path, source) -> Path:
-    """The images laid out as in Tiny-ImageNet's own archive."""
-    write_folder(top, source)
-    for name in source.class_names:
-        within = top / "train" / name / "images"
-        within.mkdir()
-        for file in sorted((top / "train" / name).glob("*.png")):
-            file.rename(within / file.name)
-        (within.parent / f"{name}_boxes.txt").write_text("0000.png\t0\t0\t7\t7\n")
-    lines = []
-    (top / "val" / "images").mkdir()
-    for file in sorted(top.glob("val/class */*.png")):
-        file.rename(top / "val" / "images" / file.name)
-        lines.append(f"{file.name}\t{file.parent.name}\t0\t0\t7\t7\n")
-    for name in source.class_names:
-        (top / "val" / name).rmdir()
-    (top / "val" / "val_annotations.txt").write_text("".join(lines))
-    return top
-
-
-def test_tiny_imagenet_as_its_archive_lays_it_out(home):
-    source = generated(3, per_class=6)
-    data = datasets.packed(datasets.resolve(str(stanford(home / "tiny", source))))
-    expected = datasets.canonical(arrays(source))
-    assert all(
-        np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS
-    )
-    assert data.class_names == source.class_names
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (
-            lambda text: text.replace("class 1", "class 9", 1),
-            "names a file or a class that is not here",
-        ),
-        (
-            lambda text: text + "lost.png\tclass 0\n",
-            "names a file or a class that is not here",
-        ),
-        (
-            lambda text: "".join(
-                line for line in text.splitlines(True) if "class 2" not in line
-            ),
-            "no image of the class 'class 2'",
-        ),
-        (lambda text: text + "lonely\n", "names a file or a class that is not here"),
-    ],
-)
-def test_tiny_imagenet_with_wrong_annotations_is_refused(home, spoil, says):
-    file = (
-        stanford(home / "tiny", generated(3, per_class=6))
-        / "val"
-        / "val_annotations.txt"
-    )
-    file.write_text(spoil(file.read_text()))
-    with pytest.raises(UserError, match=says):
-        datasets.resolve(str(file.parents[1]))
-    assert not list((home / "home").rglob("meta.json"))
-
-
-def test_a_folder_without_a_held_out_part_gives_every_fifth_image_to_testing(home):
-    data = datasets.packed(
-        datasets.resolve(
-            str(write_folder(home / "flat", generated(2, per_class=10), None))
-        )
-    )
-    assert np.bincount(data.train_labels).tolist() == [8, 8] and np.bincount(
-        data.test_labels
-    ).tolist() == [2, 2]
-
-
-def test_images_of_other_sizes_and_modes_are_brought_to_one(home):
-    folder = write_folder(home / "odd", generated(2, per_class=6, size=16))
-    Image.fromarray(np.full((20, 40), 77, dtype=np.uint8)).save(
-        folder / "train" / "class 0" / "9999.png"
-    )  # grey, wide
-    Image.new("RGBA", (16, 31), (10, 200, 30, 255)).save(
-        folder / "train" / "class 1" / "9999.png"
-    )
-    data = datasets.packed(datasets.resolve(str(folder)))
-    assert data.train_images.shape == (14, 16, 16, 3)
-    assert (data.train_images == 77).all((1, 2, 3)).sum() == 1
-    assert (data.train_images == [10, 200, 30]).all((1, 2, 3)).sum() == 1
-
-
 def test_packing_the_same_name_twice_with_other_images_replaces_it(home):
     np.savez(home / "a.npz", **arrays(generated(2, seed=0)))
     np.savez(home / "b.npz", **arrays(generated(3, seed=1)))
@@ -466,24 +358,3 @@ def test_a_damaged_packed_data_set_is_refused(home):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match="truncated or damaged"):
         datasets.packed(name)
-
-
-def test_bad_folders_are_refused_and_name_what_is_wrong(home):
-    with pytest.raises(UserError, match="does not exist"):
-        datasets.resolve(str(home / "nowhere"))
-    (home / "empty").mkdir()
-    with pytest.raises(UserError, match="no class folders"):
-        datasets.resolve(str(home / "empty"))
-    with pytest.raises(UserError, match="only one class, 'class 0'"):
-        datasets.resolve(str(write_folder(home / "one", generated(1, per_class=4))))
-    folder = write_folder(home / "notes", generated(2, per_class=4))
-    (folder / "train" / "class 1" / "readme.png").write_text("not an image")
-    with pytest.raises(UserError, match="readme.png' is no readable image"):
-        datasets.resolve(str(folder))
-    folder = write_folder(home / "hollow", generated(2, per_class=4))
-    (folder / "train" / "class 3").mkdir()
-    with pytest.raises(UserError, match="class 3' is empty"):
-        datasets.resolve(str(folder))
-    with pytest.raises(UserError, match="no data set 'mnist'"):
-        datasets.packed("mnist")
-    assert not (home / "home").exists() or not list((home / "home").rglob("*.npy"))

@@ -70,7 +70,7 @@ def make(source: Path, limit: int) -> list[Path]:
             shutil.copyfile(file, place / name)
             seals[name] = _seal(file)
         about = {"piece": number, "of": len(shares), "files": seals}
-        (place / ABOUT).write_text(json.dumps(about))
+        (place / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         made.append(place)
     for place in folder().glob("[0-9]*"):  # of an earlier call
         if place not in made:
@@ -109,7 +109,9 @@ def _seal(file: Path) -> str:
 
 def missing() -> list[int] | None:
     """Numbers of the pieces that are not here; None where there is none at all."""
-    found = [json.loads(f.read_text()) for f in folder().glob(f"*/{ABOUT}")]
+    found = [
+        json.loads(f.read_text(encoding="utf-8")) for f in folder().glob(f"*/{ABOUT}")
+    ]
     if not found:
         return None
     have = {about["piece"] for about in found}
@@ -146,7 +148,9 @@ def _checked_files(part: str) -> list[Path]:
         raise UserError(told_missing(absent))
     found = []
     for about in sorted(folder().glob(f"*/{ABOUT}")):
-        for name, seal in json.loads(about.read_text())["files"].items():
+        for name, seal in json.loads(about.read_text(encoding="utf-8"))[
+            "files"
+        ].items():
             file = about.parent / name
             if name.split("/")[0] != part:
                 continue

@@ -121,7 +121,11 @@ class Machine:
     def _findings(self) -> dict:
         """Those on the machine, so far."""
         place = self.place / state.home().relative_to(root()) / "state.json"
-        return json.loads(place.read_text()) if place.exists() else state.empty()
+        return (
+            json.loads(place.read_text(encoding="utf-8"))
+            if place.exists()
+            else state.empty()
+        )
 
     def found(self) -> dict:
         """Its findings, as they came back."""

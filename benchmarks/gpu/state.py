@@ -40,7 +40,7 @@ def empty() -> dict:
 def load() -> dict:
     """What was found so far; of a damaged file nothing."""
     try:
-        return empty() | json.loads((home() / "state.json").read_text())
+        return empty() | json.loads((home() / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return empty()
 
@@ -128,23 +128,27 @@ def collect(path: Path, keep: Path) -> list[str]:
     a rehearsal.
     """
     from gfrlib.engine.source import code_digest
-    from gfrlib.lab import origin
+    from gfrlib.lab import origin, seals
 
     path = path / ARCHIVE if path.is_dir() else path
     place = home() / "collected"
     shutil.rmtree(place, ignore_errors=True)
     _unpack(path, place)
-    if json.loads((place / "state.json").read_text())["dry"]:
+    if json.loads((place / "state.json").read_text(encoding="utf-8"))["dry"]:
         raise UserError(f"'{path}' is of a rehearsal; its records are no results.")
-    names = []
+    names, target = [], root() / "data" / "records"
+    for file in sorted((place / "records").glob("*.analysis.png")):
+        write_atomically(target / file.name, file.read_bytes())
+        names.append(file.name)
     for file in sorted((place / "records").glob("*.json")):
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if seals.is_damaged(content):
+            raise UserError(f"'{file.name}' in '{path}' is damaged: fetch it again.")
         about = content.get("provenance", {})
         same = about.get("digest") == code_digest()
         if same and about.get("commit") == "unknown":
             about["commit"] = origin.code_commit()
-        text = json.dumps(content, separators=(",", ":"))
-        write_atomically(root() / "data" / "records" / file.name, text.encode())
+        write_atomically(target / file.name, seals.sealed(content))
         names.append(file.name)
     keep.mkdir(parents=True, exist_ok=True)
     if path.resolve() != (keep / ARCHIVE).resolve():

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from gfrlib.book.chapters import ROOT, chapters
+from gfrlib.book.chapters import ROOT, chapters, check
 from gfrlib.config import UserError
 
 # What the site takes from npm, so that it works without any other host: package, sha256
@@ -100,13 +100,22 @@ def draw_pictures(folder: Path) -> None:
     method_picture().savefig(folder / "method.svg", **form)
 
 
+def refuse_stale(source: str | Path | None) -> None:
+    """Raises UserError that names the chapters of ``source`` not to be shown."""
+    found = check(None if source is None else Path(source) / "book")
+    if found:
+        raise UserError(f"Stale chapters: {'; '.join(found)}; make book runs them.")
+
+
 def site(source: str | Path | None = None, output: str | Path | None = None) -> Path:
     """Build the site from the executed chapters in ``source``/book, strictly.
 
     ``source`` is ``build/src``, ``output`` ``build`` unless given. Pages, bibliography,
     style and scripts are copied first, and what the book no longer has is removed.
-    Returns the page to open.
+    Returns the page to open. Raises UserError, before anything is written, where a
+    chapter is not executed or is stale, as it would be shown with old figures.
     """
+    refuse_stale(source)
     source = Path(source or ROOT / "build/src").resolve()
     output = Path(output or ROOT / "build").resolve()
     (ROOT / "build/vendor").mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,8 @@
 which puts the pages beside the executed chapters and builds the site.
 
 An executed chapter's stamp holds the digest of its cells, gfrlib, its parameters and
-the packages, and the fingerprint of every committed record that it looked for, found or
-not.
+the packages, the fingerprint of every committed record that it looked for, found or
+not, and a checksum of all that the copy shows.
 """
 
 import hashlib
@@ -15,14 +15,15 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import yaml
-
+from gfrlib.book import notebooks
 from gfrlib.book.parameters import check_name, declared, from_text, typed
 from gfrlib.config import UserError
+from gfrlib.engine import paths, plain_yaml
 from gfrlib.lab import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,9 +31,6 @@ VERSIONS = (
     *("torch", "numpy", "scikit-learn", "matplotlib", "seaborn", "pandas"),
     *("ipywidgets", "ipykernel", "papermill"),
 )
-
-# below that, a kernel warns of its unencrypted connection and of interruptions
-QUIET_KERNEL = ["--IPKernelApp.log_level=50"]
 
 # The first code cell of every chapter, with the address that `make address` puts in. It
 # leaves no name behind but its modules and names with an underscore.
@@ -49,13 +47,6 @@ if importlib.util.find_spec("gfrlib") is None:
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-qe", _at])
     sys.path.insert(0, _at)"""
 
-# Run after a chapter's last cell: what it looked for among the committed records.
-TELL = """\
-import json, sys
-_records = sys.modules.get("gfrlib.lab.records")
-print(json.dumps(_records.looked_for if _records else {}))"""
-
-
 # Stamps -------------------------------------------------------------------------------
 
 
@@ -65,7 +56,7 @@ def chapters(chapter: str | None = None) -> list[Path]:
     Or the one meant by its file name, stem, or number (``01``). Raises UserError if
     there is none.
     """
-    found = sorted(path for path in (ROOT / "book").glob("*.ipynb"))
+    found = sorted(p for p in (ROOT / "book").glob("*.ipynb") if p.is_file())
     if chapter is None:
         return found
     stem = Path(chapter).name.removesuffix(".ipynb")
@@ -83,7 +74,7 @@ def digest(chapter: Path, parameters: dict) -> str:
     """
     cells = [
         [cell["cell_type"], "".join(cell["source"]), cell["metadata"]]
-        for cell in json.loads(chapter.read_text())["cells"]
+        for cell in notebooks.read(chapter)["cells"]
     ]
     packages = [importlib.metadata.version(name) for name in VERSIONS]
     versions = [platform.python_version(), *packages]
@@ -100,25 +91,20 @@ def stale(source: Path, executed: Path, parameters: dict | None = None) -> str:
 
     parameters: those it must have been run with (default: those of its stamp).
     """
-    if not executed.exists():
+    if not executed.is_file():
         return "not executed yet"
-    stamp = _stamp(executed)
+    stamp = notebooks.stamp_of(executed)
     given = stamp.get("parameters", {}) if parameters is None else parameters
     if stamp.get("digest") != digest(source, given):
         return "the notebook, gfrlib or a package changed since it was executed"
+    if not notebooks.is_sealed(executed):
+        return "its executed copy was edited"
     folder = ROOT / "data" / "records"
     for name, then in stamp.get("records", {}).items():
         if records.fingerprint(name, folder) != then:
             what = "the list of records" if name == records.EVERY else f"record {name}"
             return f"{what} changed since it was executed"
     return ""
-
-
-def _stamp(executed: Path) -> dict:
-    try:
-        return json.loads(executed.read_text())["metadata"]["gfr"]
-    except (ValueError, KeyError, TypeError):
-        return {}
 
 
 def check(folder: str | Path | None = None) -> list[str]:
@@ -130,7 +116,7 @@ def check(folder: str | Path | None = None) -> list[str]:
     for source in chapters():
         executed = Path(folder or ROOT / "build/src/book") / source.name
         reason = stale(source, executed)
-        if not reason and folder is None and _stamp(executed)["parameters"]:
+        if not reason and folder is None and notebooks.stamp_of(executed)["parameters"]:
             reason = "executed with other parameters than the book's"
         if reason:
             found.append(f"{source.stem}: {reason}")
@@ -194,20 +180,27 @@ def execute(
 
     # NumPy's threads in several kernels at once wait for each other
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+    with (
+        ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool,
+        notebooks.kernels_ended(),
+    ):
         begun = [pool.submit(one, source, values) for source, values in plan.items()]
         try:
             for chapter in begun:
                 chapter.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
     return [folder / source.name for source in plan]
 
 
 def _check_target(folder: Path, sources: list[Path]) -> None:
-    """Make the folder; raises UserError where a notebook there is not made by `run`."""
+    """Make the folder; raises UserError where a notebook there is not made by `run`,
+    or nothing can be written.
+    """
+    folder = paths.given(folder, "The folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as problem:
         raise UserError(
             f"'{folder}' cannot be a folder for executed notebooks "
@@ -221,7 +214,9 @@ def _check_target(folder: Path, sources: list[Path]) -> None:
                 "overwrite; choose another folder."
             )
         target = folder / source.name
-        if target.exists() and not in_build and not _stamp(target):
+        if os.path.lexists(target) and not target.is_file():
+            raise UserError(f"'{target}' is no file; move it away.")
+        if target.exists() and not in_build and not notebooks.stamp_of(target):
             raise UserError(
                 f"'{target}' was not made by this command; move it away, or choose "
                 "another folder."
@@ -229,70 +224,29 @@ def _check_target(folder: Path, sources: list[Path]) -> None:
 
 
 def _execute(source: Path, target: Path, values: dict, key: str) -> None:
-    import nbformat
-    import papermill  # the book's extra; gfrlib alone does without
+    """Execute into `target`, all or nothing; what a failed chapter did lies beside it.
 
-    partial = target.with_suffix(".tmp.ipynb")
-    notebook = nbformat.read(source, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(TELL))
+    The temporary name is this call's own: another one may write the same target.
+    """
+    handle, name = tempfile.mkstemp(".tmp.ipynb", f".{source.stem}-", target.parent)
+    os.close(handle)
+    partial = Path(name)
     try:
-        notebook = papermill.execute_notebook(
-            notebook,
-            str(partial),
-            values,
-            kernel_name="python3",
-            cwd=str(ROOT),
-            progress_bar=False,
-            extra_arguments=QUIET_KERNEL,
-        )
-    except papermill.PapermillExecutionError as problem:
+        notebook, records = notebooks.execute(source, partial, values, ROOT)
+        stamp = {"digest": key, "parameters": values, "records": records}
+        partial.write_text(notebooks.stamped(notebook, stamp), encoding="utf-8")
+        partial.chmod(0o644)
+        partial.replace(target)
+    except notebooks.Failed as problem:
         failed = target.with_suffix(".failed")  # not .ipynb: never part of the site
         partial.replace(failed)
-        what = f"{problem.ename}: {problem.evalue}"
-        what = problem.evalue if problem.ename == "UserError" else what
         raise UserError(
-            f"{source.stem} stopped in cell {problem.exec_count}: {what} "
-            f"(the notebook up to there: {failed})"
+            f"{source.stem} stopped in cell {problem} (the notebook up to there: "
+            f"{failed})"
         ) from problem
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
-    told = json.loads(notebook.cells.pop().outputs[0].text)
-    notebook.metadata.pop("papermill", None)  # times and paths of this machine
-    for cell in notebook.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-    notebook.cells = _only_pictures_in_figures(notebook.cells)
-    notebook.metadata["gfr"] = {"digest": key, "parameters": values, "records": told}
-    partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(target)
     target.with_suffix(".failed").unlink(missing_ok=True)
-
-
-def _only_pictures_in_figures(cells: list) -> list:
-    """Cells in which nothing but a picture is shown where the metadata make a figure.
-
-    MyST-NB would put every output of such a cell, the line of provenance too, into a
-    figure with the caption: what is no picture moves into a cell of its own below.
-    """
-    kept = []
-    for cell in cells:
-        kept.append(cell)
-        if "figure" not in cell.metadata.get("mystnb", {}):
-            continue
-        pictures = [out for out in cell.outputs if _is_picture(out)]
-        others = [out for out in cell.outputs if not _is_picture(out)]
-        if others:
-            below = {**cell, "outputs": others, "id": f"{cell.id}-below"}
-            below["metadata"] = {"tags": ["remove-input"]}
-            below["source"] = "# where the figure's numbers are from"
-            cell.outputs = pictures
-            kept.append(type(cell)(below))
-    return kept
-
-
-def _is_picture(output) -> bool:
-    return any(kind.startswith("image/") for kind in output.get("data", {}))
 
 
 # The repository's address -------------------------------------------------------------
@@ -300,7 +254,7 @@ def _is_picture(output) -> bool:
 
 def bootstrap() -> str:
     """The first code cell of every chapter, with the address in ``_config.yml``."""
-    settings = yaml.safe_load((ROOT / "_config.yml").read_text())
+    settings = plain_yaml.read(ROOT / "_config.yml", "The book's settings")
     return BOOTSTRAP.replace("{url}", settings["repository"]["url"])
 
 
@@ -311,11 +265,14 @@ def write_addresses() -> list[Path]:
     """
     changed = []
     for path in chapters():
-        notebook = json.loads(path.read_text())
+        notebook = notebooks.read(path)
         cell = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
         if "".join(cell["source"]) != bootstrap():
             cell["source"] = bootstrap().splitlines(keepends=True)
-            path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+            path.write_text(
+                json.dumps(notebook, indent=1, ensure_ascii=False) + "\n",
+                encoding="utf-8",
+            )
             changed.append(path)
     return changed
 
@@ -335,6 +292,9 @@ def main(command: str) -> int:
     except UserError as problem:
         print(problem, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on.", file=sys.stderr)
+        return 130
     return 0
 
 

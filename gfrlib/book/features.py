@@ -1,5 +1,7 @@
 """Figures of features and images: real ones, and those that are replayed."""
 
+import io
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,6 +10,7 @@ import seaborn as sns
 from gfrlib.book import looks
 from gfrlib.book.looks import INK, REAL, TASK_COLORS, styled
 from gfrlib.config import UserError
+from gfrlib.lab import analyses
 
 # Features -----------------------------------------------------------------------------
 
@@ -157,10 +160,11 @@ def _class_row(ax, tasks, c: int, count: int, left: float, *, small: bool) -> No
             interpolation="none",
             extent=(left + j, left + j + 0.94, 0.94, 0),
         )
+    name = tasks.class_names[c].replace("_", " ")
     ax.text(
         left + count / 2,
         1,
-        tasks.class_names[c].replace("_", " "),
+        name.replace("$", r"\$"),  # no formula
         ha="center",
         va="top",
         fontsize=6.5 if small else 9.5,
@@ -172,17 +176,18 @@ def sample_sheet(record):
     """Real test images beside what the image generator replays for their classes.
 
     Early and late, read from the PNG beside the record. Returns the Figure. Raises
-    UserError where there is none.
+    UserError where there is none, or a damaged one.
     """
-    about = (record.analysis or {}).get("samples")
-    path = record.path and record.path.with_name(record.path.stem + ".analysis.png")
-    if not about or not path.exists():
+    analysis = record.analysis or {}
+    about = analysis.get("samples")
+    content = analyses.sheet(record.path, analysis) if about else None
+    if content is None:
         raise UserError(
             f"The record '{record.name}' has no sheet of images: "
             "only replay at cut 0 leaves one."
         )
     classes, kinds = about["classes"], about["kinds"]
-    sheets = np.split(plt.imread(path), len(kinds), axis=1)
+    sheets = np.split(plt.imread(io.BytesIO(content)), len(kinds), axis=1)
     parts = [_spaced(sheet, len(classes), about["columns"]) for sheet in sheets]
     high, wide = parts[0].shape[:2]
     size = (5.2, 0.6 + 5.2 / len(kinds) * high / wide)

@@ -7,16 +7,19 @@ them with ``|``.
 
 import ast
 import difflib
-import json
 from pathlib import Path
 
 from IPython import get_ipython
 
-from gfrlib.config import UserError
+from gfrlib.book import notebooks
+from gfrlib.config import DECLARED, UserError
 from gfrlib.engine import values
 
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 Types = tuple[type, ...]
+# Lowest and highest whole number, where it is not that of a setting of the same name.
+BOUNDS = {"seeds": (1, 100), "ablation_seeds": (1, 100), "": (1, 10**6)}
+LARGEST = 1e30  # of other numbers
 
 
 def check_parameters(namespace: dict | None = None) -> None:
@@ -98,7 +101,7 @@ def declared(chapter: Path) -> dict[str, tuple[Types, object]]:
     """
     cells = [
         "".join(cell["source"])
-        for cell in json.loads(chapter.read_text())["cells"]
+        for cell in notebooks.read(chapter)["cells"]
         if "parameters" in cell["metadata"].get("tags", [])
     ]
     if len(cells) != 1:
@@ -118,15 +121,48 @@ def check_name(name: str, allowed) -> None:
 
 
 def typed(name: str, value, types: Types):
-    """The value as one of the parameter's types; raises UserError if it has none."""
+    """The value as one of the parameter's types, and within bounds, or a UserError.
+
+    A whole number counts something: it is at least 1. Text can be shown.
+    """
     try:
-        return values.typed(value, types)
+        value = values.typed(value, types)
     except ValueError:
         kinds = " or ".join(kind.__name__ for kind in types)
         kind = type(value).__name__
         raise UserError(
-            f"Parameter '{name}' must be {kinds}, not {kind} ({value!r})."
+            f"Parameter '{name}' must be {kinds}, not {kind} ({values.shown(value)})."
         ) from None
+    _check_value(name, value)
+    return value
+
+
+def _check_value(name: str, value) -> None:
+    if type(value) is int:
+        low, high = _bounds(name)
+        if not low <= value <= high:
+            where = f"at least {low}" if value < low else f"at most {high}"
+            raise UserError(
+                f"Parameter '{name}' must be {where}, not {values.shown(value)}."
+            )
+    elif type(value) is float and not abs(value) <= LARGEST:
+        raise UserError(f"Parameter '{name}' must be a finite number, not {value}.")
+    elif type(value) is str and not _is_text(value):
+        raise UserError(
+            f"Parameter '{name}' holds characters that are no text: {value!r}."
+        )
+
+
+def _bounds(name: str) -> tuple[int, int]:
+    if name in BOUNDS or name not in DECLARED:
+        return BOUNDS.get(name, BOUNDS[""])
+    low, high = DECLARED[name]["bounds"]
+    return max(1, low), high
+
+
+def _is_text(value: str) -> bool:
+    """Whether a notebook can hold it: no NUL and no half of a character."""
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def from_text(value, types: Types):

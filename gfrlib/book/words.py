@@ -103,12 +103,14 @@ def spread(values) -> str:
 def table(rows, digits: int = 1):
     """Rows (dicts) or a DataFrame as a table without an index; floats with `digits`.
 
-    Without rows: a sentence that says so.
+    Texts are shown as they stand, such as a class called <b>. Without rows: a sentence
+    that says so.
     """
     frame = pd.DataFrame(rows)
     if frame.empty:
         return Markdown("No table: no run of it is recorded.")
-    return frame.style.format(precision=digits).hide(axis="index")
+    shown = frame.style.format(precision=digits, escape="html")
+    return shown.format_index(escape="html", axis="columns").hide(axis="index")
 
 
 def summary(records, **columns) -> pd.DataFrame:

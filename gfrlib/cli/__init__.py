@@ -3,39 +3,43 @@
 Bad input is answered by one sentence on stderr and exit code 2.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-from gfrlib.cli import actions
+from gfrlib.cli import actions, words
 from gfrlib.cli.progress import Progress as Progress
+from gfrlib.cli.words import Parser
 from gfrlib.config import METHODS, PRESETS, UserError
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors become UserError, so that all bad input is answered in one way."""
-
-    def error(self, message: str):
-        raise UserError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+from gfrlib.engine import paths
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code (0, or 2 after bad input)."""
+    words.prepare_streams()
     try:
-        options = _parser().parse_args(arguments)
-        options.action(options)
-        return 0
-    except UserError as problem:
-        print(f"gfrlib: {problem}", file=sys.stderr)
-        return 2
+        return _answered(arguments)
     except BrokenPipeError:
+        words.drop_output()
         return 0
     except KeyboardInterrupt:
-        print(
-            "gfrlib: stopped; the same command goes on from the last checkpoint.",
-            file=sys.stderr,
-        )
+        print(f"gfrlib: {words.INTERRUPTED}", file=sys.stderr)
         return 130
+
+
+def _answered(arguments: list[str] | None) -> int:
+    try:
+        paths.check_variables()
+        options = _parser().parse_args(arguments)
+        options.action(options)
+        words.flush()
+        return 0
+    except BrokenPipeError:
+        raise
+    except UserError as problem:
+        said = problem
+    except (OSError, MemoryError) as problem:
+        said = UserError(words.sentence(problem))
+    print(f"gfrlib: {said}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> Parser:
@@ -49,6 +53,11 @@ def _parser() -> Parser:
     methods = commands.add_parser("methods", help="the table of methods")
     methods.set_defaults(action=actions.methods)
     listing = commands.add_parser("records", help="what is recorded")
+    listing.add_argument(
+        "--seal",
+        action="store_true",
+        help="add checksums to records that older code has made",
+    )
     listing.set_defaults(action=actions.records)
     compare = commands.add_parser(
         "compare",
@@ -88,14 +97,17 @@ def _add_grid(commands) -> None:
     grid = commands.add_parser(
         "grid", help="many runs from a YAML file, such as those in grids/"
     )
-    grid.add_argument("file", type=Path)
+    grid.add_argument("file")
     grid.add_argument(
         "--dry-run",
         action="store_true",
         help="tell runs, shared stages and minutes, and train nothing",
     )
     grid.add_argument(
-        "--jobs", type=int, default=1, help="processes at a time (default 1)"
+        "--jobs",
+        type=words.whole(1, words.MOST_JOBS),
+        default=1,
+        help="processes at a time (default 1)",
     )
     grid.add_argument(
         "--ray",
@@ -115,8 +127,14 @@ def _add_data(commands) -> None:
     data.add_argument("name", help="the name it gets, such as cifar100")
     data.add_argument(
         "path",
-        type=Path,
-        help="a folder of images (train/<class>/, val/<class>/) or a packed .npz file",
+        nargs="?",
+        help="a folder of images (train/<class>/, test/<class>/ or val/<class>/; or "
+        "<class>/) or a packed .npz file",
+    )
+    data.add_argument(
+        "--verify",
+        action="store_true",
+        help="without PATH: read all of a packed data set and compare its checksum",
     )
     data.add_argument(
         "--classes",
@@ -125,17 +143,33 @@ def _add_data(commands) -> None:
         "names separated by commas; lucir | gfr: the 100 classes of ImageNet-Subset, "
         "from a folder of 1,000",
     )
+    data.add_argument(
+        "--as-stored",
+        action="store_true",
+        help="do not turn images as their EXIF orientation says (torchvision's way)",
+    )
+    data.add_argument(
+        "--pixels",
+        type=words.whole(1, 2**31),
+        help="the most that an image may have (178956970)",
+    )
     large = data.add_argument_group(
         "large images (always for a name that begins with imagenet)",
         "decoded in parallel to squares, resumably; unreadable files are named and "
         "left out",
     )
-    large.add_argument("--size", type=int, help="side of the stored squares (256)")
     large.add_argument(
-        "--crop", type=int, help="side of the random resized crops in training (224)"
+        "--size", type=words.whole(1, 4096), help="side of the stored squares (256)"
     )
     large.add_argument(
-        "--workers", type=int, help="processes that decode (all processors)"
+        "--crop",
+        type=words.whole(1, 4096),
+        help="side of the random resized crops in training (224)",
+    )
+    large.add_argument(
+        "--workers",
+        type=words.whole(0, words.MOST_JOBS),
+        help="processes that decode (all processors)",
     )
     data.set_defaults(action=actions.data)
 

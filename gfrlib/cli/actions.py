@@ -1,5 +1,6 @@
 """What the commands do: each takes the parsed options and prints."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import numpy as np
 
 from gfrlib.cli.progress import Progress
 from gfrlib.config import METHODS, Config, UserError, from_text
+from gfrlib.engine import paths, values
 
 
 def settings() -> list[dataclasses.Field]:
@@ -53,13 +55,10 @@ def _row(name: str, values) -> None:
 
 def grid(options) -> None:
     """Run a grid; each run is printed as it ends."""
+    from gfrlib.engine import distributed
     from gfrlib.lab import grids, origin, plans
 
-    if options.jobs < 1:
-        raise UserError(
-            f"'--jobs' is the number of processes, at least 1, not {options.jobs}."
-        )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if distributed.announced() > 1:
         raise UserError(
             "A grid runs one process a run; torchrun is for a single run "
             "(python -m gfrlib run)."
@@ -71,11 +70,24 @@ def grid(options) -> None:
     if options.commit:
         _refuse_uncommittable(configs)
         origin.refuse_changes()
+    results = grids.run(
+        configs, options.jobs, ray=options.ray, notice=Progress().notice
+    )
+    # closed at once when this is stopped, so that its processes end, too
+    with contextlib.closing(results):
+        failed = _tell_results(results, len(configs), commit=options.commit)
+    if failed:
+        raise UserError(
+            f"{failed} of {len(configs)} runs stopped with the errors above; all "
+            "others are recorded."
+        )
+
+
+def _tell_results(results, count: int, *, commit: bool) -> int:
+    """Print each run as it ends, and commit its record; returns how many failed."""
     failed = 0
-    notice = Progress().notice
-    results = grids.run(configs, options.jobs, ray=options.ray, notice=notice)
     for number, (config, result) in enumerate(results, 1):
-        name = f"[{number}/{len(configs)}] {config.method} seed {config.seed}"
+        name = f"[{number}/{count}] {config.method} seed {config.seed}"
         if isinstance(result, UserError):
             failed += 1
             print(f"{name}: {result}", file=sys.stderr, flush=True)
@@ -83,13 +95,9 @@ def grid(options) -> None:
         print(
             f"{name}: {result.status}, {_in_short(result)}, {result.name}", flush=True
         )
-        if options.commit and result.status == "computed now":
+        if commit and result.status == "computed now":
             _commit(result.path)
-    if failed:
-        raise UserError(
-            f"{failed} of {len(configs)} runs stopped with the errors above; all "
-            "others are recorded."
-        )
+    return failed
 
 
 def _refuse_uncommittable(configs: list[Config]) -> None:
@@ -131,7 +139,7 @@ def _commit(path: Path) -> None:
         command = ["git", "-C", str(path.parent), *words, "--", *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = (done.stderr or done.stdout).strip()
+            said = values.line((done.stderr or done.stdout).strip())
             print(f"not committed: {said}", file=sys.stderr, flush=True)
             return
 
@@ -148,7 +156,7 @@ def methods(options) -> None:
 
 
 def records(options) -> None:
-    """Print what is recorded."""
+    """Print what is recorded; with --seal add checksums to what older code has made."""
     from gfrlib.lab import records
 
     paths = records.every()
@@ -156,28 +164,48 @@ def records(options) -> None:
         print("Nothing is recorded yet; python -m gfrlib run makes the first record.")
     for path in paths:
         try:
-            record = records.load(path)
+            line = _sealed(path) if options.seal else _listed(records.whole(path))
         except UserError as problem:
-            print(f"{path.stem}: refused. {problem}")
-            continue
-        date = record.provenance["date"]
-        print(f"{path.stem:<60} {_in_short(record)}  {date}  {record.status}")
+            line = f"refused. {problem}"
+        if line:
+            print(f"{path.stem:<60} {line}")
+
+
+def _listed(record) -> str:
+    date, old = record.provenance["date"], "" if record.sealed else ", no checksum"
+    return f"{_in_short(record)}  {date}  {record.status}{old}"
+
+
+def _sealed(path: Path) -> str:
+    from gfrlib.lab import records
+
+    return "has a checksum now" if records.seal(path) else ""
 
 
 def _resolve(text: str):
     """The records meant by a file, a name or its beginning.
 
-    All seeds of one configuration. Raises UserError where there is none, or several.
+    All seeds of one configuration; of these, one that is damaged is named and left out.
+    Raises UserError where there is none, or several.
     """
     from gfrlib.lab import records
 
-    if Path(text).is_file():
-        return [records.load(Path(text))]
-    found = defaultdict(list)
+    path = paths.given(text, "The record")
+    if path.is_file():
+        return [records.load(path)]
+    found, bad = defaultdict(list), []
     for path in records.every():
         if path.stem.startswith(text):
-            record = records.load(path)
+            try:
+                record = records.load(path)
+            except UserError as problem:
+                bad.append(problem)
+                continue
             found[dataclasses.replace(record.config, seed=0).digest()].append(record)
+    if bad and not found:
+        raise bad[0]
+    for problem in bad:
+        print(f"left out: {problem}", file=sys.stderr)
     if not found:
         raise UserError(
             f"No record begins with '{text}'; python -m gfrlib records lists them."
@@ -230,52 +258,83 @@ def compare(options) -> None:
 
 
 LARGE = ("size", "crop", "workers")  # options for large images
+FAULTS = 10  # unreadable files that are listed
 
 
 def data(options) -> None:
-    """Pack a data set."""
-    from gfrlib.lab import class_lists, datasets
+    """Pack a data set, or check one that is packed.
+
+    Of a folder it says what was used for what, and what was left out.
+    """
+    from gfrlib.lab import class_lists, datasets, decoding
 
     name = datasets.checked(options.name)
-    if not options.path.exists():
+    if options.path is None:
+        _verify(name, options.verify)
+        return
+    path = paths.file_or_folder(options.path, "The data set")
+    if not path.exists():
         raise UserError(
-            f"'{options.path}' does not exist; give a folder of images or a packed "
-            ".npz file."
+            f"'{path}' does not exist; give a folder of images or a packed .npz file."
         )
     given = {k: getattr(options, k) for k in LARGE if getattr(options, k) is not None}
     classes = options.classes or ""
     large = bool(given) or name.startswith("imagenet")
     large = large or classes in class_lists.SUBSETS
-    if options.path.is_file() and (large or classes):
+    pixels = decoding.PIXELS if options.pixels is None else options.pixels
+    rules = decoding.Rules(turned=not options.as_stored, pixels=pixels)
+    for_folders = large or classes or rules != decoding.Rules()
+    if path.is_file() and for_folders:
         raise UserError(
-            f"'{options.path}' is a file; --size, --crop, --classes and --workers are "
-            "for a folder with train/ and val/."
+            f"'{path}' is a file; --size, --crop, --classes, --workers, "
+            "--pixels and --as-stored are for a folder of images."
         )
     if large:
-        _pack_large(name, options.path, {**given, "classes": classes})
+        _pack_large(name, path, {**given, "classes": classes, "rules": rules})
     else:
-        datasets.add(name, options.path, classes)
+        datasets.add(name, path, classes, rules=rules, notice=_say)
+    _print_counts(name)
+
+
+def _print_counts(name: str) -> None:
+    from gfrlib.lab import datasets
+
     packed = datasets.packed(name)
     shape = "x".join(map(str, packed.train_images.shape[1:]))
-    print(
-        f"{name}: {len(packed.class_names)} classes, {len(packed.train_labels)} "
-        f"training and {len(packed.test_labels)} test images of {shape}"
+    # a label of -1 marks a file that could not be read
+    train, test = (
+        (part >= 0).sum() for part in (packed.train_labels, packed.test_labels)
     )
+    print(
+        f"{name}: {len(packed.class_names)} classes, {train} training and {test} test "
+        f"images of {shape}"
+    )
+
+
+def _verify(name: str, wanted: bool) -> None:
+    from gfrlib.lab import datasets
+
+    if not wanted:
+        raise UserError(
+            "Give the PATH of a folder of images or of a packed .npz file, or --verify "
+            f"to check '{name}' as it is packed."
+        )
+    compared = datasets.verify(name)
+    _print_counts(name)
+    if compared:
+        print("its content is as it was packed")
+    else:
+        print(
+            "older code has packed it without a checksum of its content; it has one "
+            "now, of the content as it is"
+        )
 
 
 def _pack_large(name: str, path: Path, given: dict) -> None:
     from tqdm import tqdm
 
-    from gfrlib.lab import class_lists, shards
+    from gfrlib.lab import shards
 
-    if name == "imagenet-subset" and not given["classes"]:
-        folders = [p for p in (path / "train").glob("*") if p.is_dir()]
-        if len(folders) > class_lists.SUBSET:
-            raise UserError(
-                f"'{path}' holds {len(folders)} classes; say which "
-                f"{class_lists.SUBSET} with --classes lucir or --classes gfr "
-                "(two lists circulate)."
-            )
     silent = not sys.stderr.isatty()
     with tqdm(unit="image", file=sys.stderr, disable=silent, leave=False) as bar:
 
@@ -284,10 +343,19 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
             bar.update(done - bar.n)
 
         packing = shards.pack(name, path, report=report, **given)
-    for file, reason in packing.faults.items():
-        print(f"left out: {file} ({reason})", file=sys.stderr)
-    decoded = sum(packing.images.values()) - len(packing.faults)
-    print(f"{decoded} images decoded, {len(packing.faults)} files left out")
+    faults = [f"{file} ({reason})" for file, reason in packing.faults.items()]
+    lines = packing.account + [f"left out: {fault}" for fault in faults[:FAULTS]]
+    if len(faults) > FAULTS:
+        lines.append(f"left out: {len(faults) - FAULTS} unreadable files more")
+    for line in lines:
+        _say(line)
+    decoded = sum(packing.images.values()) - len(faults)
+    left_out = len(faults) + packing.left_out
+    print(f"{decoded} images decoded, {left_out} files or folders left out")
+
+
+def _say(line: str) -> None:
+    print(values.line(line), file=sys.stderr)
 
 
 def book_run(options) -> None:
@@ -295,19 +363,22 @@ def book_run(options) -> None:
     from gfrlib.book import chapters
 
     parameters = dict(options.parameters)  # text, read as each parameter's type
+    for name in parameters:
+        if sum(given == name for given, _ in options.parameters) > 1:
+            raise UserError(f"'-p {name}' is given twice; leave one of them out.")
     for path in chapters.run(options.chapter, parameters, options.out):
         print(path)
 
 
 def book_check(options) -> None:
-    """Raises UserError that names the stale chapters."""
+    """Name the stale chapters, one a line, and raise UserError where there are any."""
     from gfrlib.book import chapters
 
     stale = chapters.check()
     if stale:
+        print(*stale, sep="\n")
         raise UserError(
-            "Stale chapters: "
-            + "; ".join(stale)
-            + "; python -m gfrlib book run makes them anew."
+            f"{len(stale)} of {len(chapters.chapters())} chapters are stale; "
+            "python -m gfrlib book run makes them anew."
         )
     print("every chapter is fresh")

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from gfrlib.engine import values
+
 
 class Progress:
     """A bar on a terminal: task, phase, epoch, loss, time left. Silent in logs."""
@@ -49,7 +51,7 @@ class Progress:
 
     def notice(self, text: str) -> None:
         """One line on stderr, beside the bar."""
-        print(text, file=sys.stderr)
+        print(values.line(text), file=sys.stderr)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -13,7 +13,7 @@ from gfrlib.config import Config, digest_of
 from gfrlib.engine import distributed
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
-from gfrlib.engine.store import NoStore
+from gfrlib.engine.store import NoStore, fitting
 
 
 class Chain:
@@ -66,7 +66,9 @@ class Chain:
                 }
                 stage.finish(done)
             else:
-                module.load_state_dict(done["module"])
+                with fitting(stage):
+                    _check_numbers(done)
+                    module.load_state_dict(done["module"])
             module.eval()
         self.losses += done["losses"]
         if done["seconds"]["seconds"] > 0.01:
@@ -93,7 +95,19 @@ class Chain:
                 kept = {rule: torch.from_numpy(row) for rule, row in rules.items()}
                 done = {"rules": kept}
                 stage.finish(done)
+            else:
+                with fitting(stage):
+                    self._check_rules(done["rules"], t)
         return {rule: row.numpy() for rule, row in done["rules"].items()}
+
+    def _check_rules(self, rules: dict, t: int) -> None:
+        """Raises ValueError unless every rule predicts the test images of tasks 0..t.
+
+        Or another error, if these are no tensors.
+        """
+        seen = sum(len(self.tasks.test_index(k)) for k in range(t + 1))
+        if not rules or any(row.numpy().shape != (seen,) for row in rules.values()):
+            raise ValueError("other predictions than test images")
 
     def next_key(self, name: str, t: int) -> str:
         """Key of the chain's next stage."""
@@ -116,6 +130,14 @@ class Chain:
         if self.config.memory != "gan" or t == self.last:
             return 0
         return generator_steps(self.config, len(self.tasks.sizes), t)
+
+
+def _check_numbers(done: dict) -> None:
+    """Raises TypeError or KeyError unless there are rows of losses and a time."""
+    rows = [*done["losses"], done["seconds"]]
+    if not all(isinstance(row, dict) for row in rows):
+        raise TypeError("losses and seconds are rows of named values")
+    float(done["seconds"]["seconds"])
 
 
 def generator_steps(config: Config, tasks: int, t: int) -> int:

@@ -8,6 +8,7 @@ process every function here hands back what it was given.
 import contextlib
 import datetime
 import os
+import socket
 from collections.abc import Callable, Iterator
 
 import torch
@@ -16,30 +17,74 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gfrlib.config import Config, UserError
+from gfrlib.engine import paths
 from gfrlib.engine.store import StageInterface, StoreInterface
+
+MOST = 10_000  # processes of one run
+TORCHRUN = "torchrun --standalone --nproc_per_node=N -m gfrlib run"
+
+
+def announced() -> int:
+    """Number of processes that torchrun says it started; 1 without it.
+
+    Raises UserError where the variable is no such number.
+    """
+    return paths.whole("WORLD_SIZE", default=1, low=1, high=MOST)
 
 
 def start(device: torch.device) -> None:
     """Join the processes that torchrun has started, if it has.
 
-    Each takes the GPU of its local rank, where there are GPUs.
-    Raises UserError where there are more processes than GPUs.
+    Each takes the GPU of its local rank, where there are GPUs. Raises UserError where
+    there are more processes than GPUs, or where they cannot meet.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    count = announced()
+    if count == 1 or dist.is_initialized():
         return
+    _check_meeting(count)
     if device.type == "cuda":
-        local = int(os.environ["LOCAL_RANK"])
+        local = paths.whole("LOCAL_RANK", default=0, high=MOST)
         if local >= torch.cuda.device_count():
             raise UserError(
                 f"There are {torch.cuda.device_count()} GPUs here; start as many "
                 "processes, or take --device cpu."
             )
         torch.cuda.set_device(local)
-    # objects travel by gloo; a day, because process 0 may wait for another run's stage
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        timeout=datetime.timedelta(days=1),
-    )
+    try:
+        # objects travel by gloo; a day: process 0 may wait for another run's stage
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            timeout=datetime.timedelta(days=1),
+        )
+    except (RuntimeError, ValueError, OSError) as problem:
+        raise UserError(
+            f"The {count} processes could not meet ({problem}); start them all by "
+            f"{TORCHRUN}."
+        ) from problem
+
+
+def _check_meeting(count: int) -> None:
+    """Raises UserError unless torchrun's other variables are there, too."""
+    unset = [
+        name
+        for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+        if not os.environ.get(name)
+    ]
+    if unset:
+        raise UserError(
+            f"WORLD_SIZE says that there are {count} processes, and {unset[0]} is not "
+            f"set; start them by {TORCHRUN}, or unset WORLD_SIZE."
+        )
+    paths.whole("RANK", default=0, high=count - 1)
+    paths.whole("MASTER_PORT", default=0, high=65_535)
+    host = os.environ["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as problem:  # else it would try for a day
+        raise UserError(
+            f"MASTER_ADDR names '{host}', which is no machine known here; start the "
+            f"processes by {TORCHRUN}."
+        ) from problem
 
 
 def size() -> int:

@@ -2,8 +2,10 @@
 
 Such a lock ends with the process that holds it, whatever ends that, and a process that
 is stopped keeps it. Its file stays where it is: whoever removed it might part two
-processes that wait for it. Between hosts a lock is worth what their common file system
-makes of it.
+processes, one of which holds the lock of the removed file, the other that of a new one
+of the same name. Only where nothing is left to be done behind the lock does that harm
+nobody, and the holder may remove the file (store.Stage). Between hosts a lock is worth
+what their common file system makes of it.
 """
 
 import contextlib
@@ -22,6 +24,8 @@ from gfrlib.config import UserError
 POLL = 0.5  # seconds between two looks at a lock that another process holds
 # How a file system says that it knows no locks.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+# How a system says that a place is not ours to write.
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _told: set[Path] = set()  # folders without locks that were named already
 
 
@@ -36,14 +40,14 @@ def held(
     waiting: str = "",
     notice: Callable[[str], None] | None = None,
     needless: Callable[[], bool] = lambda: False,
-) -> Iterator[None]:
-    """Hold the lock file `path`, in a folder that is there.
+) -> Iterator[bool]:
+    """Hold the lock file `path`, in a folder that is there; whether it is held.
 
     While another process holds it, wait, after the notice `waiting`, until the lock is
     free or `needless()` is true. Where the file system knows no locks, say so once and
     go on alone. Raises UserError where the file cannot be written.
     """
-    lock, said, taken = filelock.FileLock(path), False, False
+    lock, said, taken = _lock(path), False, False
     while not taken and not needless():
         taken = _take(lock)
         if taken is None:
@@ -55,10 +59,28 @@ def held(
                 said = True
             time.sleep(POLL)
     try:
-        yield
+        yield bool(taken)
     finally:
         if taken:
             lock.release()
+
+
+@contextlib.contextmanager
+def tried(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` if that can be had at once; whether it is held."""
+    lock, taken = _lock(path), False
+    with contextlib.suppress(UserError):
+        taken = _take(lock)
+    try:
+        yield bool(taken)
+    finally:
+        if taken:
+            lock.release()
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    """Another user may wait for it, too; the file has no content to be changed."""
+    return filelock.FileLock(path, mode=0o666)
 
 
 def _take(lock: filelock.BaseFileLock) -> bool | None:
@@ -82,12 +104,22 @@ def _take(lock: filelock.BaseFileLock) -> bool | None:
             return None
         raise UserError(
             f"The lock '{lock.lock_file}' could not be written ({problem.strerror}); "
-            "free some space and run the same command again."
+            f"{advice(problem)}, and run the same command again."
         ) from problem
     if isinstance(lock, filelock.SoftFileLock):
         lock.release()
         return None
     return True
+
+
+def advice(problem: OSError) -> str:
+    """What to do where a file could not be written."""
+    if problem.errno in NOT_OURS:
+        return (
+            "it is another user's or read-only: set GFR_CACHE to a folder of yours "
+            "(GFR_HOME where data are packed)"
+        )
+    return "free some space or choose another folder"
 
 
 def _tell_alone(path: Path, notice: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """What this machine computes with: device, precision, compiler, and the chip's name."""
 
 import contextlib
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ COMPILERS = ("g++", "clang++", "cl")  # one of them must be there to compile for
 # the first PyTorch that was seen to compile gradients of gradients; 2.11 cannot
 GRADIENTS_OF_GRADIENTS = (2, 15)
 WARM_UP = 3  # calls before a CUDA graph is recorded, as PyTorch's notes ask for
+MANY_THREADS = 64  # that any machine may be asked for
 GRAPHS = 64  # that one function may be compiled to in a process
 CPUINFO = Path("/proc/cpuinfo")  # Linux alone has it
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of an x86 processor that computes in bf16
@@ -129,6 +131,12 @@ def _native_bf16() -> bool:
 
 
 def _check(config: Config, device: torch.device) -> None:
+    processors = os.cpu_count() or 1
+    if config.threads > max(MANY_THREADS, 4 * processors):
+        raise UserError(
+            f"'threads' is {config.threads}, and this machine has {processors} "
+            f"processors: so many would wait for each other; take {processors}."
+        )
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("There is no GPU here; use device = auto or cpu.")
     if device.type != "cuda" or config.precision != "bf16":
@@ -247,7 +255,7 @@ def chip(device: torch.device) -> str:
 def _cpuinfo(field: str) -> str:
     """A line of Linux's /proc/cpuinfo; elsewhere nothing."""
     try:
-        lines = CPUINFO.read_text().splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     found = (line for line in lines if line.startswith(field))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gfrlib.config import UserError
 from gfrlib.engine import distributed
 from gfrlib.engine.machine import Machine, compiled_gradients
+from gfrlib.engine.store import fitting
 
 
 def seed_of(*what) -> int:
@@ -194,14 +195,9 @@ class Phase:
         state = self.stage.checkpoint() if self.stage is not None else None
         if state is None:
             return
-        try:
+        with fitting(self.stage):
             for name, part in parts.items():
                 part.load_state_dict(state[name])
-            self.step, self.count = state["step"], state["count"]
-            self.history, self.seconds = state["history"], state["seconds"]
+            self.step, self.count = int(state["step"]), int(state["count"])
+            self.history, self.seconds = list(state["history"]), state["seconds"] + 0.0
             self.sums = {k: v.to(self.device) for k, v in state["sums"].items()}
-        except (KeyError, RuntimeError, ValueError) as problem:
-            raise UserError(
-                f"The checkpoint {self.stage.path} belongs to another configuration; "
-                "delete that folder to train the stage again."
-            ) from problem

@@ -44,7 +44,7 @@ def closure(roots: tuple[str, ...]) -> list[str]:
 def _digest(roots: tuple[str, ...]) -> str:
     sha = hashlib.sha256()
     for name in closure(roots):
-        tree = ast.parse(_file(name).read_text())
+        tree = ast.parse(_file(name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             _drop_docstring(node)
         sha.update(ast.unparse(tree).encode())
@@ -58,7 +58,7 @@ def _file(name: str) -> Path:
 def _imports(path: Path) -> list[str]:
     """Modules of gfrlib that a file imports, anywhere in it, named below gfrlib."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -4,11 +4,14 @@ data/cache/    the stages of all runs, shared by those that begin alike (git ign
 """
 
 import contextlib
+import glob
 import hashlib
 import io
 import os
+import stat
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -18,6 +21,8 @@ from gfrlib.engine import locks
 from gfrlib.engine.source import GFRLIB, code_digest
 
 CHECKPOINT_EVERY = 15.0  # seconds of training between checkpoints
+LOCK, CHECKPOINT, DONE = "lock", "checkpoint.pt", "done.pt"
+UNFINISHED_AFTER = 3600.0  # seconds after which a temporary file is a killed process's
 
 
 @runtime_checkable
@@ -89,13 +94,25 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _remove_unfinished(path, UNFINISHED_AFTER)
     except OSError as problem:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise UserError(
             f"'{path}' could not be written ({problem.strerror}); nothing was lost: "
-            "free some space or choose another folder, and run the same command again."
+            f"{locks.advice(problem)}, and run the same command again."
         ) from problem
+
+
+def _remove_unfinished(path: Path, after: float = 0.0) -> None:
+    """Remove temporary files of `path` that killed processes have left.
+
+    A younger one than `after` seconds may be that of a process at work.
+    """
+    with contextlib.suppress(OSError):
+        for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
+            if time.time() - left.stat().st_mtime >= after:
+                left.unlink()
 
 
 class NoStore:
@@ -143,25 +160,53 @@ class Store:
         except OSError as problem:
             raise UserError(
                 f"The cache folder '{self.place}' cannot be written "
-                f"({problem.strerror})."
+                f"({problem.strerror}); {locks.advice(problem)}."
             ) from problem
+
+        def is_done() -> bool:
+            return os.path.exists(folder / DONE)
+
         with locks.held(
-            folder / "lock",
+            folder / LOCK,
             waiting=f"waiting for another process that trains stage {key}",
             notice=self.notice,
-            needless=(folder / "done.pt").exists,
-        ):
-            yield Stage(folder, key, self.notice)
+            needless=is_done,
+        ) as ours:
+            if not is_done():
+                _check_writable(folder)
+            yield Stage(folder, key, self.notice, ours=ours)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises UserError before anything is trained that could not be kept there."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as problem:
+        raise UserError(
+            f"The stage in '{folder}' is not finished, and the folder cannot be "
+            f"written ({problem.strerror}); {locks.advice(problem)}."
+        ) from problem
 
 
 class Stage:
-    """One folder: lock, checkpoint.pt while training, done.pt afterwards."""
+    """One folder: lock, checkpoint.pt while training, done.pt afterwards.
+
+    ours: whether this process holds the lock.
+    """
 
     def __init__(
-        self, path: Path, key: str, notice: Callable[[str], None] | None = None
+        self,
+        path: Path,
+        key: str,
+        notice: Callable[[str], None] | None = None,
+        *,
+        ours: bool = False,
     ):
-        self.path, self.key, self.notice = path, key, notice
+        self.path, self.key, self.notice, self.ours = path, key, notice, ours
         self.last_save = time.monotonic()
+        if ours:
+            for name in (CHECKPOINT, DONE):
+                _remove_unfinished(path / name)
 
     def due(self) -> bool:
         """Whether it is time for the next checkpoint."""
@@ -169,24 +214,50 @@ class Stage:
 
     def save(self, state: dict) -> None:
         """Write a checkpoint."""
-        self._write("checkpoint.pt", state)
+        self._write(CHECKPOINT, state)
         self.last_save = time.monotonic()
 
     def checkpoint(self) -> dict | None:
         """The last checkpoint, or None."""
-        state = self._read("checkpoint.pt")
+        state = self._read(CHECKPOINT)
         if state is not None and self.notice:
-            self.notice(f"resuming stage {self.key} at step {state['step']}")
+            self.notice(f"resuming stage {self.key} at step {state.get('step')}")
         return state
 
     def finish(self, state: dict) -> None:
         """Keep the stage's result and drop its checkpoint."""
-        self._write("done.pt", state)
-        (self.path / "checkpoint.pt").unlink(missing_ok=True)
+        self._write(DONE, state)
+        with contextlib.suppress(OSError):  # what is left is removed the next time
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
+        if self.ours:
+            self._tidy()
 
     def result(self) -> dict | None:
         """The finished stage, or None."""
-        return self._read("done.pt")
+        state = self._read(DONE)
+        if state is not None and os.listdir(self.path) != [DONE]:
+            with _lock_of(self) as ours:
+                if ours:
+                    self._tidy()
+        return state
+
+    def _tidy(self) -> None:
+        """Remove what is left beside the result, with the lock held.
+
+        The lock's file, too: who comes in by another one finds the result.
+        """
+        with contextlib.suppress(OSError):
+            for name in (CHECKPOINT, DONE):
+                _remove_unfinished(self.path / name)
+            for name in (CHECKPOINT, LOCK):
+                (self.path / name).unlink(missing_ok=True)
+
+    def unfit(self, name: str, why: str) -> UserError:
+        """The sentence about a file of this stage that cannot be used."""
+        return UserError(
+            f"The checkpoint {self.path / name} {why}; delete that file to train its "
+            "stage again, all other stages are kept."
+        )
 
     def _write(self, name: str, state: dict) -> None:
         import torch
@@ -200,21 +271,65 @@ class Stage:
         )
 
     def _read(self, name: str) -> dict | None:
+        """The state in a file, or None where there is none. Raises UserError."""
         import torch
 
-        path = self.path / name
-        if not path.exists():
+        content = self._unsealed(name)
+        if content is None:
             return None
-        seal, _, content = path.read_bytes().partition(b"\n")
+        try:
+            with warnings.catch_warnings():  # the sentence says enough
+                warnings.simplefilter("ignore")
+                kept = torch.load(io.BytesIO(content), "cpu", weights_only=True)
+            key, state = kept["key"], kept["state"]
+        except Exception as problem:  # other content than `_write`'s: many kinds
+            raise self.unfit(name, "is damaged (it holds no stage)") from problem
+        if key != self.key:
+            raise self.unfit(name, f"belongs to another configuration (stage {key})")
+        if not isinstance(state, dict):
+            raise self.unfit(name, "is damaged (it holds no stage)")
+        return state
+
+    def _unsealed(self, name: str) -> bytes | None:
+        """What stands behind the checksum of a file, or None where there is none."""
+        path = self.path / name
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise self.unfit(name, "is no file")  # a pipe would block its reader
+            seal, _, content = path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            why = f"cannot be read ({problem.strerror})"
+            raise self.unfit(name, why) from problem
         if hashlib.sha256(content).hexdigest().encode() != seal:
-            raise UserError(
-                f"The checkpoint {path} is damaged (its checksum differs); delete that "
-                "file to train its stage again, all other stages are kept."
-            )
-        kept = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-        if kept["key"] != self.key:
-            raise UserError(
-                f"The checkpoint {path} belongs to another configuration (stage "
-                f"{kept['key']}); delete that file to train its stage again."
-            )
-        return kept["state"]
+            raise self.unfit(name, "is damaged (its checksum differs)")
+        return content
+
+
+@contextlib.contextmanager
+def fitting(stage: StageInterface) -> Iterator[None]:
+    """What a kept state raises where it is used becomes one sentence.
+
+    Such a file holds another thing than its stage keeps: other shapes, no such key.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:  # the state may be anything that can be loaded
+        raise UserError(
+            f"What is kept in {stage.path} does not fit its stage (it belongs to "
+            "another configuration, or holds other things); delete that folder to "
+            "train the stage again, all other stages are kept."
+        ) from problem
+
+
+@contextlib.contextmanager
+def _lock_of(stage: Stage) -> Iterator[bool]:
+    """Whether the stage's lock is held, here or by the caller."""
+    if stage.ours:
+        yield True
+        return
+    with locks.tried(stage.path / LOCK) as taken:
+        yield taken

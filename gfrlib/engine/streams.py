@@ -28,7 +28,7 @@ def budget(device: torch.device) -> int:
 def _free() -> int:
     """Bytes of main memory that can be had, caches of files included."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return 1024 * next(
             int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")
         )

@@ -1,5 +1,6 @@
 """Which classes of a folder are taken: a known list, a number, names, or a file."""
 
+import unicodedata
 from pathlib import Path
 
 from gfrlib.config import UserError
@@ -76,14 +77,7 @@ def _listed(which: str) -> list[str]:
     """The names of a file, or those written out. Raises UserError."""
     path = Path(which).expanduser()
     if path.is_file():
-        try:
-            lines = path.read_text().splitlines()
-        except (OSError, ValueError) as problem:
-            raise UserError(
-                f"The list of classes '{which}' cannot be read; give a text file with "
-                "one class a line."
-            ) from problem
-        found = [line.split("\t")[0].strip() for line in lines]
+        found = [line.split("\t")[0].strip() for line in lines(path)]
         found = [name for name in found if name and not name.startswith("#")]
     elif "," in which:
         found = [name.strip() for name in which.split(",") if name.strip()]
@@ -98,4 +92,18 @@ def _listed(which: str) -> list[str]:
             f"The list of classes '{which}' names {len(set(found))} of them; "
             "class-incremental learning needs at least two."
         )
-    return found
+    return [unicodedata.normalize("NFC", name) for name in found]
+
+
+def lines(file: Path) -> list[str]:
+    """Of a text file that lists classes: UTF-8, as the folders' names.
+
+    What Windows' editor puts in front is no part of the first line. Raises UserError.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as problem:
+        raise UserError(
+            f"The list of classes '{file}' cannot be read; give a text file (UTF-8) "
+            "with one class a line."
+        ) from problem

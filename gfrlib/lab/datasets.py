@@ -7,12 +7,12 @@ images or a packed .npz file.
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,11 @@ import numpy as np
 from gfrlib.config import UserError
 from gfrlib.engine import locks
 from gfrlib.engine.store import root
+from gfrlib.lab import stored
 from gfrlib.lab.arrays import ARRAYS, download_cifar100, read_npz
+from gfrlib.lab.decoding import Rules
 from gfrlib.lab.folders import read_folder
+from gfrlib.lab.stored import checksum
 
 # SHA-256 of the canonical arrays: every source of CIFAR-100 is known to be the same.
 KNOWN = {"cifar100": "eefa1939e19bc24add62861e6f539c03d21acaa8c03ce4eb6e61d7078cb28db2"}
@@ -30,8 +33,9 @@ BUILT_IN = ("digits", *KNOWN)
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 LONGEST = 100  # characters of a name
 # What a packed data set consists of; another folder is never removed.
-OWN = {f"{key}.npy" for key in ARRAYS} | {"meta.json", "faults.json"}
+OWN = {f"{key}.npy" for key in ARRAYS} | {stored.META, stored.NOTE, "faults.json"}
 OWN |= {"train_state.npy", "test_state.npy"}
+_told: set[str] = set()  # a grid asks for its folder once a run
 
 
 @dataclass
@@ -99,44 +103,79 @@ def packed(name: str) -> Packed:
 
 
 def _is_packed(name: str) -> bool:
-    inside = name == Path(name).name and not name.startswith(".")
-    return inside and (folder() / name / "meta.json").exists()
+    if name != Path(name).name or name.startswith("."):
+        return False
+    try:
+        os.lstat(folder() / name / stored.META)
+    except PermissionError:
+        return True  # another user's: opening it says so
+    except OSError:
+        return False
+    return True
 
 
-def resolve(dataset: str) -> str:
+def resolve(dataset: str, notice: Callable[[str], None] | None = None) -> str:
     """The name under which `dataset` can be loaded.
 
-    A path is packed first, and named by its stem and its content. Raises UserError for
-    a path that does not exist or cannot be read.
+    A path is packed first, and named by its stem and its content. `notice` hears what
+    `add` says, and of a folder that is passed over for a known name. Raises UserError
+    for a path that does not exist or cannot be read.
     """
     path = Path(dataset).expanduser()
     bare = "/" not in dataset and os.sep not in dataset and not dataset.endswith(".npz")
     known = dataset in BUILT_IN or _is_packed(dataset)
     if bare and (known or not dataset or not path.is_dir()):
+        if known and path.is_dir():
+            (notice or _tell)(
+                f"'{dataset}' is the known data set of that name; for the folder "
+                f"write ./{dataset}"
+            )
         return dataset
     if not path.exists():
         raise UserError(
             f"'{dataset}' does not exist; give a folder of images or a packed .npz "
             "file."
         )
-    return add(None, path)
+    return add(None, path, notice=notice)
 
 
-def add(name: str | None, path: Path, classes: str = "") -> str:
+def add(
+    name: str | None,
+    path: Path,
+    classes: str = "",
+    *,
+    rules: Rules | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> str:
     """Pack a folder of images or an .npz file under `name`, and return the name.
 
     None: the path's stem and a hash of the content. `classes`: only these of a folder
-    (class_lists.choose). Raises UserError for a name that cannot be one, or what cannot
-    be read or written.
+    (class_lists.choose). `rules`: how its images are read. `notice` hears, line by
+    line, what of a folder is used for what and what is left out; without it they go to
+    standard error. Raises UserError for a name that cannot be one, or what cannot be
+    read or written.
     """
     if name is not None:
         checked(name)
+    account: list[str] = []
     with packing():
         if path.is_file():
             arrays, class_names = read_npz(path)
         else:
-            arrays, class_names = read_folder(path, classes)
-        return _store(name, arrays, class_names, stem=path.resolve().stem)
+            found = read_folder(path, classes, rules)
+            arrays, class_names = found.arrays, found.class_names
+            account = found.account
+        name = _store(name, arrays, class_names, stem=path.resolve().stem)
+    for line in account:
+        (notice or _tell)(line)
+    return name
+
+
+def _tell(text: str) -> None:
+    """One line on standard error: once, and of one process of many."""
+    if text not in _told and os.environ.get("RANK", "0") == "0":
+        _told.add(text)
+        print(text, file=sys.stderr)
 
 
 def _digits() -> Packed:
@@ -177,18 +216,10 @@ def canonical(arrays: dict) -> dict:
             for x, c in zip(images, labels)
         ]
         order = sorted(range(len(keys)), key=keys.__getitem__)
-        result[f"{part}_images"] = images[order]
+        # of Fortran's order, NumPy would keep it
+        result[f"{part}_images"] = np.ascontiguousarray(images[order])
         result[f"{part}_labels"] = labels[order]
     return result
-
-
-def checksum(arrays: dict, class_names: list[str]) -> str:
-    """SHA-256 over class names, shapes and bytes of canonical arrays."""
-    sha = hashlib.sha256(json.dumps(class_names).encode())
-    for key in ARRAYS:
-        sha.update(str(arrays[key].shape).encode())
-        sha.update(np.ascontiguousarray(arrays[key]))
-    return sha.hexdigest()
 
 
 @contextlib.contextmanager
@@ -202,11 +233,30 @@ def packing() -> Iterator[None]:
         folder().mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(
-            f"The folder {folder()} cannot be written ({problem.strerror}); free some "
-            "space and try again."
+            f"The folder {folder()} cannot be written ({problem.strerror}); "
+            f"{locks.advice(problem)}, and try again."
         ) from problem
-    with locks.held(folder() / ".lock"):
+    with locks.held(folder() / ".lock") as ours:
+        if ours:
+            _clear()
         yield
+
+
+def _clear() -> None:
+    """Remove what killed processes have left in the folder; nobody else is at work.
+
+    A data set that one of them had moved away, to put another in its place, comes back.
+    """
+    for place in folder().iterdir():
+        name = re.fullmatch(r"\.(.+)-[a-z0-9_]{8}", place.name)  # as mkdtemp names it
+        if not name or place.is_symlink() or not place.is_dir():
+            continue
+        if {path.name for path in place.iterdir()} <= {"made", "former"} | OWN:
+            with contextlib.suppress(OSError):
+                former, target = place / "former", folder() / name[1]
+                if os.path.lexists(former) and not os.path.lexists(target):
+                    former.rename(target)
+                _remove_former(place)
 
 
 def _store(
@@ -225,36 +275,31 @@ def _store(
             "differs); give it another name to use it all the same."
         )
     target = folder() / name
-    if meta_of(target).get("sha256") == digest:
+    if stored.whole(target, digest):
         return name
-    folder().mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder()))
+    temporary = None
     try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder()))
+        made = temporary / "made"
+        made.mkdir()  # others may read it, as the umask says; mkdtemp's they may not
         for key in ARRAYS:
-            np.save(temporary / f"{key}.npy", arrays[key])
-        meta = {
-            "class_names": class_names,
-            "sha256": digest,
-            "shapes": {key: list(arrays[key].shape) for key in ARRAYS},
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta))
-        put_in_place(temporary, target)
+            np.save(made / f"{key}.npy", arrays[key])
+        stored.write_meta(made, {"class_names": class_names, "sha256": digest})
+        put_in_place(made, target)
     except OSError as problem:
         raise UserError(
             f"The packed data set could not be written to {folder()} "
-            f"({problem.strerror}); free some space and try again."
+            f"({problem.strerror}); {locks.advice(problem)}, and try again."
         ) from problem
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
     return name
 
 
 def meta_of(target: Path) -> dict:
-    """What a packed data set says of itself; {} where none can be read."""
-    try:
-        return json.loads((target / "meta.json").read_text())
-    except (OSError, ValueError):
-        return {}
+    """What a packed data set says of itself; {} unless it is there, undamaged."""
+    return stored.whole(target)
 
 
 def put_in_place(made: Path, target: Path) -> None:
@@ -282,6 +327,8 @@ def check_replaceable(target: Path) -> None:
     if not os.path.lexists(target):
         return
     inside = {path.name for path in target.iterdir()} if target.is_dir() else {""}
+    unfinished = tuple(f".{name}-" for name in OWN)  # a killed process's
+    inside = {name for name in inside if not name.startswith(unfinished)}
     if inside - OWN or "meta.json" not in inside:
         raise UserError(
             f"'{target}' is no packed data set, and is left as it is; move it away or "
@@ -297,19 +344,7 @@ def _remove_former(place: Path) -> None:
 
 
 def _open(path: Path) -> Packed:
-    try:
-        meta = json.loads((path / "meta.json").read_text())
-        arrays = {key: np.load(path / f"{key}.npy", mmap_mode="r") for key in ARRAYS}
-        whole = all(list(arrays[k].shape) == meta["shapes"][k] for k in ARRAYS)
-    except (OSError, ValueError, KeyError, EOFError):
-        whole = False
-    if not whole:
-        raise UserError(
-            f"The packed data set '{path.name}' is truncated or damaged; delete {path} "
-            "and pack it again."
-        )
-    for part in ("train", "test"):
-        arrays[f"{part}_labels"] = np.array(arrays[f"{part}_labels"])
+    meta, arrays = stored.opened(path, KNOWN.get(path.name))
     return Packed(
         path.name,
         **arrays,
@@ -318,3 +353,17 @@ def _open(path: Path) -> Packed:
         crop=meta.get("crop", 0),
         arrival=tuple(meta.get("arrival", ())),
     )
+
+
+def verify(name: str) -> bool:
+    """Read all of a packed data set and compare it with its checksum.
+
+    Returns False where older code has kept none: now there is one. Raises UserError
+    for one that is damaged, or not packed.
+    """
+    if not _is_packed(name):
+        raise UserError(
+            f"No data set '{name}' is packed here; python -m gfrlib data {name} PATH "
+            "packs one."
+        )
+    return stored.verify(folder() / name, KNOWN.get(name))

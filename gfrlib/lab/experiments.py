@@ -8,10 +8,10 @@ import torch
 
 from gfrlib import training
 from gfrlib.config import Config, UserError, make_config
-from gfrlib.engine import distributed, store
+from gfrlib.engine import distributed, limits, paths, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.source import analysis_digest
-from gfrlib.lab import analysis, datasets, origin, records, runs
+from gfrlib.lab import analysis, datasets, footprint, origin, records, runs
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
 from gfrlib.tasks import Tasks
@@ -20,6 +20,7 @@ from gfrlib.tasks import Tasks
 def settings(preset: str = "quick", method: str = "gfr", **changes) -> Config:
     """make_config; a `dataset` that is a path is packed first, named by its content."""
     if isinstance(changes.get("dataset"), str):
+        paths.file_or_folder(changes["dataset"], "The data set")
         changes["dataset"] = datasets.resolve(changes["dataset"])
     return make_config(preset, method, **changes)
 
@@ -43,6 +44,16 @@ def run_or_load(
     record came from. Raises UserError.
     """
     parts = _parts(config, analyse) - set(leave_out)
+    with limits.told():
+        return _run_or_load(config, parts, report, notice)
+
+
+def _run_or_load(
+    config: Config,
+    parts: set[str],
+    report: Callable | None,
+    notice: Callable[[str], None] | None,
+) -> Record:
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
@@ -53,6 +64,7 @@ def run_or_load(
     )
     if found is not None and not lacking:
         return found
+    footprint.check(config, stream, here)
     if found is None and records.is_committed(config):
         origin.refuse_changes()
     commit = origin.code_commit()  # the files may change while it trains
@@ -73,7 +85,8 @@ def run_or_load(
         provenance = _provenance(here, stream, commit)
     if found is not None:
         if alone:
-            found = records.analysed(found, _result(observer, found.weights))
+            parts = _result(observer, found.weights)
+            found = records.analysed(found, parts, observer.sheet())
         return distributed.broadcast(found if alone else None)
     numbers = runs.numbers(config, stream, outcome)
     record = Record(config=config, provenance=provenance, **numbers)

@@ -5,15 +5,19 @@ Stages are shared, what is recorded is skipped, an interrupted grid goes on.
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
+import math
 import multiprocessing
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gfrlib.config import Config, UserError
-from gfrlib.engine import store
+from gfrlib.engine import plain_yaml, store
 from gfrlib.engine.machine import Machine, hush
 from gfrlib.lab import experiments
 from gfrlib.lab.plans import plan as plan
@@ -22,6 +26,7 @@ from gfrlib.lab.plans import table as table
 KEYS = {"methods", "splits", "seeds", "settings", "search"}
 LISTS, TABLES = ("methods", "splits", "seeds"), ("settings", "search")
 EXAMPLE = "runs: [{methods: [lwf, gfr], splits: [{base: 50, tasks: 5}], seeds: [0, 1]}]"
+MOST_RUNS = 10_000
 RETRIES = 3  # of a run whose worker died
 
 
@@ -36,36 +41,37 @@ def read(path: str | Path) -> list[Config]:
         settings: {class_order: sorted}   # any field of Config, for the whole block
         search: {penalty_weight: [1, 10]} # any field, each value in turn, combined
 
-    Raises UserError with the file's name for anything else.
+    Raises UserError with the file's name for anything else (see engine.plain_yaml for
+    what a file may say).
     """
-    content = _content(path)
-    configs = []
-    for number, block in enumerate(content["runs"], 1):
-        where = f"Block {number} of the grid '{path}'"
+    content = plain_yaml.read(path, "The grid")
+    _check_content(path, content)
+    blocks = [
+        (f"Block {number} of the grid '{path}'", block)
+        for number, block in enumerate(content["runs"], 1)
+    ]
+    count = 0
+    for where, block in blocks:
         _check_block(where, block)
-        configs += _configs(where, block, content.get("preset", "quick"))
-    return list(dict.fromkeys(configs))
-
-
-def _content(path: str | Path) -> dict:
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except OSError as problem:
+        count += _count(block)
+    if count > MOST_RUNS:
         raise UserError(
-            f"The grid '{path}' cannot be read ({problem.strerror})."
-        ) from None
-    except yaml.YAMLError as problem:
-        said = " ".join(str(problem).split())
-        raise UserError(f"The grid '{path}' is not YAML: {said}.") from None
+            f"The grid '{path}' stands for more than {MOST_RUNS} runs; make it smaller."
+        )
+    preset = content.get("preset", "quick")
+    found = [config for block in blocks for config in _configs(*block, preset)]
+    return list(dict.fromkeys(found))
+
+
+def _check_content(path: str | Path, content: object) -> None:
     known = isinstance(content, dict) and not set(content) - {"preset", "runs"}
     if not known or not isinstance(content.get("runs"), list):
         raise UserError(
             f"The grid '{path}' must have a list 'runs' and may have a 'preset', such "
             f"as {EXAMPLE}."
         )
-    return content
+    if not content["runs"]:
+        raise UserError(f"The grid '{path}' has no runs; an example is {EXAMPLE}.")
 
 
 def _check_block(where: str, block: object) -> None:
@@ -85,6 +91,42 @@ def _check_block(where: str, block: object) -> None:
         raise UserError(
             f"{where}: '{wrong[0]}' has the wrong form; an example is {EXAMPLE}."
         )
+    _check_lists(where, block)
+    _check_twice(where, block)
+
+
+def _check_lists(where: str, block: dict) -> None:
+    """A list that is there is not empty: nothing, or all, could be meant."""
+    lists = {k: block[k] for k in LISTS if k in block}
+    lists |= {f"search: {k}": v for k, v in block.get("search", {}).items()}
+    empty = [name for name, entries in lists.items() if entries == []]
+    if any(split.get("split") == [] for split in block.get("splits", [])):
+        empty.append("split")
+    if empty:
+        raise UserError(
+            f"{where}: '{empty[0]}' is an empty list; leave it out, or say what it "
+            f"holds, such as {EXAMPLE}."
+        )
+
+
+def _check_twice(where: str, block: dict) -> None:
+    """What one part of the block says, no other one says again."""
+    settings, search = set(block.get("settings", {})), set(block.get("search", {}))
+    splits = {name for split in block.get("splits", []) for name in split}
+    seeds = {"seed"} if "seeds" in block else set()
+    for one, other in itertools.combinations((settings, search, splits, seeds), 2):
+        for name in sorted(one & other):
+            raise UserError(f"{where} says '{name}' twice; leave one of them out.")
+    for name in sorted((settings | search | splits) & {"method", "preset"}):
+        raise UserError(
+            f"{where}: '{name}' is no setting; the grid has 'methods' and a 'preset', "
+            f"such as {EXAMPLE}."
+        )
+
+
+def _count(block: dict) -> int:
+    lists = (block["methods"], block.get("splits", [{}]), block.get("seeds", [0]))
+    return math.prod(map(len, (*lists, *block.get("search", {}).values())))
 
 
 def _configs(where: str, block: dict, preset: str) -> list[Config]:
@@ -93,15 +135,11 @@ def _configs(where: str, block: dict, preset: str) -> list[Config]:
     choices = (block.get("splits", [{}]), block["methods"], block.get("seeds", [0]))
     for split, method, seed, *values in itertools.product(*choices, *search.values()):
         searched = dict(zip(search, values))
-        changes = {**split, **block.get("settings", {}), **searched}
+        changes = {"seed": seed, **split, **block.get("settings", {}), **searched}
         try:
-            found.append(experiments.settings(preset, method, seed=seed, **changes))
+            found.append(experiments.settings(preset, method, **changes))
         except UserError as problem:
             raise UserError(f"{where}: {problem}") from problem
-        except TypeError as problem:
-            raise UserError(
-                f"{where} says something twice or in the wrong form ({problem})."
-            ) from problem
     return found
 
 
@@ -133,15 +171,14 @@ def _processes(configs: list[Config], jobs: int) -> Iterator[tuple[Config, objec
     """On this machine.
 
     Where a process is killed, all that were under way are begun again, up to RETRIES
-    times.
+    times. Where the caller stops, by Ctrl-C or otherwise, they are ended.
     """
-    spawn = multiprocessing.get_context("spawn")
-    executor = concurrent.futures.ProcessPoolExecutor
     broken = concurrent.futures.process.BrokenProcessPool
     waiting, tries = dict.fromkeys(configs), 0
     while waiting and tries <= RETRIES:
-        with executor(jobs, spawn, initializer=hush, max_tasks_per_child=1) as pool:
-            begun = [pool.submit(_one, config) for config in waiting]
+        with _pool(min(jobs, len(waiting))) as pool:
+            with _uninterrupted():
+                begun = [pool.submit(_one, config) for config in waiting]
             for future in concurrent.futures.as_completed(begun):
                 if isinstance(future.exception(), broken):
                     break
@@ -159,6 +196,49 @@ def _processes(configs: list[Config], jobs: int) -> Iterator[tuple[Config, objec
         )
 
 
+@contextlib.contextmanager
+def _pool(count: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """So many fresh processes at a time; none is left, however the block ends."""
+    spawn, others = multiprocessing.get_context("spawn"), _children()
+    executor = concurrent.futures.ProcessPoolExecutor
+    pool = executor(count, spawn, initializer=hush, max_tasks_per_child=1)
+    try:
+        yield pool
+    except BaseException:
+        with _uninterrupted():
+            end = functools.partial(pool.shutdown, cancel_futures=True)
+            ending = threading.Thread(target=end)
+            ending.start()
+            while ending.is_alive():  # it waits for the runs that have begun
+                for child in _children() - others:
+                    child.terminate()
+                ending.join(0.1)
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _children() -> set:
+    return set(multiprocessing.active_children())
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """No Ctrl-C for this thread meanwhile, nor ever for what it starts.
+
+    A terminal sends it to all processes, and each would print its traceback. A thread
+    and a process inherit what is blocked where they begin.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def on_ray(configs: list[Config], jobs: int = 1) -> Iterator[tuple[Config, object]]:
     """As `run`, on Ray: the cluster of RAY_ADDRESS, or `jobs` workers of this machine.
 
@@ -172,13 +252,20 @@ def on_ray(configs: list[Config], jobs: int = 1) -> Iterator[tuple[Config, objec
         raise UserError(
             "Ray is missing here; pip install 'gfrlib[cluster]' brings it."
         ) from None
+    address = os.environ.get("RAY_ADDRESS")
     here = {"num_cpus": jobs, "include_dashboard": False}
-    ray.init(
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": _environment()},
-        **({} if os.environ.get("RAY_ADDRESS") else here),
-    )
+    try:
+        ray.init(
+            logging_level="ERROR",
+            log_to_driver=False,
+            runtime_env={"env_vars": _environment()},
+            **({} if address else here),
+        )
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise UserError(
+            f"Ray did not start{f' at RAY_ADDRESS {address}' if address else ''}: "
+            f"{problem}."
+        ) from problem
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         claim = {"num_cpus": 0 if gpus else 1, "num_gpus": gpus}

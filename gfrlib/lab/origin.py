@@ -71,6 +71,7 @@ def provenance(
         "commit": commit or code_commit(),
         "digest": code_digest(),
         "result_version": RESULT_VERSION,
+        "sealed": True,  # its file carries a checksum (lab.seals)
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": {
             "python": platform.python_version(),

@@ -11,9 +11,9 @@ import torch
 
 from gfrlib import training
 from gfrlib.config import Config
-from gfrlib.engine import store
+from gfrlib.engine import limits, store
 from gfrlib.engine.machine import Machine
-from gfrlib.lab import records
+from gfrlib.lab import footprint, records
 from gfrlib.lab.runs import load_tasks
 from gfrlib.penalties import Past
 from gfrlib.tasks import Tasks
@@ -164,6 +164,7 @@ def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict
             "seconds": 0.0,
         }
         if not row["recorded"]:
+            footprint.check(config, stream, Machine.of(config))
             chain = stages(config, stream)
             new = [s for s in chain if s.key not in seen and not _is_done(place, s)]
             seen |= {s.key for s in chain}
@@ -172,7 +173,8 @@ def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict
                 what = (kind, stage.phase, stage.task == 0)
                 if stage.steps and what not in known:
                     plain = dataclasses.replace(config, compiled=False)
-                    known[what] = speed(plain, stream, stage)
+                    with limits.told():
+                        known[what] = speed(plain, stream, stage)
                 row["seconds"] += stage.steps * known.get(what, 0.0)
             row |= {"stages": len(chain), "new": len(new)}
         rows.append(row)

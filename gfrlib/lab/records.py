@@ -20,23 +20,11 @@ from gfrlib import metrics
 from gfrlib.config import RESULT_VERSION, Config, UserError
 from gfrlib.engine.source import code_digest
 from gfrlib.engine.store import cache, root, write_atomically
+from gfrlib.lab import analyses, seals
+from gfrlib.lab.analyses import Analysis
 
-
-class Analysis(dict):
-    """The parts of a record's analysis; one that is not there is a UserError."""
-
-    def __init__(self, parts: dict, name: str):
-        super().__init__(parts)
-        self.name = name
-
-    def __missing__(self, part: str):
-        raise UserError(
-            f"The analysis of '{self.name}' has no '{part}'; at preset quick "
-            f'experiments.run_or_load(config, analyse="{part}") computes it.'
-        )
-
-    def __reduce__(self):
-        return Analysis, (dict(self), self.name)
+# What a Record knows beside the fields of its file.
+NOT_KEPT = {"status", "path", "sealed"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +46,8 @@ class Record:
     provenance: dict
     status: str = field(default="computed now", compare=False)
     path: Path | None = field(default=None, compare=False)
+    # whether its file carries a checksum: not if older code has written it
+    sealed: bool = field(default=True, compare=False)
 
     @property
     def name(self) -> str:
@@ -104,19 +94,19 @@ class Record:
     def analysis(self) -> Analysis | None:
         """What was computed from the weights (<record>.analysis.json), or None.
 
-        A part of it that was not computed raises UserError, which tells the call.
+        A part of it that was not computed raises UserError, which tells the call; so
+        does an analysis that is damaged.
         """
-        beside = self.path and _beside(self.path, "json")
-        if not beside or not beside.exists():
+        if self.path is None:
             return None
-        return Analysis(json.loads(beside.read_text()), self.name)
+        return analyses.read(self.path, self.name, sealed=self.sealed)
 
     def to_json(self) -> dict:
         """The record as kept in its file."""
         kept = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name not in ("status", "path")
+            if f.name not in NOT_KEPT
         }
         return {
             **kept,
@@ -165,7 +155,7 @@ def fingerprint(name: str, folder: Path) -> str:
     stem, lines = name.removesuffix(".json"), []
     for ending in (".json", ".analysis.json", ".analysis.png"):
         path = folder / f"{stem}{ending}"
-        if path.exists():
+        if os.path.exists(path):
             lines.append(f"{ending} {hashlib.sha256(path.read_bytes()).hexdigest()}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
@@ -209,20 +199,17 @@ def save(
     Raises UserError where the disk refuses.
     """
     path = folder(record.config) / f"{record.name}.json"
-    if sheet is not None:
-        write_atomically(_beside(path, "png"), sheet)
     if analysis is not None:
         kept = _with_kept(dataclasses.replace(record, path=path), analysis)
-        write_atomically(_beside(path, "json"), _as_json(kept))
-    write_atomically(path, _as_json(record.to_json()))
+        analyses.write(path, kept, sheet)
+    write_atomically(path, seals.sealed(record.to_json()))
     return path
 
 
-def analysed(record: Record, parts: dict) -> Record:
+def analysed(record: Record, parts: dict, sheet: bytes | None = None) -> Record:
     """The record with more parts of its analysis, which are kept beside it, too."""
-    record = holding(record, parts)
-    write_atomically(_beside(record.path, "json"), _as_json(record.analysis))
-    return record
+    analyses.write(record.path, _with_kept(record, parts), sheet)
+    return holding(record, parts)
 
 
 def holding(record: Record, parts: dict) -> Record:
@@ -238,7 +225,10 @@ def _with_kept(record: Record, parts: dict) -> dict:
     """The parts, and those beside the record that the same code has found in the same
     weights.
     """
-    before = _fresh(record).analysis or {}
+    try:
+        before = _fresh(record).analysis or {}
+    except UserError:
+        before = {}  # what is damaged is written anew
     same = "code" in parts and before.get("code") == parts["code"]
     return {**(before if same else {}), **parts}
 
@@ -248,24 +238,18 @@ def _fresh(record: Record) -> Record:
     return dataclasses.replace(record)
 
 
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(f"{path.stem}.analysis.{ending}")
-
-
-def _as_json(value: dict) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
 def load(path: Path) -> Record:
     """Read and check a record.
 
-    Raises UserError for one that is damaged, has a field too many or too few, or
-    another result version.
+    Raises UserError for one that is damaged, has a field too many or too few, another
+    result version, or no checksum although the code that made it writes one.
     """
     _note(path)
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         _check_fields(path, kept)
+        _check_seal(path, kept)
+        sealed = kept.pop(seals.FIELD, None) is not None
         config = _config_of(path, kept["config"])
         kept |= {
             "config": config,
@@ -274,8 +258,14 @@ def load(path: Path) -> Record:
         provenance = kept["provenance"]
         version, digest = provenance["result_version"], provenance["digest"]
         commit = provenance["commit"]
+        _check_lengths(kept)
     except UserError:
         raise
+    except OSError as problem:
+        raise UserError(
+            f"The record '{path}' cannot be read ({problem.strerror}); if it is "
+            "another user's, ask for the right to read it."
+        ) from problem
     except Exception as problem:  # a half file, another format: one answer serves
         raise UserError(
             f"'{path}' is no readable record (damaged?); delete it or restore it from "
@@ -288,12 +278,13 @@ def load(path: Path) -> Record:
         )
     same = digest == code_digest()
     status = "loaded" if same else f"recorded with code {commit[:10]}"
-    return Record(**kept, status=status, path=path)
+    return Record(**kept, status=status, path=path, sealed=sealed)
 
 
 def _check_fields(path: Path, kept: dict) -> None:
-    wanted = {f.name for f in dataclasses.fields(Record)} - {"status", "path"}
-    extra, missing = sorted(set(kept) - wanted), sorted(wanted - set(kept))
+    wanted = {f.name for f in dataclasses.fields(Record)} - NOT_KEPT
+    extra = sorted(set(kept) - wanted - {seals.FIELD})
+    missing = sorted(wanted - set(kept))
     found = [f"has unknown fields {extra}"] if extra else []
     found += [f"lacks the fields {missing}"] if missing else []
     if found:
@@ -301,6 +292,31 @@ def _check_fields(path: Path, kept: dict) -> None:
             f"The record '{path.name}' {' and '.join(found)}; delete it or restore it "
             "from git, then run it again."
         )
+
+
+def _check_seal(path: Path, kept: dict) -> None:
+    """The checksum must be the fields' own.
+
+    A record may lack one only if older code has made it: newer code says in the
+    provenance that it writes one. With one bit changed, no sealed record becomes an
+    older one, as "checksum" in other letters is an unknown field.
+    """
+    lost = not seals.is_sealed(kept) and "sealed" in kept["provenance"]
+    if lost or seals.is_damaged(kept):
+        what = "has lost its checksum" if lost else "differs from its checksum"
+        raise UserError(
+            f"The record '{path.name}' {what}: it is damaged, or was changed by hand; "
+            "restore it from git, or delete it and run it again."
+        )
+
+
+def _check_lengths(kept: dict) -> None:
+    """Raises ValueError unless there is one prediction for each test image."""
+    edges = np.cumsum(kept["task_sizes"])
+    seen = np.concatenate([[0], np.cumsum(kept["test_counts"])])[edges]
+    rows = zip(kept["predictions"], seen, strict=True)
+    if any(row is not None and len(row) != count for row, count in rows):
+        raise ValueError("other predictions than test images")
 
 
 def _config_of(path: Path, kept: dict) -> Config:
@@ -323,6 +339,24 @@ def _config_of(path: Path, kept: dict) -> Config:
     return config
 
 
+def whole(path: Path) -> Record:
+    """The record, with all that lies beside it read and checked. Raises UserError."""
+    record = load(path)
+    analyses.sheet(path, record.analysis or {})
+    return record
+
+
+def seal(path: Path) -> bool:
+    """Add checksums to a record of older code and to what lies beside it.
+
+    Their other bytes stay. Returns whether anything was added. Raises UserError for
+    what is damaged.
+    """
+    whole(path)
+    added = analyses.seal(path)
+    return seals.seal(path) or added
+
+
 def find(config: Config, task_sizes, content: str | None = None) -> Record | None:
     """The record whose settings equal `config`'s, or None.
 
@@ -334,10 +368,10 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
     for place in (committed, cache() / "records"):
         path = _named(place, config, task_sizes)
         _note(path)
-        if not path.exists():
+        if not os.path.exists(path):
             continue
         try:
-            record = load(path)
+            record = load(path) if place == committed else whole(path)
         except UserError:
             if place == committed:
                 raise
@@ -352,7 +386,7 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
 def _named(place: Path, config: Config, task_sizes) -> Path:
     """The record's path there, also where its row has got a name since."""
     path = place / f"{name_of(config, task_sizes)}.json"
-    if not path.exists():
+    if not os.path.exists(path):
         return next(place.glob(f"*-s{config.seed}-{config.digest()}.json"), path)
     return path
 

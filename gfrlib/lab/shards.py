@@ -7,42 +7,62 @@ Decoded in parallel, resumably, every fault named. An image's shorter side is sc
 import hashlib
 import json
 import os
+import re
+import shutil
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gfrlib.config import UserError
-from gfrlib.lab import class_lists, datasets
-from gfrlib.lab.folders import class_folders
+from gfrlib.lab import class_lists, datasets, decoding, resumable, stored, surveys
+from gfrlib.lab.folders import account
 
-CHUNK = 64  # images that a process decodes before it reports
-TO_DO, DONE, FAULTY = 0, 1, 2
+WIDEST = 4096  # side of the stored squares, at most
+MOST_WORKERS = 1024
+DIGITS = 16  # of the digests that tell whether there is anything to do
 
 
 @dataclass
 class Packing:
     """What `pack` did: the data set's name, images per part, unreadable files.
 
-    `faults` gives the reason for each of these.
+    `faults` gives the reason for each of these. `account`: see folders.Folder.
+    `left_out`: how many files and folders are neither taken nor faulty.
     """
 
     name: str
     images: dict[str, int]
     faults: dict[str, str]
+    account: list[str]
+    left_out: int
 
 
 @dataclass
 class _Source:
-    """What is to be packed: images below `path`, brought to `size` x `size`."""
+    """What is to be packed, and how: images brought to `size` x `size`."""
 
-    path: Path
+    found: surveys.Survey
     size: int
-    names: list[str]  # of the classes
-    files: dict[str, list[tuple[str, int]]]  # part -> files below `path`, with labels
+    crop: int
+    rules: decoding.Rules
     arrival: list[int]  # labels in an order of their own (class_lists.arrival), or []
+    rows: dict[str, np.ndarray]  # part -> resumable.ROWs of the files as they are
+
+    def files(self) -> dict[str, list]:
+        """{part: names below the folder, with their labels}."""
+        top = self.found.path
+        return {
+            part: [(file.relative_to(top).as_posix(), label) for file, label in listed]
+            for part, listed in self.found.files.items()
+        }
+
+    def labels(self, part: str) -> np.ndarray:
+        """int64 [N]"""
+        return np.array([label for _, label in self.found.files[part]], dtype=np.int64)
 
 
 def pack(
@@ -53,83 +73,147 @@ def pack(
     crop: int = 224,
     classes: str = "",
     workers: int = 0,
+    rules: decoding.Rules | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Packing:
-    """Decode train/<class>/* and val/<class>/* (or test/) into data/packed/NAME.
+    """Decode the images of a folder (surveys.survey) into data/packed/NAME.
 
     Goes on where it was stopped. A file that is no image, or is cut off, is named and
-    left out; grey, CMYK and palette images become RGB, and the ending does not matter.
-    `classes`: see class_lists.choose.
-    `report(done, of)` hears of progress. Raises UserError as `datasets.add`, and if a
-    class has no image.
+    left out; once it is repaired, the same call takes it. What an earlier version
+    packed of the same files without a fault stays as it is. `classes`: see
+    class_lists.choose. `workers`: processes, 0 for one a processor. `report(done, of)`
+    hears of progress. Raises UserError as `datasets.add`, and if no image of a class
+    can be read.
     """
+    _check_numbers(size, crop, workers)
+    target = datasets.folder() / datasets.checked(name)
+    source = _source(name, path, classes, size, crop, rules or decoding.Rules())
+    listing = _listing(source)
+    key = _key(source, listing)
+    meta = stored.whole(target)
+    if not _is_packed(meta, key, source):
+        datasets.check_replaceable(target)
+        with datasets.packing():
+            meta = stored.whole(target)  # another process may have been faster
+            if not _is_packed(meta, key, source):
+                begun = meta.get("listing") == listing
+                about = {"key": key, "listing": listing}
+                meta = _pack(target, source, about, begun, workers, report)
+    images = {part: len(rows) for part, rows in source.rows.items()}
+    changed = {int(bit): count for bit, count in meta.get("changed", {}).items()}
+    lines = account(source.found, changed)
+    return Packing(
+        name, images, meta.get("faults", {}), lines, source.found.left_out.count()
+    )
+
+
+def _check_numbers(size: int, crop: int, workers: int) -> None:
+    if not 0 < size <= WIDEST:
+        raise UserError(
+            f"'size' is the side of the stored squares, from 1 to {WIDEST}, not "
+            f"{str(size)[:20]}."
+        )
     if not 0 < crop <= size:
         raise UserError(
-            f"'crop' must lie from 1 to the stored size {size}, not {crop}."
+            f"'crop' must lie from 1 to the stored size {size}, not {str(crop)[:20]}."
         )
-    target = datasets.folder() / datasets.checked(name)
-    source = _survey(path, size, classes)
-    about = {"class_names": source.names, "crop": crop}
-    listing = [size, crop, source.names, source.files]
-    if source.arrival:
-        about["arrival"] = source.arrival
-        listing.append(source.arrival)
-    digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-    about["sha256"] = digest
-    meta = datasets.meta_of(target)
-    if meta.get("sha256") != digest:
-        datasets.check_replaceable(target)
-        workers = workers or os.cpu_count() or 1
-        with datasets.packing():
-            meta = datasets.meta_of(target)  # another process may have been faster
-            if meta.get("sha256") != digest:
-                meta = _pack(target, source, about, workers, report)
-    images = {part: meta["shapes"][f"{part}_images"][0] for part in source.files}
-    return Packing(name, images, meta["faults"])
+    if not 0 <= workers <= MOST_WORKERS:
+        raise UserError(
+            f"'workers' is the number of processes, from 1 to {MOST_WORKERS} (0: one "
+            f"a processor), not {str(workers)[:20]}."
+        )
 
 
-def _survey(path: Path, size: int, classes: str) -> _Source:
-    """The classes (all, or those of a list) and their files. Raises UserError."""
-    train = path / "train"
-    places = (path / part for part in ("val", "test"))
-    held = next((place for place in places if place.is_dir()), None)
-    if not train.is_dir() or held is None:
+def _source(
+    name: str, path: Path, classes: str, size: int, crop: int, rules: decoding.Rules
+) -> _Source:
+    found, most = surveys.survey(path, classes), class_lists.SUBSET
+    if name == "imagenet-subset" and not classes and len(found.every) > most:
         raise UserError(
-            f"'{path}' must hold the folders train/<class>/ and val/<class>/, with one "
-            "folder a class in both."
+            f"'{path}' holds {len(found.every)} classes; say which {most} with "
+            "--classes lucir or --classes gfr (two lists circulate)."
         )
-    every = class_folders(train)
-    names = class_lists.choose(every, classes) if classes else every
-    if len(names) < 2:
-        raise UserError(
-            f"'{train}' holds {len(names)} class folders; class-incremental learning "
-            "needs at least two."
-        )
-    files = {
-        part: [
-            (f"{top.name}/{label}/{file.name}", k)
-            for k, label in enumerate(names)
-            for file in _images(top / label)
-        ]
-        for part, top in (("train", train), ("test", held))
+    rows = {
+        part: resumable.rows_of([file for file, _ in listed])
+        for part, listed in found.files.items()
     }
-    return _Source(path, size, names, files, class_lists.arrival(every, classes))
+    arrival = class_lists.arrival(found.every, classes)
+    return _Source(found, size, crop, rules, arrival, rows)
+
+
+def _listing(source: _Source) -> str:
+    """Digest of what is asked for: a packing that stopped goes on under it."""
+    how = [source.size, source.crop, source.rules.turned, source.rules.pixels]
+    return _digest([*how, source.found.names, source.arrival, source.files()])[:DIGITS]
+
+
+def _key(source: _Source, listing: str) -> str:
+    """Digest of that with the files' sizes and times: where it differs, look again."""
+    sha = hashlib.sha256(listing.encode())
+    for rows in source.rows.values():
+        sha.update(rows["size"].tobytes() + rows["time"].tobytes())
+    return sha.hexdigest()[:DIGITS]
+
+
+def _content(source: _Source, rows: dict[str, np.ndarray]) -> str:
+    """Checksum of the data set, by the files' bytes: not by names, time or machine."""
+    how = [source.size, source.crop, source.rules.turned]
+    sha = hashlib.sha256(_digest([*how, source.found.names, source.arrival]).encode())
+    for part, some in rows.items():
+        readable = some["state"] == resumable.DONE
+        labels = np.where(readable, source.labels(part), -1)
+        sha.update(labels.astype("<i8").tobytes() + some["sha1"].tobytes())
+    return sha.hexdigest()
+
+
+def _digest(listing: list) -> str:
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def _is_packed(meta: dict, key: str, source: _Source) -> bool:
+    """Whether this is there already, or was packed whole by an earlier version.
+
+    Their checksum was that of the names alone.
+    """
+    if "key" in meta:
+        return meta["key"] == key
+    former: list = [source.size, source.crop, source.found.names, source.files()]
+    former += [source.arrival] if source.arrival else []
+    return meta.get("faults") == {} and meta.get("sha256") == _digest(former)
 
 
 def _pack(
-    target: Path, source: _Source, about: dict, workers: int, report: Callable | None
+    target: Path,
+    source: _Source,
+    about: dict,
+    begun: bool,
+    workers: int,
+    report: Callable | None,
 ) -> dict:
     """Pack in a folder of its own beside the target, and rename it; returns its meta.
 
-    The folder's name holds the digest: another call with the same source goes on there.
+    The folder's name holds the listing's digest: another call with the same one goes on
+    there. `begun`: files have only changed since; what is packed is its beginning.
     """
-    work = target.with_name(f".{target.name}-{about['sha256'][:8]}.partial")
+    place = target.with_name(f".{target.name}-{about['listing'][:8]}.partial")
+    files = {
+        part: [file for file, _ in listed]
+        for part, listed in source.found.files.items()
+    }
+    work = resumable.Work(place, files, source.rows, source.size, source.rules)
     try:
-        _prepare(work, source)
-        faults = _decode(work, source, workers, report)
-        meta = {**about, "shapes": _finish(work, source, faults), "faults": faults}
-        (work / "meta.json").write_text(json.dumps(meta))
-        datasets.put_in_place(work, target)
+        if begun:
+            _copy(target, place, files)
+        rows, bad = resumable.decode_all(work, workers or os.cpu_count() or 1, report)
+        meta = stored.write_meta(place, _finish(place, source, rows, bad) | about)
+        datasets.put_in_place(place, target)
+        _sweep(target)
+    except BrokenExecutor as problem:
+        raise UserError(
+            "A process that decodes images died, perhaps of lack of memory or disk "
+            "space; run the same command again: it goes on (--workers 1 needs the "
+            "least memory)."
+        ) from problem
     except OSError as problem:
         raise UserError(
             f"The packed data set could not be written to {target.parent} "
@@ -139,112 +223,50 @@ def _pack(
     return meta
 
 
-def _images(top: Path) -> list[Path]:
-    found = top.iterdir() if top.is_dir() else ()
-    files = sorted(f for f in found if f.is_file() and not f.name.startswith("."))
-    if not files:
-        raise UserError(
-            f"The class folder '{top}' is empty or missing; put images in it or remove "
-            "the class."
-        )
-    return files
+def _copy(target: Path, place: Path, parts: dict) -> None:
+    """What was packed becomes the beginning of a new packing, if there is none yet.
 
-
-def _prepare(work: Path, source: _Source) -> None:
-    """Arrays on disk for all images, unless an earlier call has made them."""
-    work.mkdir(parents=True, exist_ok=True)
-    for part, listed in source.files.items():
-        state = work / f"{part}_state.npy"
-        if not state.exists():
-            shape = (len(listed), source.size, source.size, 3)
-            place = work / f"{part}_images.npy"
-            np.lib.format.open_memmap(place, "w+", np.uint8, shape)
-            np.save(state, np.zeros(len(listed), np.uint8))
-
-
-def _decode(
-    work: Path, source: _Source, workers: int, report: Callable | None
-) -> dict[str, str]:
-    """Decode what is to do; {file: reason} of all faults, earlier calls' included."""
-    known = work / "faults.json"
-    faults = json.loads(known.read_text()) if known.exists() else {}
-    jobs = [job for part in source.files for job in _jobs(work, source, part)]
-    total = sum(map(len, source.files.values()))
-    done = total - sum(len(items) for _, _, items, _ in jobs)
-    states = {
-        part: np.load(work / f"{part}_state.npy", mmap_mode="r+")
-        for part in source.files
-    }
-    with ProcessPoolExecutor(workers) as pool:
-        for future in as_completed([pool.submit(_decode_chunk, *job) for job in jobs]):
-            part, rows, bad = future.result()
-            if bad:
-                listed = source.files[part]
-                faults |= {listed[i][0]: reason for i, reason in bad.items()}
-                known.write_text(json.dumps(faults))
-            states[part][rows] = [FAULTY if i in bad else DONE for i in rows]
-            states[part].flush()
-            done += len(rows)
-            if report:
-                report(done, total)
-    return dict(sorted(faults.items()))
-
-
-def _jobs(work: Path, source: _Source, part: str) -> list[tuple]:
-    """The images of a part that are still to decode, CHUNK at a time."""
-    rows = np.flatnonzero(np.load(work / f"{part}_state.npy") == TO_DO)
-    files = source.files[part]
-    items = [(int(i), source.path / files[i][0]) for i in rows]
-    chunks = [items[at : at + CHUNK] for at in range(0, len(items), CHUNK)]
-    return [(work, part, chunk, source.size) for chunk in chunks]
-
-
-def _decode_chunk(
-    work: Path, part: str, items: list, size: int
-) -> tuple[str, list[int], dict[int, str]]:
-    images = np.load(work / f"{part}_images.npy", mmap_mode="r+")
-    bad = {}
-    for i, file in items:
-        try:
-            images[i] = decode(file, size)
-        except Exception as problem:
-            # decoders raise many kinds; whatever it is, the file is named with it
-            reason = f"{type(problem).__name__}: {problem}"
-            bad[i] = reason.replace(str(file), file.name)
-    images.flush()
-    return part, [i for i, _ in items], bad
-
-
-def decode(file: Path, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: the shorter side scaled to `size`, the centre kept.
-
-    Bilinear, antialiased.
+    The state comes last: without it, a part is decoded anew.
     """
-    from PIL import Image
-
-    with Image.open(file) as image:
-        image.draft("RGB", (size, size))  # JPEG: decode no more pixels than are needed
-        image = image.convert("RGB")
-        scale = size / min(image.size)
-        wide, high = (max(size, round(side * scale)) for side in image.size)
-        left, top = (wide - size) // 2, (high - size) // 2
-        image = image.resize((wide, high), Image.Resampling.BILINEAR)
-        return np.asarray(image.crop((left, top, left + size, top + size)))
+    if place.exists():
+        return
+    place.mkdir(parents=True)
+    for what in ("images", "state"):
+        for part in parts:
+            name = f"{part}_{what}.npy"
+            if (target / name).is_file():
+                shutil.copyfile(target / name, place / name)
 
 
-def _finish(work: Path, source: _Source, faults: dict) -> dict:
-    """Write labels, -1 for a fault; returns the shapes of all arrays."""
-    shapes = {}
-    for part, listed in source.files.items():
-        labels = [-1 if file in faults else label for file, label in listed]
-        empty = sorted(set(range(len(source.names))) - set(labels))
+def _finish(place: Path, source: _Source, rows: dict, bad: dict) -> dict:
+    """Write the labels, -1 for a fault; returns what meta.json tells."""
+    faults, changed = {}, Counter()
+    for part, listed in source.files().items():
+        faulty = rows[part]["state"] == resumable.FAULTY
+        labels = np.where(faulty, -1, source.labels(part))
+        empty = sorted(set(range(len(source.found.names))) - set(labels.tolist()))
         if empty:
             raise UserError(
-                f"No {part} image of the class '{source.names[empty[0]]}' can be read; "
-                "repair its files or remove the class."
+                f"No {part} image of the class '{source.found.names[empty[0]]}' can be "
+                "read; repair its files or remove the class."
             )
-        np.save(work / f"{part}_labels.npy", np.array(labels, dtype=np.int64))
-        images = np.load(work / f"{part}_images.npy", mmap_mode="r")
-        shapes[f"{part}_images"] = list(images.shape)
-        shapes[f"{part}_labels"] = [len(labels)]
-    return shapes
+        np.save(place / f"{part}_labels.npy", labels)
+        faults |= {listed[k][0]: why for k, why in sorted(bad[part].items())}
+        for bit in decoding.CHANGES:
+            changed[bit] += int((rows[part]["changed"] & bit > 0).sum())
+    return {
+        "class_names": source.found.names,
+        "crop": source.crop,
+        "sha256": _content(source, rows),
+        "faults": faults,
+        "changed": {str(bit): count for bit, count in changed.items() if count},
+        **({"arrival": source.arrival} if source.arrival else {}),
+    }
+
+
+def _sweep(target: Path) -> None:
+    """Remove packings of that name that stopped and were never ended."""
+    mine = re.compile(rf"\.{re.escape(target.name)}-[0-9a-f]{{8}}\.partial")
+    for place in target.parent.glob(".*.partial"):
+        if mine.fullmatch(place.name):
+            shutil.rmtree(place, ignore_errors=True)

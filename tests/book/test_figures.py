@@ -201,6 +201,8 @@ def test_images_of_every_task():
     tasks.sizes = (10,)
     assert len(figures.class_images(tasks, most=5).axes[0].images) == 10
     assert "task 0\n10 classes" in texts(figures.class_images(tasks, most=5))
+    tasks.class_names[0] = r"$\frac$"  # a folder's name, and no formula
+    figures.class_images(tasks).canvas.draw()
 
 
 def test_bytes_are_drawn_with_their_sums():

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from conftest import cells
 from small_book import papermill, small_fixture, write_notebook  # noqa: F401
 
 from gfrlib.book import chapters
-from gfrlib.book.parameters import check_parameters, from_text
+from gfrlib.book.parameters import check_parameters, from_text, typed
 from gfrlib.config import UserError
 
 
@@ -26,6 +27,39 @@ def test_bad_parameters_are_refused_before_anything_runs(small, values, sentence
     with pytest.raises(UserError, match=sentence):
         chapters.run("01_small", values)
     assert not (small / "build").exists()
+
+
+@pytest.mark.parametrize(
+    "name, value, types, sentence",
+    [
+        ("seeds", 0, (int,), "'seeds' must be at least 1"),
+        ("seeds", 101, (int,), "'seeds' must be at most 100"),
+        ("base", -1, (int,), "'base' must be at least 1"),
+        ("tasks", 0, (int,), "'tasks' must be at least 1"),
+        ("width", 10**9, (int,), "'width' must be at most 4096"),
+        pytest.param(
+            "few", 10**5000, (int,), "not a number of more than 40 digits", id="long"
+        ),
+        ("rate", float("nan"), (float,), "a finite number"),
+        ("rate", 1e300, (float,), "a finite number"),
+        ("folder", "a\0b", (str,), "no text"),
+        ("folder", "\udcff", (str,), "no text"),
+    ],
+)
+def test_a_value_out_of_bounds_is_one_sentence(name, value, types, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        typed(name, value, types)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["../my data #2: set", "2021", "on", "~", "1e-3", "- a", "{x", "'"]
+)
+def test_text_for_a_str_arrives_as_it_stands(small, text):
+    """Through the command, papermill and the kernel; YAML would cut or retype it."""
+    write_notebook(small / "book/01_small.ipynb", "print(repr(name))")
+    copy = chapters.run("01", {"name": text})[0]
+    assert cells(copy)[-1]["outputs"][0]["text"] == f"{text!r}\n"
 
 
 def test_text_from_a_command_line_is_read_as_the_type():
@@ -51,24 +85,17 @@ def test_unknown_chapter_and_bad_parameter_cells(small):
 
 
 def test_check_parameters_under_plain_papermill(tmp_path):
+    """As How to run it says: `-p` takes 1e-3 for a number, and `-r` text as it is."""
     write_notebook(tmp_path / "a.ipynb", body="base = accuracy = 0.5")
-    assert (
-        papermill(
-            tmp_path / "a.ipynb",
-            tmp_path / "good.ipynb",
-            "-p",
-            "base",
-            "2",
-            "-p",
-            "rate",
-            "1",
-        ).returncode
-        == 0
-    )
+    words = ["-p", "base", "2", "-p", "rate", "1e-3", "-r", "name", "2021"]
+    done = papermill(tmp_path / "a.ipynb", tmp_path / "good.ipynb", *words)
+    assert done.returncode == 0, done.stderr
     for wrong, sentence in (
         (["bse", "2"], "Unknown parameter 'bse' (did you mean 'base'?)"),
         (["_hidden", "2"], "Unknown parameter '_hidden'"),
         (["rate", "high"], "'rate' must be float"),
+        (["name", "2021"], "'name' must be str"),
+        (["base", "0"], "'base' must be at least 1"),
     ):
         done = papermill(tmp_path / "a.ipynb", tmp_path / "bad.ipynb", "-p", *wrong)
         assert done.returncode == 1 and sentence in done.stderr

@@ -1,9 +1,15 @@
 """The runner: chapters run once, then fresh, then stale; nothing half done is kept."""
 
 import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
-from conftest import cells
+from conftest import ROOT, cells
 from small_book import small_fixture, write_notebook  # noqa: F401
 
 from gfrlib.book import chapters
@@ -122,6 +128,120 @@ def test_only_the_picture_of_a_figure_cell_gets_the_caption(small):
     assert len(kinds) == 1 and any("image/" in kind for kind in kinds[0])
     assert "gfr-provenance" in "".join(below["outputs"][0]["data"]["text/html"])
     assert below["metadata"] == {"tags": ["remove-input"]} and below["source"]
+
+
+def test_a_copy_edited_by_hand_is_not_shown(small):
+    """Whatever is edited: an output, a cell, the stamp itself."""
+    executed = chapters.run()[0]
+    kept = json.loads(executed.read_text())
+    assert kept["cells"][-1]["outputs"][0]["text"] == "4\n"
+
+    def edited(change) -> list[str]:
+        notebook = json.loads(json.dumps(kept))
+        change(notebook)
+        executed.write_text(json.dumps(notebook))
+        return chapters.check()
+
+    assert edited(lambda n: None) == [], "another layout is the same notebook"
+    for change in (
+        lambda n: n["cells"][-1]["outputs"][0].update(text="5\n"),
+        lambda n: n["cells"][-1].update(source="print(5)"),
+        lambda n: n["cells"].pop(),
+        lambda n: n["metadata"]["gfr"]["records"].update(x="y"),
+        lambda n: n["metadata"]["gfr"].pop("content"),
+    ):
+        assert edited(change) == ["01_small: its executed copy was edited"]
+    for text in ("[]", "", "{}", '{"cells": 3}', "[" * 100_000):
+        executed.write_text(text)
+        assert "changed since" in chapters.check()[0]
+    chapters.run()
+    assert chapters.check() == []
+
+
+def test_two_runs_with_one_target_do_not_share_a_temporary_file(small, monkeypatch):
+    """Both execute at once, as two commands would; each ends well."""
+    meet, execute = threading.Barrier(2, timeout=60), chapters.notebooks.execute
+    names = []
+
+    def together(source, partial, values, folder):
+        names.append(partial)
+        meet.wait()
+        found = execute(source, partial, values, folder)
+        meet.wait()
+        return found
+
+    monkeypatch.setattr(chapters.notebooks, "execute", together)
+    source, target = small / "book/01_small.ipynb", small / "01_small.ipynb"
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(
+                chapters._execute, source, target, {}, chapters.digest(source, {})
+            )
+            for _ in range(2)
+        ]
+        for one in both:
+            one.result()
+    assert len(set(names)) == 2 and chapters.stale(source, target) == ""
+    assert not list(small.glob(".*")), "a temporary file is left"
+
+
+def test_ctrl_c_ends_the_kernels(small, monkeypatch):
+    """The chapter would wait for an hour."""
+    if not hasattr(signal, "pthread_kill"):
+        pytest.skip("no signal to one thread here")
+    started = small / "started"
+    body = f"import time; open({str(started)!r}, 'w').close(); time.sleep(3600)"
+    write_notebook(small / "book/01_small.ipynb", body)
+
+    def interrupt():
+        while not started.exists():
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt, daemon=True).start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            chapters.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 120
+    assert not psutil.Process().children()
+    assert list((small / "build/src/book").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": [1]}', "[" * 100_000])
+def test_a_damaged_source_is_one_sentence(small, text):
+    (small / "book/01_small.ipynb").write_text(text)
+    with pytest.raises(UserError, match="is no notebook"):
+        chapters.run()
+
+
+def test_a_pipe_in_place_of_a_notebook_is_not_waited_for(small):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes here")
+    (small / "out").mkdir()
+    os.mkfifo(small / "out" / "01_small.ipynb")
+    with pytest.raises(UserError, match="is no file"):
+        chapters.run("01", {"base": 2}, small / "out")
+    os.mkfifo(small / "book" / "02_pipe.ipynb")
+    assert [path.stem for path in chapters.chapters()] == ["01_small"]
+
+
+def test_the_site_is_not_built_from_stale_chapters(small, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    import build_site
+
+    for source in (None, small / "build" / "src"):
+        with pytest.raises(UserError, match="Stale chapters: 01_small: not executed"):
+            build_site.site(source, small / "site")
+    assert not (small / "site").exists() and not (small / "build").exists()
+    executed = chapters.run()[0]
+    build_site.refuse_stale(None)
+    executed.write_text(executed.read_text().replace("4\\n", "5\\n"))
+    with pytest.raises(UserError, match="was edited"):
+        build_site.site()
 
 
 def test_the_folder_of_the_sources_is_refused(small):

@@ -180,6 +180,12 @@ def test_a_table_without_rows_says_so():
     assert "1.23" in words.table([{"a": 1.2345}], digits=2).to_html()
 
 
+def test_a_table_shows_texts_as_they_stand():
+    page = words.table([{"image of": "<b>cat</b>", "a & b": 1}]).to_html()
+    assert "&lt;b&gt;cat&lt;/b&gt;" in page and "<b>" not in page
+    assert "a &amp; b" in page and "image of" in page
+
+
 def test_the_summary_has_a_row_a_method():
     kept = {"bytes_kept": [{}, {}, {}, {"generator": 2**20}]}
     runs = [

@@ -6,7 +6,6 @@
 import errno
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import filelock
 import pytest
-from helpers_core import ROOT, environment
 from killing import Race, holder, trained_at_once, wait_for
 
 from gfrlib.engine import distributed, locks, store
@@ -201,43 +199,3 @@ def test_the_mere_existence_of_a_file_is_never_taken_for_a_lock(tmp_path, monkey
                 pass
     said = [str(warning.message) for warning in caught]
     assert len(said) == 1 and "knows no locks" in said[0]
-
-
-WITHOUT = """
-import builtins, io, os, pathlib, sys
-for name in ("fcntl",):
-    sys.modules[name] = None  # import raises ImportError
-opened = builtins.open
-
-def refusing(file, *args, **kwargs):
-    if str(file).startswith("/proc"):
-        raise PermissionError(13, "Permission denied", str(file))
-    return opened(file, *args, **kwargs)
-
-builtins.open = io.open = refusing
-from gfrlib import cli
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-def test_a_quick_run_where_there_is_no_fcntl_and_no_proc(tmp_path):
-    words = ["run", "--method", "gfr", "--epochs_base", 1, "--epochs_task", 1]
-    words += ["--generator_steps_base", 4, "--generator_steps_later", 4, "--width", 8]
-    words += ["--device", "cpu", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *map(str, words)],
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert '"status": "computed now"' in done.stdout
-    assert done.stderr.count("knows no locks") == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-
-
-def test_nothing_in_the_library_needs_fcntl():
-    for path in (ROOT / "gfrlib").rglob("*.py"):
-        assert "import fcntl" not in path.read_text(), path

@@ -24,6 +24,7 @@ def test_the_closure_follows_imports_from_file_to_file():
     changing_a_run = {"training", "losses", "networks", "tasks", "replay", "penalties"}
     changing_a_run |= {"engine.machine", "engine.augment", "engine.store"}
     changing_a_run |= {"lab.datasets", "lab.folders", "lab.arrays", "lab.runs"}
+    changing_a_run |= {"lab.surveys", "lab.decoding", "lab.class_lists"}
     assert changing_a_run <= run
     assert "config" not in run, "its values are part of the settings' digest"
     assert not {"similarity", "lab.analysis", "lab.experiments", "cli"} & run

@@ -1,12 +1,15 @@
 """Some of a folder's classes: lists, numbers, names, and Tiny-ImageNet both ways."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers_core import ROOT
+from helpers_core import ROOT, generated
 from PIL import Image
+from test_folders import both, counts
+from test_tasks import arrays, write_folder
 
 from gfrlib import cli, tasks
 from gfrlib.config import UserError, make_config
@@ -216,3 +219,79 @@ def test_classes_are_for_folders(home, command):
     (home / "some.npz").write_bytes(b"")
     code, _, err = command("mine", home / "some.npz", "--classes", "10")
     assert code == 2 and "are for a folder" in err
+
+
+# --- Tiny-ImageNet as its archive lays it out -----------------------------------------
+
+
+def stanford(top: Path, source) -> Path:
+    """The images laid out as in Tiny-ImageNet's own archive."""
+    write_folder(top, source)
+    for name in source.class_names:
+        within = top / "train" / name / "images"
+        within.mkdir()
+        for file in sorted((top / "train" / name).glob("*.png")):
+            file.rename(within / file.name)
+        (within.parent / f"{name}_boxes.txt").write_text("0000.png\t0\t0\t7\t7\n")
+    lines = []
+    (top / "val" / "images").mkdir()
+    for file in sorted(top.glob("val/class */*.png")):
+        file.rename(top / "val" / "images" / file.name)
+        lines.append(f"{file.name}\t{file.parent.name}\t0\t0\t7\t7\n")
+    for name in source.class_names:
+        (top / "val" / name).rmdir()
+    (top / "val" / "val_annotations.txt").write_text("".join(lines))
+    return top
+
+
+def test_tiny_imagenet_as_its_archive_lays_it_out(home):
+    source = generated(3, per_class=6)
+    data = datasets.packed(datasets.resolve(str(stanford(home / "tiny", source))))
+    expected = datasets.canonical(arrays(source))
+    assert all(
+        np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS
+    )
+    assert data.class_names == source.class_names
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lambda text: text.replace("class 1", "class 9", 1),
+            "names a file or a class that is not here",
+        ),
+        (
+            lambda text: text + "lost.png\tclass 0\n",
+            "names a file or a class that is not here",
+        ),
+        (
+            lambda text: "".join(
+                line for line in text.splitlines(True) if "class 2" not in line
+            ),
+            "no image of the class 'class 2'",
+        ),
+        (lambda text: text + "lonely\n", "names a file or a class that is not here"),
+    ],
+)
+def test_tiny_imagenet_with_wrong_annotations_is_refused(home, spoil, says):
+    file = (
+        stanford(home / "tiny", generated(3, per_class=6))
+        / "val"
+        / "val_annotations.txt"
+    )
+    file.write_text(spoil(file.read_text()))
+    with pytest.raises(UserError, match=says):
+        datasets.resolve(str(file.parents[1]))
+    assert not list((home / "home").rglob("meta.json"))
+
+
+@both
+def test_tiny_imagenets_own_layout_is_read_both_ways(home, way):
+    top = stanford(home / "tiny", generated(3, per_class=6))
+    (top / "val" / "images" / "unnamed.png").write_bytes(b"")
+    packed, said = way(top)
+    assert counts(packed)[1:] == ([6, 6, 6], [3, 3, 3])
+    boxes = [f"train/class {c}/class {c}_boxes.txt" for c in range(3)]
+    assert said[1] == f"left out, boxes of Tiny-ImageNet: 3 ({', '.join(boxes)})"
+    assert said[2].endswith("does not name: 1 (val/images/unnamed.png)")

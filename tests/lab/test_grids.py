@@ -2,19 +2,26 @@
 with shared stages.
 """
 
+import contextlib
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers_core import ROOT, TINY, gfrlib, load_tasks, tiny, train
+from helpers_core import ROOT, TINY, environment, gfrlib, load_tasks, tiny, train
 from memory_store import MemoryStore
 
+from gfrlib.cli import words
 from gfrlib.config import METHODS, UserError, make_config
 from gfrlib.engine import store as stages
 from gfrlib.lab import grids, plans, records
 
-SMALL = dict(TINY, base=3, tasks=2, split=[3, 2, 2], epochs_base=1)
+SMALL = dict(TINY, split=[3, 2, 2], epochs_base=1)
 
 
 @pytest.fixture
@@ -67,15 +74,117 @@ runs:
         ("runs: [{methods: [gfr], search: {seed: 3}}]", "search: seed"),
         ("{preset: quikc, runs: [{methods: [gfr]}]}", "no preset 'quikc'"),
         ("{sneeds: 1, runs: []}", "may have a 'preset'"),
+        ("runs: []", "has no runs"),
+        ("runs: [{methods: []}]", "'methods' is an empty list"),
+        ("runs: [{methods: [gfr], seeds: []}]", "'seeds' is an empty list"),
+        ("runs: [{methods: [gfr], splits: []}]", "'splits' is an empty list"),
+        ("runs: [{methods: [gfr], splits: [{split: []}]}]", "'split' is an empty list"),
+        (
+            "runs: [{methods: [gfr], search: {width: []}}]",
+            "'search: width' is an empty",
+        ),
+        ("runs: [{methods: [gfr], seeds: }]", "'seeds' has the wrong form"),
+        ("runs: [{methods: [[gfr]]}]", "There is no method"),
+        ("{preset: [quick], runs: [{methods: [gfr]}]}", "There is no preset"),
+        ("{preset: , runs: [{methods: [gfr]}]}", "There is no preset"),
+        ("runs: [{methods: [gfr], methods: [lwf]}]", "'methods' stands there twice"),
+        ("runs: [{methods: [gfr]}]\nruns: []", "line 2: 'runs' stands there twice"),
+        (
+            "runs: [{methods: [gfr], seeds: [1], settings: {seed: 2}}]",
+            "says 'seed' twice",
+        ),
+        (
+            "runs: [{methods: [gfr], splits: [{base: 4}], settings: {base: 5}}]",
+            "says 'base' twice",
+        ),
+        ("runs: [{methods: [gfr], settings: {method: lwf}}]", "'method' is no setting"),
+        (
+            "runs: [{methods: [gfr], splits: [{split: [5, 5], base: 5}]}]",
+            "leave one out",
+        ),
+        (
+            f"runs: [{{methods: [gfr], search: {{seed: {list(range(101))}, "
+            f"width: {list(range(1, 101))}}}}}]",
+            "more than 10000 runs",
+        ),
+        # what is YAML, but no plain data
+        ("runs: [{methods: [gfr], seeds: [2026-01-01]}]", "'seed' must be a int"),
+        ("runs: [{methods: [gfr], seeds: [0x10]}]", "'seed' must be a int"),
+        ("runs: [{methods: [gfr], seeds: [017]}]", "'seed' must be a int"),
+        ("runs: [{methods: [gfr], seeds: [1_0]}]", "'seed' must be a int"),
+        ("runs: [{methods: [gfr], seeds: [1:30]}]", "'seed' must be a int"),
+        ("runs: [{methods: [gfr], seeds: [on]}]", "'seed' must be a int"),
+        ("runs: [{methods: [gfr], seeds: [!!int x]}]", "the tag tag:yaml.org,2002:int"),
+        ("runs: [{methods: [!!binary aGk=]}]", "the tag tag:yaml.org,2002:binary"),
+        ("runs: !!python/object/apply:os.system [ls]", "the tag tag:yaml.org"),
+        ("a: &a [x, x]\nruns: [*a, *a]", "anchors"),
+        ("1: 2", "a name must be text"),
+        ("[1, 2]: 2", "a name must be text"),
+        ("[" * 100_000, "more than 20 lists inside each other"),
+        ("runs: " + "{a: " * 500, "more than 20 lists inside each other"),
+        (
+            "runs: [{methods: [gfr], settings: {epochs_base: " + "9" * 400 + "}}]",
+            "a number of 400 digits",
+        ),
+        ("runs: [{methods: [gfr], settings: {dataset: '\\x'}}]", "no data set"),
+        ('runs: [{methods: ["\\ud800"]}]', "cannot be shown"),
+        ('runs: [{methods: ["\\e[31m"]}]', "cannot be shown"),
+        ("runs: [{methods: [\u202egfr]}]", "\\\\u202egfr"),
+        ("# " + "x" * 300_000, "is larger than"),
+        ("--- a\n--- b", "another document"),
     ],
+    ids=lambda text: repr(text[:50]),
 )
 def test_a_file_that_cannot_be_meant(tmp_path, text, says):
     path = write(tmp_path, text)
     with pytest.raises(UserError, match=says) as caught:
-        grids.read(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        # loading alone: `data` says what data sets there are
+        for config in grids.read(path):
+            load_tasks(config)
+    assert "data set" in says or str(path) in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) <= 800
+
+
+def test_a_grid_that_is_no_text_file_is_one_sentence(tmp_path):
+    for content, says in (
+        ("runs: [{methods: [grün]}]".encode("latin-1"), "not text in UTF-8"),
+        ("runs: []".encode("utf-16"), "not text in UTF-8"),
+        (b"\x7fELF\x00\x01", "is not YAML"),
+    ):
+        (tmp_path / "grid.yaml").write_bytes(content)
+        with pytest.raises(UserError, match=says):
+            grids.read(tmp_path / "grid.yaml")
+    (tmp_path / "grid.yaml").write_text("\ufeffruns: [{methods: [gfr]}]")
+    assert len(grids.read(tmp_path / "grid.yaml")) == 1, "Windows writes such a mark"
     with pytest.raises(UserError, match="cannot be read"):
         grids.read(tmp_path / "none.yaml")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.yaml")
+        with pytest.raises(UserError, match="is a device or a pipe"):
+            grids.read(tmp_path / "pipe.yaml")
+
+
+def test_anchors_inside_each_other_are_refused_at_once(tmp_path):
+    """464 bytes that stand for 10^9 words, whose error message hung."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    for k in range(1, 10):
+        lines.append(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]")
+    path = write(tmp_path, "\n".join([*lines, "runs: *a9"]))
+    began = time.monotonic()
+    with pytest.raises(UserError, match="line 1: anchors"):
+        grids.read(path)
+    assert time.monotonic() - began < 5
+
+
+def test_numbers_are_read_as_they_look(tmp_path):
+    path = write(
+        tmp_path,
+        "runs: [{methods: [gfr], settings: {learning_rate: 1e-3, full_head: true, "
+        "weight_decay: 0, latent_dim: 12}}]",
+    )
+    (config,) = grids.read(path)
+    assert config.learning_rate == 0.001 and config.full_head is True
+    assert config.weight_decay == 0.0 and config.latent_dim == 12
 
 
 @pytest.mark.parametrize(
@@ -308,6 +417,58 @@ def test_a_killed_process_is_begun_again_and_an_odd_error_stops_one_run(
     monkeypatch.setattr(grids.experiments, "run_or_load", lambda config, **_: 1 / 0)
     _, problem = _REAL_ONE(configs[0])
     assert isinstance(problem, UserError) and "ZeroDivisionError" in str(problem)
+
+
+# As a terminal's Ctrl-C does it: all processes hear it. A shell's background job would
+# ignore it.
+HEARS = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from gfrlib.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no groups of processes here")
+def test_ctrl_c_in_a_grid_prints_one_line_and_leaves_no_child(home):
+    import psutil
+
+    path = write(
+        home,
+        "runs: [{methods: [finetune], seeds: [0, 1], settings: {epochs_base: 5000}}]",
+    )
+    command = [sys.executable, "-c", HEARS, "grid", str(path), "--jobs", "2"]
+    grid = subprocess.Popen(
+        command,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while len(list(home.rglob("lock"))) < 2:  # both are in their first stage
+            assert grid.poll() is None, grid.communicate()
+            time.sleep(0.1)
+        children = psutil.Process(grid.pid).children(recursive=True)
+        assert len(children) >= 2
+        os.killpg(grid.pid, signal.SIGINT)
+        out, err = grid.communicate(timeout=60)
+        _, alive = psutil.wait_procs(children, timeout=30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(grid.pid, signal.SIGKILL)
+    assert grid.returncode == 130 and out == "" and not alive
+    assert err == f"gfrlib: {words.INTERRUPTED}\n"
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whoever_stops_reading_results_ends_the_processes(home):
+    import multiprocessing
+
+    results = grids.run([tiny("finetune", seed=s) for s in range(5)], 2)
+    next(results)
+    results.close()
+    assert not multiprocessing.active_children()
+    assert len(records_in(home)) < 5
 
 
 def test_a_grid_under_torchrun_is_refused(tmp_path, monkeypatch, capsys):

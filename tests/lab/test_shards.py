@@ -2,20 +2,21 @@
 resumed, streamed, and trained on.
 """
 
+import hashlib
 import io
 import json
-import threading
+import os
 
 import numpy as np
 import pytest
 import torch
-from helpers_core import gfrlib, train
+from helpers_core import train
 from PIL import Image
 
-from gfrlib import tasks, training
+from gfrlib import cli, tasks
 from gfrlib.config import UserError, make_config
-from gfrlib.engine import augment, streams
-from gfrlib.lab import datasets, shards
+from gfrlib.engine import streams
+from gfrlib.lab import datasets, decoding, resumable, shards
 
 CLASSES, SIDE = 4, 72
 
@@ -98,21 +99,21 @@ def test_an_image_is_scaled_and_its_centre_kept(tmp_path):
     image = np.zeros((40, 80, 3), np.uint8)
     image[:, 20:60] = 200  # the centre square
     Image.fromarray(image).save(tmp_path / "wide.png")
-    found = shards.decode(tmp_path / "wide.png", 40)
-    assert found.shape == (40, 40, 3) and (found == 200).all()
+    found, changes = decoding.decode(tmp_path / "wide.png", 40, decoding.Rules())
+    assert found.shape == (40, 40, 3) and (found == 200).all() and not changes
 
 
 def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
     def stop(done, total):
-        if done >= shards.CHUNK // 2:
+        if done >= resumable.CHUNK // 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards, "CHUNK", 8)
+    monkeypatch.setattr(resumable, "CHUNK", 8)
     with pytest.raises(KeyboardInterrupt):
         pack(folder, report=stop)
     half = next(datasets.folder().glob(".imagenet-four-*.partial"))
     done = sum(
-        (np.load(half / f"{part}_state.npy") != shards.TO_DO).sum()
+        (np.load(half / f"{part}_state.npy")["state"] != resumable.TO_DO).sum()
         for part in ("train", "test")
     )
     assert 0 < done < 64
@@ -122,6 +123,207 @@ def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
     seen.clear()
     assert set(pack(folder, report=lambda *now: seen.append(now)).faults) == FAULTY
     assert not seen, "the second start decodes nothing"
+
+
+def fail_on_work(*_):
+    raise AssertionError("decoded again")
+
+
+def stopped(folder, monkeypatch, chunk: int = 8):
+    """A packing that stopped half-way; returns its folder."""
+
+    def stop(done, total):
+        if done >= total // 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resumable, "CHUNK", chunk)
+        with pytest.raises(KeyboardInterrupt):
+            pack(folder, report=stop)
+    return next(datasets.folder().glob(".imagenet-four-*.partial"))
+
+
+def arrays_of(name: str = "imagenet-four") -> list:
+    packed = datasets.packed(name)
+    return [np.array(getattr(packed, key)) for key in datasets.ARRAYS]
+
+
+def equal(one: list, other: list) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other))
+
+
+def test_a_repaired_file_is_looked_at_again(folder):
+    pack(folder)
+    before = datasets.packed("imagenet-four").content
+    rng, seen = np.random.default_rng(5), []
+    (folder / "train" / "n00000001" / "train_3.JPEG").write_bytes(jpeg(rng))
+    packing = pack(folder, report=lambda *now: seen.append(now))
+    assert set(packing.faults) == FAULTY - {"train/n00000001/train_3.JPEG"}
+    packed = datasets.packed("imagenet-four")
+    assert (packed.train_labels < 0).sum() == 1 and packed.content != before
+    # the repaired one, and what is still faulty: the rest is kept from before
+    assert len(seen) == 2 and seen[0][0] >= 62 and seen[1] == (64, 64)
+
+
+def test_a_damaged_data_set_is_not_the_beginning_of_another(folder):
+    """A file changed, and so did what is packed: all is decoded again."""
+    pack(folder)
+    images = datasets.folder() / "imagenet-four" / "train_images.npy"
+    content = bytearray(images.read_bytes())
+    content[5000] ^= 1
+    images.write_bytes(content)
+    (folder / "train" / "n00000001" / "train_3.JPEG").unlink()
+    (folder / "train" / "n00000001" / "train_3.JPEG").write_bytes(b"no image")
+    pack(folder)
+    shards.pack("anew", folder, size=SIDE, crop=64, workers=2)
+    assert equal(arrays_of(), arrays_of("anew"))
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_image_that_changed_is_decoded_again(folder, monkeypatch, finished):
+    """Of the same size, even: the time of its change tells it."""
+    pack(folder) if finished else stopped(folder, monkeypatch)
+    file = folder / "train" / "n00000003" / "train_5.JPEG"
+    other = folder / "train" / "n00000003" / "train_6.JPEG"
+    about = file.stat()
+    content = other.read_bytes().ljust(about.st_size, b"\0")[: about.st_size]
+    file.write_bytes(content)
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns + 10_000_000))
+    pack(folder)
+    found = arrays_of()
+    shards.pack("anew", folder, size=SIDE, crop=64, workers=2)
+    assert equal(found, arrays_of("anew"))
+    one, two = (datasets.packed(name).content for name in ("imagenet-four", "anew"))
+    assert one == two
+
+
+def test_the_checksum_is_that_of_the_files_content(folder, tmp_path):
+    """Not of where they lie, when they were written, or what they are called."""
+    pack(folder)
+    for file in sorted(folder.rglob("*.JPEG"), reverse=True):
+        os.utime(file, (1, 1))
+        file.rename(file.with_name(f"x{file.name}"))
+    folder = folder.rename(tmp_path / "moved")
+    shards.pack("moved", folder, size=SIDE, crop=64, workers=2)
+    assert equal(arrays_of(), arrays_of("moved"))
+    one, two = (datasets.packed(name).content for name in ("imagenet-four", "moved"))
+    assert one == two
+
+
+def cut_state(half):
+    file = half / "train_state.npy"
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def odd_header(half):
+    file = half / "train_state.npy"
+    file.write_bytes(file.read_bytes().replace(b"{", b"(", 1))
+
+
+def empty_state(half):
+    (half / "test_state.npy").write_bytes(b"")
+
+
+def other_state(half):
+    np.save(half / "train_state.npy", np.ones(48, np.uint8))
+
+
+def cut_images(half):
+    file = half / "train_images.npy"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def former_faults(half):
+    (half / "faults.json").write_text('{"train/n0')
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [cut_state, odd_header, empty_state, other_state, cut_images, former_faults],
+)
+def test_an_interrupted_packing_with_cut_files_goes_on(folder, monkeypatch, spoil):
+    shards.pack("whole", folder, size=SIDE, crop=64, workers=2)
+    spoil(stopped(folder, monkeypatch))
+    assert set(pack(folder).faults) == FAULTY
+    assert equal(arrays_of(), arrays_of("whole"))
+
+
+def test_what_an_earlier_version_packed_stays(folder, monkeypatch):
+    """Its checksum was that of the names; with faults it is looked at again."""
+    pack(folder)
+    target = datasets.folder() / "imagenet-four"
+    meta = json.loads((target / "meta.json").read_text())
+    names = [f"n{c:08d}" for c in range(CLASSES)]
+    files = {
+        part: [
+            (f"{top}/{name}/{file.name}", label)
+            for label, name in enumerate(names)
+            for file in sorted((folder / top / name).iterdir())
+        ]
+        for part, top in (("train", "train"), ("test", "val"))
+    }
+    listing = json.dumps([SIDE, 64, names, files]).encode()
+    earlier = {
+        "class_names": names,
+        "crop": 64,
+        "sha256": hashlib.sha256(listing).hexdigest(),
+        "shapes": meta["shapes"],
+        "faults": {},
+    }
+    (target / "meta.json").write_text(json.dumps(earlier))
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "_pack", fail_on_work)
+        assert pack(folder).faults == {}
+    assert datasets.packed("imagenet-four").content == earlier["sha256"][:12]
+    earlier["faults"] = dict.fromkeys(FAULTY, "cut")
+    (target / "meta.json").write_text(json.dumps(earlier))
+    assert set(pack(folder).faults) == FAULTY
+    assert datasets.packed("imagenet-four").content == meta["sha256"][:12]
+
+
+def test_packings_that_were_never_ended_are_swept(folder, monkeypatch):
+    stopped(folder, monkeypatch)
+    others = datasets.folder() / ".imagenet-four-more-00000000.partial"
+    others.mkdir()
+    pack(folder, size=80)
+    left = {place.name for place in datasets.folder().iterdir()}
+    assert left == {".lock", "imagenet-four", others.name}
+
+
+def test_a_process_that_dies_is_one_sentence(folder, monkeypatch):
+    def dies(*_, **__):
+        os._exit(1)
+
+    monkeypatch.setattr(decoding, "decode", dies)
+    with pytest.raises(UserError, match="A process that decodes images died"):
+        pack(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"size": 0}, "'size' is"),
+        ({"size": 10**30}, "'size' is"),
+        ({"crop": SIDE + 1}, "'crop' must lie from 1 to the stored size 72"),
+        ({"crop": -(10**30)}, "'crop' must"),
+        ({"workers": -1}, "'workers' is"),
+        ({"workers": 10**9}, "'workers' is"),
+    ],
+)
+def test_numbers_out_of_range_are_one_sentence(folder, wrong, says):
+    with pytest.raises(UserError, match=says) as caught:
+        pack(folder, **wrong)
+    assert len(str(caught.value)) < 200
+
+
+def test_many_faults_are_listed_in_a_few_lines(folder, capsys):
+    for i in range(12):
+        (folder / "train" / "n00000000" / f"x{i:02}.JPEG").write_bytes(b"no image")
+    words = ["data", "imagenet-four", folder, "--size", SIDE, "--crop", 64]
+    assert cli.main([str(word) for word in words]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("left out: ") == 11 and "5 unreadable files more" in said.err
+    assert "61 images decoded, 15 files or folders left out" in said.out
 
 
 @pytest.mark.parametrize(
@@ -137,41 +339,13 @@ def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
             lambda top: [f.unlink() for f in (top / "val" / "n00000002").iterdir()],
             "empty or missing",
         ),
-        (lambda top: (top / "val").rename(top / "valid"), "must hold the folders"),
+        (lambda top: (top / "val").rename(top / "train" / "val"), "lies among the"),
     ],
 )
 def test_folders_that_cannot_be_used(folder, spoil, says):
     spoil(folder)
     with pytest.raises(UserError, match=says):
         pack(folder)
-
-
-def test_streamed_rows_are_those_of_the_array(monkeypatch):
-    source = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
-    rows = np.array([5, 3, 3, 20, 29, 0])
-    whole = torch.from_numpy(source[rows])
-    monkeypatch.setenv("GFR_RESIDENT_BYTES", "100")
-    images = streams.resident_or_streamed(source, rows, torch.device("cpu"))
-    assert (
-        isinstance(images, streams.Streamed)
-        and images.shape == whole.shape
-        and len(images) == 6
-    )
-    index = torch.tensor([4, 0, 2, 2])
-    assert torch.equal(images[index], whole[index])
-    images.ahead(torch.tensor([1, 5]))
-    assert torch.equal(images[torch.tensor([1, 5])], whole[[1, 5]]) and torch.equal(
-        images[index], whole[index]
-    )
-    assert (
-        torch.equal(images[3], whole[3])
-        and torch.equal(images[1:4], whole[1:4])
-        and images.numel() == whole.numel()
-    )
-    monkeypatch.setenv("GFR_RESIDENT_BYTES", str(whole.numel()))
-    assert torch.equal(
-        streams.resident_or_streamed(source, rows, torch.device("cpu")), whole
-    )
 
 
 def test_a_streamed_run_is_the_resident_one(folder, monkeypatch):
@@ -204,117 +378,18 @@ def test_a_streamed_run_is_the_resident_one(folder, monkeypatch):
     assert outcomes[0].weights == outcomes[1].weights
 
 
-def test_boxes_are_those_of_torchvision():
-    """The same law as RandomResizedCrop: area, ratio and place of many boxes, on a wide
-    image.
-    """
-    from torchvision.transforms import RandomResizedCrop
-
-    torch.manual_seed(0)
-    high, wide, count = 60, 90, 4000
-    ours = augment.draw_boxes(
-        count, (high, wide), True, torch.Generator().manual_seed(0), torch.device("cpu")
-    ).numpy()
-    image = torch.zeros(3, high, wide)
-    theirs = np.array(
-        [
-            RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))
-            for _ in range(count)
-        ],
-        dtype=float,
-    )
-    area = (ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3] / (high * wide))
-    ratio = (
-        np.log(ours[:, 3] * wide / (ours[:, 2] * high)),
-        np.log(theirs[:, 3] / theirs[:, 2]),
-    )
-    left = (ours[:, 1], theirs[:, 1] / wide)
-    for a, b in (area, ratio, left):
-        np.testing.assert_allclose(
-            np.quantile(a, [0.1, 0.5, 0.9]), np.quantile(b, [0.1, 0.5, 0.9]), atol=0.03
-        )
-    assert (ours[:, 0] + ours[:, 2] <= 1 + 1e-6).all() and (
-        ours[:, 1] + ours[:, 3] <= 1 + 1e-6
-    ).all()
-    assert 0.45 < ours[:, 4].mean() < 0.55
-
-
-def test_a_cut_box_is_torchvisions_resized_crop():
-    from torchvision.transforms.functional import InterpolationMode, hflip, resized_crop
-
-    rng = np.random.default_rng(0)
-    rough = torch.from_numpy(rng.integers(0, 256, (3, 48, 60, 3), dtype=np.uint8))
-    boxes = torch.tensor(
-        [
-            [6 / 48, 12 / 60, 24 / 48, 30 / 60, 0],
-            [6 / 48, 12 / 60, 24 / 48, 30 / 60, 1],
-            [0, 0, 1, 1, 0],
-        ]
-    )
-    edges = torch.tensor([[6, 12, 30, 42], [6, 12, 30, 42], [0, 0, 48, 60]])
-    for antialias, found in (
-        (True, augment.cut(rough, boxes, 40)),
-        (False, augment._cut_at_once(rough, edges, boxes[:, 4], 40)),
-    ):
-        for k, (place, flip) in enumerate(
-            (((6, 12, 24, 30), False), ((6, 12, 24, 30), True), ((0, 0, 48, 60), False))
-        ):
-            image = rough[k].permute(2, 0, 1)
-            expected = resized_crop(
-                image, *place, [40, 40], InterpolationMode.BILINEAR, antialias=antialias
-            )
-            apart = (
-                found[k].permute(2, 0, 1).int()
-                - (hflip(expected) if flip else expected).int()
-            ).abs()
-            # at the border of the box torchvision does not look outside, and the GPU's
-            # way does
-            if not antialias:
-                apart = apart[:, 2:-2, 2:-2]
-            assert apart.max() <= 1
-
-
-def test_a_box_is_cut_at_whole_pixels():
-    """Two boxes that differ by less than half a pixel are the same."""
-    rough = torch.from_numpy(
-        np.random.default_rng(1).integers(0, 256, (1, 48, 60, 3), dtype=np.uint8)
-    ).expand(2, -1, -1, -1)
-    boxes = torch.tensor(
-        [[6.0, 12, 24, 30, 0], [6.3, 12.4, 24.1, 29.8, 0]]
-    ) / torch.tensor([48, 60, 48, 60, 1])
-    one, other = augment.cut(rough, boxes, 40)
-    assert torch.equal(one, other)
-
-
-def test_testing_sees_the_centre():
-    images = torch.arange(5 * 7).view(1, 5, 7, 1)
-    assert augment.centre(images, 3)[0, :, :, 0].tolist() == [
-        [9, 10, 11],
-        [16, 17, 18],
-        [23, 24, 25],
-    ]
-    assert (
-        augment.centre(images, 9) is not None
-        and augment.centre(images, 9).shape == images.shape
-    )
-
-
-def test_the_command_names_what_it_leaves_out(folder, home):
-    home.mkdir()
-    done = gfrlib(
-        "data", "imagenet-four", folder, "--size", SIDE, "--crop", 64, home=home
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        all(f"left out: {name}" in done.stderr for name in FAULTY)
-        and "61 images decoded, 3 files left out" in done.stdout
-    )
-    assert (
-        json.loads((home / "data/packed/imagenet-four/meta.json").read_text())["crop"]
-        == 64
-    )
-    bad = gfrlib("data", "imagenet-four", folder, "--crop", 300, home=home)
-    assert bad.returncode == 2 and "'crop' must lie" in bad.stderr
+def test_the_command_names_what_it_leaves_out(folder, home, capsys):
+    words = ["data", "imagenet-four", folder, "--size", SIDE, "--crop"]
+    words = [str(word) for word in words]
+    assert cli.main([*words, "64"]) == 0
+    said = capsys.readouterr()
+    assert all(f"left out: {name} (" in said.err for name in FAULTY)
+    assert "4 classes, 46 training and 15 test images of 72x72x3" in said.out
+    assert "61 images decoded, 3 files or folders left out" in said.out
+    meta = home / "data" / "packed" / "imagenet-four" / "meta.json"
+    assert json.loads(meta.read_text())["crop"] == 64
+    assert cli.main([*words, "300"]) == 2
+    assert "'crop' must lie" in capsys.readouterr().err
 
 
 def test_a_data_set_packed_anew_is_another_one(folder, monkeypatch):
@@ -345,77 +420,3 @@ def test_a_data_set_packed_anew_is_another_one(folder, monkeypatch):
     again = experiments.run_or_load(config)
     assert again.status == "computed now" and again.weights != first.weights
     assert again.provenance["content"] != first.provenance["content"]
-
-
-def test_large_images_without_crops_are_streamed_too(monkeypatch):
-    """Mean and deviation are the same, and so is the run."""
-    packed = datasets.Packed(
-        "big",
-        *[
-            np.random.default_rng(k).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
-            if k % 2 == 0
-            else np.repeat(np.arange(4), 3)
-            for k in range(4)
-        ],
-        class_names=list("abcd"),
-    )
-    config = make_config(
-        "quick",
-        "finetune",
-        base=2,
-        tasks=1,
-        epochs_base=1,
-        epochs_task=1,
-        batch_size=4,
-        device="cpu",
-    )
-    found = []
-    for limit in ("1000000000", "10"):
-        monkeypatch.setenv("GFR_RESIDENT_BYTES", limit)
-        stream = tasks.build(config, packed, torch.device("cpu"))
-        monkeypatch.setattr(
-            "helpers_core.load_tasks", lambda config, stream=stream: stream
-        )
-        found.append((stream.mean.tolist(), stream.std.tolist(), train(config).weights))
-    assert found[0] == found[1]
-
-
-def test_what_is_read_ahead_is_used(monkeypatch):
-    """Every batch after the first was read by the thread that reads ahead."""
-    source = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
-    packed = datasets.Packed(
-        "big",
-        source,
-        np.repeat(np.arange(4), 6),
-        source,
-        np.repeat(np.arange(4), 6),
-        list("abcd"),
-    )
-    config = make_config(
-        "quick",
-        "finetune",
-        base=2,
-        tasks=1,
-        epochs_base=2,
-        epochs_task=1,
-        batch_size=4,
-        device="cpu",
-    )
-    monkeypatch.setenv("GFR_RESIDENT_BYTES", "10")
-    stream = tasks.build(config, packed, torch.device("cpu"))
-    reads = []
-    read = streams.Streamed._read
-    monkeypatch.setattr(
-        streams.Streamed,
-        "_read",
-        lambda self, index: (
-            reads.append(threading.current_thread().name),
-            read(self, index),
-        )[1],
-    )
-    monkeypatch.setattr("helpers_core.load_tasks", lambda config: stream)
-    monkeypatch.setattr(training, "predict", lambda *_: {})
-    train(config)
-    assert sum(name == "MainThread" for name in reads) == 2, (
-        "the first batch of each task"
-    )

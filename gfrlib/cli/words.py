@@ -1,0 +1,78 @@
+"""Words of the command line: numbers with bounds, and one way to end badly."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from gfrlib.config import UserError
+from gfrlib.engine import values
+
+MOST_JOBS = 1024
+INTERRUPTED = "stopped; the same command goes on from the last checkpoint."
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors become UserError, so that all bad input is answered in one way."""
+
+    def error(self, message: str):
+        raise UserError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option: a whole number in decimal digits, within the bounds."""
+
+    def read(text: str) -> int:
+        try:
+            value = values.number(text, int)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"takes a whole number from {low} to {high}, not '{text}'"
+            )
+        return value
+
+    return read
+
+
+def prepare_streams() -> None:
+    """What a terminal's encoding lacks is written as an escape, and ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush() -> None:
+    """All that was printed is through. Raises UserError where the output is full."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        drop_output()
+        raise UserError(
+            f"What was printed could not be written ({problem.strerror})."
+        ) from None
+
+
+def drop_output() -> None:
+    """Nobody reads on (`| head`), or nothing can be written: Python's own last flush
+    must not complain again.
+    """
+    try:
+        handle = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(handle, sys.stdout.fileno())
+        os.close(handle)
+    except (OSError, ValueError):  # no real file, as in a test
+        pass
+
+
+def sentence(problem: BaseException) -> str:
+    """What an error that nobody foresaw says of the machine, as a sentence."""
+    if isinstance(problem, MemoryError):
+        return "There is not enough memory for this; make the numbers smaller."
+    reason = problem.strerror or problem
+    if not getattr(problem, "filename", None):
+        return f"What was printed or sent could not be written or read ({reason})."
+    return f"'{problem.filename}' cannot be used ({reason})."

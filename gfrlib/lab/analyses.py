@@ -1,0 +1,109 @@
+"""What lies beside a record: its analysis (JSON) and its sheet of images (PNG)."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from gfrlib.config import UserError
+from gfrlib.engine.store import write_atomically
+from gfrlib.lab import seals
+
+SHEET = "sheet"  # the analysis's field with the SHA-256 of the sheet's file
+
+
+class Analysis(dict):
+    """The parts of a record's analysis; one that is not there is a UserError."""
+
+    def __init__(self, parts: dict, name: str):
+        super().__init__(parts)
+        self.name = name
+
+    def __missing__(self, part: str):
+        raise UserError(
+            f"The analysis of '{self.name}' has no '{part}'; at preset quick "
+            f'experiments.run_or_load(config, analyse="{part}") computes it.'
+        )
+
+    def __reduce__(self):
+        return Analysis, (dict(self), self.name)
+
+
+def beside(record: Path, ending: str) -> Path:
+    """The path of a record's analysis (`json`) or sheet (`png`)."""
+    return record.with_name(f"{record.stem}.analysis.{ending}")
+
+
+def read(record: Path, name: str, *, sealed: bool) -> Analysis | None:
+    """The analysis beside a record's file, or None where there is none.
+
+    sealed: the record carries a checksum, so that its analysis must, too. Raises
+    UserError for one that is damaged.
+    """
+    path = beside(record, "json")
+    if not os.path.exists(path):
+        return None
+    try:
+        parts = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(parts, dict) and not seals.is_damaged(parts)
+        whole = whole and (seals.is_sealed(parts) or not sealed)
+    except (OSError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise _damaged(path)
+    parts.pop(seals.FIELD, None)
+    return Analysis(parts, name)
+
+
+def write(record: Path, parts: dict, sheet: bytes | None = None) -> None:
+    """Keep the analysis beside a record's file, after its sheet if there is a new one.
+
+    Raises UserError where the disk refuses.
+    """
+    parts = dict(parts)
+    if sheet is not None:
+        write_atomically(beside(record, "png"), sheet)
+        parts[SHEET] = hashlib.sha256(sheet).hexdigest()
+    write_atomically(beside(record, "json"), seals.sealed(parts))
+
+
+def sheet(record: Path, analysis: dict) -> bytes | None:
+    """The file of the sheet of images beside a record, or None where there is none.
+
+    Raises UserError where it is not the one that the analysis was kept with.
+    """
+    path = beside(record, "png")
+    if not os.path.exists(path):
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise _damaged(path) from problem
+    wanted = analysis.get(SHEET)  # not there if older code has kept the analysis
+    if wanted and wanted != hashlib.sha256(content).hexdigest():
+        raise _damaged(path)
+    return content
+
+
+def seal(record: Path) -> bool:
+    """Add checksums to an analysis of before, and to it that of the sheet beside it.
+
+    Returns whether anything was added. Raises UserError for one that is damaged.
+    """
+    path, picture = beside(record, "json"), beside(record, "png")
+    if not os.path.exists(path):
+        return False
+    more = {}
+    if os.path.exists(picture):
+        more[SHEET] = hashlib.sha256(picture.read_bytes()).hexdigest()
+    try:
+        return seals.seal(path, more)
+    except (ValueError, RecursionError) as problem:
+        raise _damaged(path) from problem
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"'{path}' is damaged (it is cut off, or differs from its checksum); restore "
+        "it from git, or delete it with its record and run that again."
+    )

@@ -1,0 +1,198 @@
+"""One image file -> a square of bytes, as a viewer shows it; both ways of packing.
+
+An image is turned as its EXIF orientation says, transparency is laid on white, 16-bit
+grey keeps its upper eight bits, grey, CMYK and palette images become RGB.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gfrlib.config import UserError
+
+PIXELS = 178_956_970  # where Pillow, too, calls a file a decompression bomb
+MOST_PIXELS = 2**31  # the highest limit: an image of 6 GB
+# What reading may do to an image: one bit each, so that many can be counted in an array
+TURNED, BLENDED, SHORTENED = 1, 2, 4
+CHANGES = {
+    TURNED: "turned as their EXIF orientation says",
+    BLENDED: "transparent in places: laid on white",
+    SHORTENED: "grey of 16 bits: the upper 8 kept",
+}
+# Pillow's modes for grey of 16 bits; "I" is that of older versions and of PGM files
+DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+CLEAR = ("RGBA", "RGBa", "LA", "La", "PA")  # those with transparency
+ORIENTATION = 0x0112  # the EXIF tag
+LONGEST = 120  # characters of a decoder's own message
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How image files are read.
+
+    `turned`: as the EXIF orientation says; False: as stored, torchvision's way.
+    `pixels`: an image of more is not decoded. Raises UserError for an odd limit.
+    """
+
+    turned: bool = True
+    pixels: int = PIXELS
+
+    def __post_init__(self):
+        if not 1 <= self.pixels <= MOST_PIXELS:
+            raise UserError(
+                f"'pixels' is the most that an image may have, from 1 to "
+                f"{MOST_PIXELS}, not {str(self.pixels)[:20]}."
+            )
+
+
+class Unreadable(Exception):
+    """The file is no image that can be taken; the text says why."""
+
+
+@contextlib.contextmanager
+def guarded(rules: Rules) -> Iterator[None]:
+    """While it lasts, Pillow keeps to the limit, and warns of nothing by itself.
+
+    For the main thread of a process; `decode` may then be called in many.
+    """
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = rules.pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def shorter_side(file: Path, rules: Rules) -> int:
+    """Of an image as it is stored. Raises Unreadable."""
+    from PIL import Image
+
+    with _explained(file, rules), Image.open(file) as image:
+        _check_size(image.size, rules)
+        return min(image.size)
+
+
+def decode(
+    file: Path, side: int, rules: Rules, *, draft: bool = False
+) -> tuple[np.ndarray, int]:
+    """uint8 [side, side, 3], and what was changed: a sum of CHANGES' keys.
+
+    The shorter side is scaled (bilinear, antialiased) and the centre kept. `draft`: a
+    JPEG is decoded at a half, quarter or eighth where that is enough. Raises
+    Unreadable, whatever the decoder raises.
+    """
+    from PIL import Image
+
+    with _explained(file, rules), Image.open(file) as image:
+        _check_size(image.size, rules)
+        if draft:
+            image.draft("RGB", (side, side))
+        image.load()
+        upright, turned = _upright(image) if rules.turned else (image, 0)
+        colours, changed = _to_rgb(upright, image)
+        return np.asarray(_square(colours, side, rules)), turned | changed
+
+
+@contextlib.contextmanager
+def _explained(file: Path, rules: Rules) -> Iterator[None]:
+    """Whatever is raised becomes Unreadable: decoders raise many kinds."""
+    from PIL import Image
+
+    try:
+        yield
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError as problem:
+        raise Unreadable(_too_large(rules)) from problem
+    except Image.UnidentifiedImageError as problem:
+        empty = file.stat().st_size == 0
+        raise Unreadable("it is empty" if empty else "unknown format") from problem
+    except Exception as problem:
+        said = " ".join(str(problem).replace(str(file), file.name).split())
+        raise Unreadable(said[:LONGEST] or type(problem).__name__) from problem
+
+
+def _too_large(rules: Rules) -> str:
+    return f"more than {rules.pixels} pixels, the limit that --pixels sets"
+
+
+def _check_size(size: tuple[int, int], rules: Rules) -> None:
+    if size[0] * size[1] > rules.pixels:
+        raise Unreadable(_too_large(rules))
+    if min(size) < 1:
+        raise Unreadable("it has no pixels")
+
+
+def _upright(image) -> tuple:
+    """(image, TURNED or 0). A TIFF's orientation Pillow itself has followed."""
+    from PIL import Image
+
+    turns = Image.Transpose
+    ways = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
+    }
+    try:
+        way = ways.get(image.getexif().get(ORIENTATION))
+    except Exception:  # damaged EXIF data; viewers, too, show the image all the same
+        way = None
+    return (image, 0) if way is None else (image.transpose(way), TURNED)
+
+
+def _to_rgb(image, opened) -> tuple:
+    """(RGB image, changes); `opened` knows the file's format and transparency."""
+    from PIL import Image
+
+    if image.mode in DEEP:
+        return _shortened(image, opened)
+    if image.mode == "F":
+        raise Unreadable("it holds fractions; save it with 8 bits a colour")
+    if image.mode in CLEAR or "transparency" in image.info:
+        over = image.convert("RGBA")
+        if over.getextrema()[3][0] < 255:
+            paper = Image.new("RGBA", over.size, "white")
+            return Image.alpha_composite(paper, over).convert("RGB"), BLENDED
+    return image.convert("RGB"), 0
+
+
+def _shortened(image, opened) -> tuple:
+    """16-bit grey -> RGB: the upper 8 bits, which Pillow takes of 16-bit colours."""
+    from PIL import Image
+
+    if image.mode == "I" and opened.format not in ("PNG", "PPM"):
+        raise Unreadable("it holds 32-bit numbers; save it with 8 or 16 bits a pixel")
+    values = np.asarray(image)
+    grey = (values.clip(0, 65535) >> 8).astype(np.uint8)
+    clear = opened.info.get("transparency")
+    changes = SHORTENED
+    if isinstance(clear, int) and (values == clear).any():
+        grey[values == clear] = 255
+        changes |= BLENDED
+    return Image.fromarray(grey).convert("RGB"), changes
+
+
+def _square(image, side: int, rules: Rules):
+    from PIL import Image
+
+    if image.size == (side, side):
+        return image
+    scale = side / min(image.size)
+    wide, high = (max(side, round(length * scale)) for length in image.size)
+    if wide * high > rules.pixels:
+        raise Unreadable(f"{image.width} x {image.height} pixels, too narrow to scale")
+    image = image.resize((wide, high), Image.Resampling.BILINEAR)
+    left, top = (wide - side) // 2, (high - side) // 2
+    return image.crop((left, top, left + side, top + side))
