@@ -6,13 +6,16 @@ Algorithm 1's phases, its losses, its memories. `drift_player` shows the films.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from gfrlib import training
-from gfrlib.config import Config
+from gfrlib.config import Config, digest_of
 from gfrlib.engine.chain import Chain
+from gfrlib.engine.source import code_digest
+from gfrlib.engine.store import Store
 from gfrlib.heads import HEADS
 from gfrlib.lab import experiments
 from gfrlib.networks import Network, split
@@ -22,6 +25,8 @@ from gfrlib.tasks import Tasks
 
 SIZES = (4, 1, 1)  # classes of every task
 LOOKS = (6, 10, 10)  # at every task: the first before its first step
+# side of the window, in units of what distilled features fill
+ROOM = 1.5
 POINTS, CROSSES = 20, 12  # test images, and replayed features, that stand for a class
 # One row for each position of the switches: {name: (distillation, replay, alignment)}
 FILMS = {
@@ -57,8 +62,8 @@ def settings(
     The squared distance, at a weight that lets F learn the new classes: with two
     features a still one has no room for them. `changes` are settings of Config.
     """
-    found = dict(split=list(SIZES), width=4, epochs_task=150, seed=seed, memory=replay)
-    found |= dict(penalty="none")
+    found = dict(split=list(SIZES), seed=seed, penalty="none", memory=replay)
+    found |= dict(width=8, epochs_task=100, learning_rate_task=2e-3)
     if distillation:
         found |= dict(penalty="features", distance="mse", penalty_weight=0.1)
     if replay == "gaussian":
@@ -71,7 +76,27 @@ def settings(
 
 
 def films(seed: int = 0, **changes) -> dict[str, list[Look]]:
-    """{name of FILMS: its looks}. All begin with the same task 0, trained once."""
+    """{name of FILMS: its looks}. All begin with the same task 0, trained once.
+
+    Kept in the cache; with the same code they are not made again.
+    """
+    made = [settings(*switches, seed, **changes) for switches in FILMS.values()]
+    about = [
+        torch.__version__,
+        code_digest(),
+        Path(__file__).read_text(encoding="utf-8"),
+    ]
+    key = digest_of(["films", *about, *(config.identity() for config in made)])
+    with Store().stage(key) as stage:
+        kept = stage.result()
+        if kept is None:
+            looks = _films(seed, changes)
+            kept = {name: [vars(look) for look in some] for name, some in looks.items()}
+            stage.finish(kept)
+    return {name: [Look(**look) for look in some] for name, some in kept.items()}
+
+
+def _films(seed: int, changes: dict) -> dict[str, list[Look]]:
     found, first = {}, None
     for name, switches in FILMS.items():
         config = settings(*switches, seed, **changes)
@@ -144,10 +169,9 @@ class Film:
         u = F(stream.normalise(stream.test_images[index]))
         right = (H(u).argmax(1) == labels).float()
         shown = rank_in_class(labels) < POINTS
-        parts = (("weight", 1), ("bias", 0))
         weight, bias = (
             torch.cat([getattr(block, name) for block in network.head.blocks])
-            for name, _ in parts
+            for name in ("weight", "bias")
         )
         self.looks.append(
             Look(
@@ -168,6 +192,27 @@ class Film:
             return None
         c = torch.arange(self.past.classes).repeat_interleave(CROSSES)
         return self.past.memory.sample(c, torch.Generator().manual_seed(0))
+
+
+def final(films: dict[str, list[Look]]) -> dict[str, float]:
+    """{film: percent of all classes at its end, each class counting the same}."""
+    ends = {name: looks[-1].accuracy for name, looks in films.items()}
+    return {name: sum(end) / len(end) for name, end in ends.items()}
+
+
+def accuracies(films: dict[str, list[Look]]) -> list[dict]:
+    """A row for each look of each film: what a reader may download."""
+    return [
+        {"film": name, "task": look.task, "step": look.step}
+        | {f"class {c}": round(value, 1) for c, value in enumerate(look.accuracy)}
+        for name, looks in films.items()
+        for look in looks
+    ]
+
+
+def class_names(seed: int = 0) -> list[str]:
+    """Names of the films' classes, in their order of arrival."""
+    return experiments.load_tasks(settings(False, "none", False, seed)).class_names
 
 
 def two_features(config: Config, stream: Tasks) -> tuple[Network, Memory]:
@@ -197,3 +242,15 @@ def moments(looks: int, total: int) -> set[int]:
 def rank_in_class(labels: Tensor) -> Tensor:
     """[N] how many rows of the same class stand before each; labels ascend."""
     return torch.arange(len(labels)) - torch.searchsorted(labels, labels)
+
+
+def window_of(films: dict[str, list[Look]]) -> tuple[float, float, float]:
+    """(left, bottom, side) of a square that holds what distilled features fill."""
+    held = [looks for name, looks in films.items() if name.startswith("held")]
+    points = torch.cat(
+        [look.points for looks in held or films.values() for look in looks]
+    )
+    low, high = (torch.quantile(points, q, dim=0) for q in (0.01, 0.99))
+    side = ROOM * float((high - low).max())
+    left, bottom = ((low + high) / 2 - side / 2).tolist()
+    return left, bottom, side

@@ -13,11 +13,9 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
-from gfrlib.book.drift_film import CROSSES, Look
+from gfrlib.book.drift_film import CROSSES, Look, window_of
 from gfrlib.book.looks import TASK_COLORS
 
-# of the window: what lies outside is drawn at its border
-ROOM = 1.5
 STYLE = """
 .gfr-player {max-width: 46em; font-size: 14px}
 .gfr-player label {margin-right: 12px; white-space: nowrap}
@@ -92,18 +90,6 @@ def _radio(value: str, text: str) -> str:
         f'<label><input type="radio" class="gfr-replay" name="gfr-replay" '
         f'value="{value}"{checked}> {html.escape(text)}</label>'
     )
-
-
-def window_of(films: dict[str, list[Look]]) -> tuple[float, float, float]:
-    """(left, bottom, side) of a square that holds what distilled features fill."""
-    held = [looks for name, looks in films.items() if name.startswith("held")]
-    points = torch.cat(
-        [look.points for looks in held or films.values() for look in looks]
-    )
-    low, high = (torch.quantile(points, q, dim=0) for q in (0.01, 0.99))
-    side = ROOM * float((high - low).max())
-    left, bottom = ((low + high) / 2 - side / 2).tolist()
-    return left, bottom, side
 
 
 def placed(points: Tensor, window: tuple[float, float, float]) -> str:
