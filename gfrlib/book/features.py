@@ -8,6 +8,7 @@ import numpy as np
 import seaborn as sns
 
 from gfrlib.book import looks
+from gfrlib.book.drift_film import CROSSES, window_of
 from gfrlib.book.looks import INK, REAL, TASK_COLORS, styled
 from gfrlib.config import UserError
 from gfrlib.lab import analyses
@@ -211,3 +212,54 @@ def _spaced(sheet: np.ndarray, rows: int, columns: int) -> np.ndarray:
     opaque = np.concatenate([cells, np.ones_like(cells[..., :1])], axis=-1)
     padded = np.pad(opaque, ((0, 0), (0, gap), (0, 0), (0, gap), (0, 0)))
     return padded.reshape(rows * padded.shape[1], columns * padded.shape[3], 4)
+
+
+# Two dimensions -----------------------------------------------------------------------
+
+PIECES = {
+    "Neither guard": "free none",
+    "Distillation alone": "held none",
+    "Replay alone": "free gaussian",
+    "Both": "held gaussian",
+}
+
+
+@styled
+def planes(films: dict, names: list[str]):
+    """The last look of four films of drift (drift_film.films), a panel each.
+
+    The ground is what H answers, letters are test images, crosses what is replayed.
+    names: of the classes. Returns the Figure.
+    """
+    left, bottom, side = window_of(films)
+    edges = (left, left + side, bottom, bottom + side)
+    figure, axes = plt.subplots(2, 2, figsize=(6.4, 6.8))
+    for ax, (title, name) in zip(axes.flat, PIECES.items(), strict=True):
+        look = films[name][-1]
+        ax.imshow(
+            _answers(look.head, edges), extent=edges, origin="lower", aspect="auto"
+        )
+        for c in range(len(look.accuracy)):
+            color = TASK_COLORS[c]
+            for x, y in np.clip(look.points[look.labels == c], edges[::2], edges[1::2]):
+                ax.text(x, y, names[c], color=color, ha="center", va="center", size=7)
+        if look.replayed is not None:
+            old = np.repeat(range(len(look.replayed) // CROSSES), CROSSES)
+            ax.scatter(
+                *np.clip(look.replayed, edges[::2], edges[1::2]).T,
+                marker="x",
+                s=16,
+                lw=1,
+                color=[TASK_COLORS[c] for c in old],
+            )
+        ax.set_title(f"{title}: {np.mean(look.accuracy):.0f} %")
+        ax.set(xticks=[], yticks=[], xlim=edges[:2], ylim=edges[2:])
+    return figure
+
+
+def _answers(head, edges: tuple) -> np.ndarray:
+    """RGBA [cells, cells, 4]: the class that H answers with, in its pale colour."""
+    x, y = (np.linspace(*ends, 160) for ends in (edges[:2], edges[2:]))
+    u = np.stack([*np.meshgrid(x, y), np.ones((160, 160))], axis=-1)
+    best = (u @ np.asarray(head).T).argmax(-1)
+    return np.array([mpl.colors.to_rgba(color, 0.2) for color in TASK_COLORS])[best]

@@ -21,6 +21,7 @@ from gfrlib.book.costs import accuracy_against_bytes, bytes_bars
 from gfrlib.book.features import (
     class_images,
     marginals,
+    planes,
     points,
     projection,
     sample_sheet,
@@ -53,6 +54,7 @@ __all__ = [
     "loss_curves",
     "marginals",
     "old_new_bars",
+    "planes",
     "points",
     "projection",
     "sample_sheet",

@@ -146,6 +146,51 @@ def test_explorers_obey_the_keyboard(light):
         wait_until(light, before, False, "an arrow key changes nothing")
 
 
+# What the drift player shows: its plane, its moment, its bars, and its switch.
+PLAYER = """() => [document.querySelector('.gfr-player canvas').toDataURL(),
+    document.querySelector('.gfr-where').innerText,
+    document.querySelector('.gfr-bars').innerText]"""
+
+
+def test_every_switch_of_the_drift_player_changes_picture_and_accuracy(light):
+    player = light.locator(".gfr-player")
+    if not player.count():
+        return
+    seen = {}
+
+    def look(what):
+        plane, where, bars = light.evaluate(PLAYER)
+        assert len(plane) > 5000, "an empty plane"
+        for name, (other, _, numbers) in seen.items():
+            assert plane != other and bars != numbers, f"{what} looks like {name}"
+        seen[what] = plane, where, bars
+
+    look("both, Gaussians")
+    assert player.locator(".gfr-align").is_disabled()
+    player.locator("input[value=gan]").check()
+    look("both, GAN")
+    player.locator(".gfr-align").uncheck()
+    look("without alignment")
+    player.locator("input[value=none]").check()
+    look("distillation alone")
+    player.locator(".gfr-hold").uncheck()
+    look("neither")
+    player.locator("input[value=gaussian]").check()
+    light.keyboard.press("ArrowLeft")  # a group of radios obeys the arrows
+    light.keyboard.press("ArrowRight")
+    plane, where, bars = light.evaluate(PLAYER)
+    assert plane not in {other for other, _, _ in seen.values()}
+    slider = player.locator(".gfr-time")
+    slider.focus()
+    light.keyboard.press("Home")
+    assert light.evaluate(PLAYER)[1].startswith("task 0, step 0")
+    player.locator(".gfr-play").click()
+    light.wait_for_function(
+        f"start => (({PLAYER})())[1] !== start", arg="task 0, step 0", timeout=PATIENCE
+    )
+    player.locator(".gfr-play").click()
+
+
 def test_solutions_open(light):
     boxes = light.locator(".solution.dropdown")
     for number in range(boxes.count()):
