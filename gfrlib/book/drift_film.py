@@ -121,16 +121,10 @@ class Film:
         self.first = first
         chain = Chain(config, stream, None, self._report)
         self.network, memory = two_features(config, stream)
-        for t in chain.numbers:
-            self._learn(chain, t, memory)
-            chain.phase(
-                "generator",
-                t,
-                training.train_generator,
-                memory,
-                self.network,
-                self.past,
-            )
+        with chain.machine.limited():
+            for t in chain.numbers:
+                self._learn(chain, t, memory)
+                self._remember(chain, t, memory)
 
     def _learn(self, chain: Chain, t: int, memory: Memory) -> None:
         """F and H learn task t."""
@@ -153,6 +147,11 @@ class Film:
         if t == 0:
             state = {k: v.clone() for k, v in self.network.state_dict().items()}
             self.first = state, list(self.looks)
+
+    def _remember(self, chain: Chain, t: int, memory: Memory) -> None:
+        """The memory takes up task t."""
+        train = training.train_generator
+        chain.phase("generator", t, train, memory, self.network, self.past)
 
     def _report(self, t: int, name: str, step: int, total: int, last: dict) -> None:
         if name == "classifier" and step in moments(LOOKS[t], total):

@@ -63,6 +63,22 @@ def test_the_film_is_the_run_that_algorithm_1_makes(monkeypatch):
         assert torch.equal(mine, other)
 
 
+def test_films_are_trained_with_the_presets_threads(monkeypatch):
+    """A notebook has as many as there are processors, which wait for each other."""
+    seen, look = set(), Film._look
+
+    def counting(self, *where):
+        seen.add(torch.get_num_threads())
+        look(self, *where)
+
+    monkeypatch.setattr(Film, "_look", counting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    run(False, "none", False, epochs_base=1, epochs_task=1)
+    assert seen == {1} and torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
 def test_points_and_head_give_the_accuracy_beside_them(monkeypatch):
     monkeypatch.setattr(drift_film, "POINTS", 10**6)  # all test images
     for look in run(True, "gaussian", False).looks:
