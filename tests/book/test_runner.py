@@ -199,6 +199,7 @@ def test_ctrl_c_ends_the_kernels(small, monkeypatch):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    others = psutil.Process().children()  # the browser tests' own, in one process
     threading.Thread(target=interrupt, daemon=True).start()
     began = time.monotonic()
     try:
@@ -207,7 +208,7 @@ def test_ctrl_c_ends_the_kernels(small, monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 120
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= set(others)
     assert list((small / "build/src/book").iterdir()) == []
 
 
