@@ -114,10 +114,15 @@ def _is_packed(name: str) -> bool:
     return True
 
 
-def resolve(dataset: str, notice: Callable[[str], None] | None = None) -> str:
+def resolve(
+    dataset: str,
+    notice: Callable[[str], None] | None = None,
+    rules: Rules | None = None,
+) -> str:
     """The name under which `dataset` can be loaded.
 
-    A path is packed first, and named by its stem and its content. `notice` hears what
+    A path is packed first, and named by its stem and its content. `rules` says how a
+    folder's images are read. `notice` hears what
     `add` says, and of a folder that is passed over for a known name. Raises UserError
     for a path that does not exist or cannot be read.
     """
@@ -136,7 +141,7 @@ def resolve(dataset: str, notice: Callable[[str], None] | None = None) -> str:
             f"'{dataset}' does not exist; give a folder of images or a packed .npz "
             "file."
         )
-    return add(None, path, notice=notice)
+    return add(None, path, rules=rules, notice=notice)
 
 
 def add(

@@ -15,6 +15,7 @@ import numpy as np
 from gfrlib.config import UserError
 
 PIXELS = 178_956_970  # where Pillow, too, calls a file a decompression bomb
+SIDE, WIDEST = 256, 4096  # of packed squares: what is usual, and the most
 MOST_PIXELS = 2**31  # the highest limit: an image of 6 GB
 # What reading may do to an image: one bit each, so that many can be counted in an array
 TURNED, BLENDED, SHORTENED = 1, 2, 4
@@ -35,17 +36,24 @@ class Rules:
     """How image files are read.
 
     `turned`: as the EXIF orientation says; False: as stored, torchvision's way.
-    `pixels`: an image of more is not decoded. Raises UserError for an odd limit.
+    `pixels`: an image of more is not decoded. `side`: of the squares that a folder's
+    images are brought to, at most (lab.folders). Raises UserError for an odd limit.
     """
 
     turned: bool = True
     pixels: int = PIXELS
+    side: int = SIDE
 
     def __post_init__(self):
         if not 1 <= self.pixels <= MOST_PIXELS:
             raise UserError(
                 f"'pixels' is the most that an image may have, from 1 to "
                 f"{MOST_PIXELS}, not {str(self.pixels)[:20]}."
+            )
+        if not 1 <= self.side <= WIDEST:
+            raise UserError(
+                f"'side' is the most that a side of the packed images may have, from 1 "
+                f"to {WIDEST} pixels, not {str(self.side)[:20]}."
             )
 
 

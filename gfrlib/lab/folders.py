@@ -11,8 +11,6 @@ from gfrlib.config import UserError
 from gfrlib.engine import values
 from gfrlib.lab import decoding, surveys
 
-LARGEST = 256  # side of the images that a folder is brought to, at most
-
 
 @dataclass
 class Folder:
@@ -31,8 +29,8 @@ def read_folder(
 ) -> Folder:
     """All images that surveys.survey finds, brought to the size of the first one.
 
-    The shorter side is scaled and the centre kept, LARGEST at most. Raises UserError,
-    also for a file that is no image; it names the first ones of these.
+    The shorter side is scaled and the centre kept, `rules.side` at most. Raises
+    UserError, also for a file that is no image; it names the first ones of these.
     """
     rules = rules or decoding.Rules()
     found = surveys.survey(path, classes)
@@ -59,7 +57,7 @@ def account(found: surveys.Survey, changed: dict[int, int]) -> list[str]:
 
 def _side_of(file: Path, rules: decoding.Rules) -> int:
     try:
-        return min(decoding.shorter_side(file, rules), LARGEST)
+        return min(decoding.shorter_side(file, rules), rules.side)
     except decoding.Unreadable as problem:
         raise _unreadable([(file, str(problem))]) from problem
 

@@ -12,7 +12,7 @@ from test_tasks import arrays, write_folder
 
 from gfrlib import cli
 from gfrlib.config import UserError
-from gfrlib.lab import datasets, shards
+from gfrlib.lab import datasets, decoding, shards
 from gfrlib.lab.experiments import load_tasks, settings
 
 
@@ -388,3 +388,24 @@ def test_the_command_says_what_it_used_and_what_it_left_out(folder, capsys, more
     ]
     assert "3 classes, 18 training and 9 test images of 16x16x3" in said.out
     assert ("27 images decoded, 20 files or folders left out" in said.out) == bool(more)
+
+
+def test_a_folder_is_packed_no_larger_than_asked_for(home):
+    """Photographs of 96 x 80 pixels as squares of 20; small ones stay as they are."""
+    rng = np.random.default_rng(5)
+    for name in ("cat", "dog"):
+        (home / "photos" / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = rng.integers(0, 256, (80, 96, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(home / "photos" / name / f"{i}.png")
+
+    def side(**rules):
+        name = datasets.resolve(str(home / "photos"), rules=decoding.Rules(**rules))
+        return datasets.packed(name).train_images.shape[1:3]
+
+    assert (
+        side() == (80, 80) and side(side=20) == (20, 20) and side(side=99) == (80, 80)
+    )
+    for wrong in (0, -1, 10**9):
+        with pytest.raises(UserError, match="'side' is the most"):
+            decoding.Rules(side=wrong)
