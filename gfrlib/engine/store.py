@@ -63,7 +63,7 @@ def root() -> Path:
     Where gfrlib is installed alone, the working folder.
     """
     if os.environ.get("GFR_HOME"):
-        return Path(os.environ["GFR_HOME"])
+        return Path(os.environ["GFR_HOME"]).expanduser()
     above = GFRLIB.parent
     is_book = any((above / name).exists() for name in ("_toc.yml", "pyproject.toml"))
     return above if is_book else Path.cwd()

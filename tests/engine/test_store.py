@@ -495,3 +495,11 @@ def test_another_users_running_stage_is_waited_for(place, monkeypatch):
         with another_user(), stages.Store(place, noticed).stage("abc") as second:
             assert second.result() == {"module": {}}
     assert notes == ["waiting for another process that trains stage abc"]
+
+
+def test_a_home_in_quotes_is_expanded(tmp_path, monkeypatch):
+    """`GFR_HOME="~/x"`: the shell leaves the tilde to us."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GFR_HOME", "~/x")
+    monkeypatch.setenv("GFR_CACHE", "~/y")
+    assert stages.root() == tmp_path / "x" and stages.cache() == tmp_path / "y"
