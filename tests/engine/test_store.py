@@ -1,6 +1,5 @@
 """Stages on disk: round trips, what is refused, a full disk."""
 
-import contextlib
 import errno
 import hashlib
 import io
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_core import SMALL, tiny, train
+from helpers_core import SMALL, another_user, tiny, train
 
 from gfrlib.config import UserError
 from gfrlib.engine import locks
@@ -431,16 +430,6 @@ def place():
     folder.chmod(0o755)
     yield folder / "stages"
     shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def another_user():
-    """Inside, this process is another user's, who owns nothing."""
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_another_users_finished_stages_are_read(place):

@@ -1,6 +1,5 @@
 """Packed data on disk: what is damaged is refused, and packing again mends it."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_core import generated
+from helpers_core import another_user, generated
 from PIL import Image
 
 from gfrlib.cli import main
@@ -357,15 +356,6 @@ def shared(monkeypatch):
     forget()
     yield top
     shutil.rmtree(top)
-
-
-@contextlib.contextmanager
-def another_user():
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_another_users_data_are_read_and_verified(shared, monkeypatch):
