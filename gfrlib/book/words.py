@@ -87,6 +87,17 @@ def say(template: str, **numbers) -> Markdown:
     return Markdown(template.format(**{k: _word(x) for k, x in numbers.items()}))
 
 
+def found(template: str, **numbers) -> Markdown:
+    """The box on top of a chapter: what was found, as in `say`.
+
+    A quotation, so that it is a box in the rendered book and reads well in Jupyter and
+    Colab, which know no directives.
+    """
+    text = say(template, **numbers).data
+    lines = f"**What we found.** {text}".splitlines()
+    return Markdown("\n".join(f"> {line}".rstrip() for line in lines))
+
+
 def _word(x):
     several = list(x) if isinstance(x, (list, tuple, np.ndarray)) else [x]
     if several and hasattr(several[0], "task_sizes"):

@@ -115,6 +115,11 @@ def test_numbers_in_prose_come_from_results():
     )
 
 
+def test_what_was_found_is_one_quotation_with_its_numbers():
+    text = words.found("One {a:.1f}.\n\nTwo {b}.", a=1.25, b=[1.0, 3.0]).data
+    assert text == "> **What we found.** One 1.2.\n>\n> Two 2.0\u00a0±\u00a01.4."
+
+
 def test_what_is_not_run_is_named_with_its_command():
     said = words.not_run(["lwf", "mine"], "grids/x.yaml").data
     assert "LwF; mine" in said and "python -m gfrlib grid grids/x.yaml" in said
