@@ -61,6 +61,11 @@ def important(c: "Config") -> bool:
     return c.penalty in ("fisher", "sensitivity")
 
 
+def signed(c: "Config") -> bool:
+    """Features may be negative: F ends in a linear layer and not in a ReLU."""
+    return c.bottleneck > 0
+
+
 @dataclass(frozen=True)
 class Config:
     """One run. Two runs are the same run if their `identity` is equal."""
@@ -140,7 +145,7 @@ class Config:
     )
     # ours: features end in a ReLU, so samples are clamped at 0 (code: no clamp)
     gaussian_clamp: bool = setting(
-        True, read=lambda c: c.memory == "gaussian", stage="memory"
+        True, read=lambda c: c.memory == "gaussian" and not signed(c), stage="memory"
     )
     # code: squared error summed over one batch, x 1e-3 x f_t. "paper": Equation 3,
     # summed over classes. "retrain": MeRGAN's other way, old classes' replays are
@@ -195,6 +200,8 @@ class Config:
     # network and its training
     network: str = setting("cnn", choices=("cnn", "resnet18"))
     width: int = setting(16, bounds=(1, 4096))  # channels of the first block
+    # ours: F ends in a linear layer to so many features, of either sign; 0: in none
+    bottleneck: int = setting(0, bounds=(0, 4096), read=lambda c: c.bottleneck > 0)
     # how a ResNet's convolutions start: from N(0, 2 / fan-out), as torchvision's, or as
     # PyTorch's own, U(+-1/sqrt(fan-in)) (code). The small CNN always has the latter
     initial_convolutions: str = setting(

@@ -126,6 +126,17 @@ def small_cnn(channels: int, width: int, size: int, *, cosine: bool = False) -> 
 NETWORKS = {"resnet18": resnet18, "cnn": small_cnn}
 
 
+def narrow(network: Network, features: int) -> None:
+    """A last layer of F, linear: u = F(x) has so few `features`, of either sign.
+
+    Ours. What a frozen extractor does not carry is lost, so that later classes have
+    something to learn.
+    """
+    last = nn.Linear(network.features, features)
+    network.stages[-1] = nn.Sequential(*network.stages[-1], last)
+    network.features = features
+
+
 def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Network:
     """The preset's network for images of shape (channels, height, width).
 
@@ -139,6 +150,8 @@ def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Net
         network = build(channels, config.width, max(sides), cosine=cosine)
         if config.network == "resnet18" and config.initial_convolutions == "fan-out":
             start_by_fan_out(network)
+        if config.bottleneck:
+            narrow(network, config.bottleneck)
     network.head = HEADS[config.head](network.features, config)
     return network.to(memory_format=torch.channels_last)
 
@@ -153,16 +166,25 @@ def _initialise(module: nn.Module) -> None:
 class Generator(nn.Module):
     """G(c, z): labels c [B], latents z [B, latent_dim] -> features u-hat [B, d] >= 0.
 
-    Layers: Appendix D; the last ReLU: code.
+    Layers: Appendix D; the last ReLU: code. Without it where features are `signed`.
     """
 
-    def __init__(self, classes: int, latent_dim: int, hidden: int, features: int):
+    def __init__(
+        self,
+        classes: int,
+        latent_dim: int,
+        hidden: int,
+        features: int,
+        *,
+        signed: bool = False,
+    ):
         super().__init__()
         self.classes, self.latent_dim = classes, latent_dim
+        last = nn.Identity() if signed else nn.ReLU()
         self.layers = nn.Sequential(
             nn.Linear(latent_dim + classes, hidden), nn.LeakyReLU(0.2),
             nn.Linear(hidden, hidden), nn.LeakyReLU(0.2),
-            nn.Linear(hidden, features), nn.ReLU(),
+            nn.Linear(hidden, features), last,
         )  # fmt: skip
         _initialise(self)
 

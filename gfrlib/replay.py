@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfrlib.config import Config
+from gfrlib.config import Config, signed
 from gfrlib.methods import FEATURES
 from gfrlib.networks import (
     Discriminator,
@@ -107,13 +107,22 @@ class Gaussians(ClassMeans):
     scalar    the same, but one noise value for the whole vector: samples lie on a line
               (the official code)
     full      the whole covariance, kept as a Cholesky factor
+
+    clamp: samples below 0 become 0. signed: features may be negative, so that nothing
+    is clamped.
     """
 
     def __init__(
-        self, classes: int, features: int, kind: str = "diagonal", clamp: bool = True
+        self,
+        classes: int,
+        features: int,
+        kind: str = "diagonal",
+        clamp: bool = True,
+        *,
+        signed: bool = False,
     ):
         super().__init__(classes, features)
-        self.kind, self.clamp = kind, clamp
+        self.kind, self.clamp, self.signed = kind, clamp and not signed, signed
         shape = (classes, features, features) if kind == "full" else (classes, features)
         self.register_buffer("spread", torch.zeros(shape))
 
@@ -139,11 +148,11 @@ class Gaussians(ClassMeans):
         return u.clamp_min(0) if self.clamp else u
 
     def move(self, W: Tensor, b: Tensor) -> None:
-        """mu -> W mu + b and Sigma -> W Sigma W^T; means stay >= 0.
+        """mu -> W mu + b and Sigma -> W Sigma W^T; means stay >= 0, if features do.
 
         Exactly for `full`, the diagonal of it for the others.
         """
-        self.means = (self.means @ W.T + b).clamp_min(0)
+        self.means = within(self.means @ W.T + b, self.signed)
         if self.kind == "full":
             self.spread = W @ self.spread
         else:
@@ -162,6 +171,7 @@ class GAN(Memory):
 
     trained = True
     replays = True
+    signed = False  # whether features may be negative
 
     def __init__(
         self,
@@ -170,9 +180,12 @@ class GAN(Memory):
         latent_dim: int,
         hidden: int,
         projection: str = "normal",
+        *,
+        signed: bool = False,
     ):
         super().__init__()
-        self.generator = Generator(classes, latent_dim, hidden, features)
+        self.signed = signed
+        self.generator = Generator(classes, latent_dim, hidden, features, signed=signed)
         self.discriminator = Discriminator(classes, hidden, features, projection)
         self.drift: tuple[Tensor, Tensor] | None = None
 
@@ -193,7 +206,7 @@ class GAN(Memory):
         if self.drift is None:
             return u
         W, b = self.drift
-        return (u @ W.T + b[labels]).clamp_min(0)
+        return within(u @ W.T + b[labels], self.signed)
 
     def class_means(self, rng: torch.Generator) -> Tensor:
         """[classes, d]: the means of 100 replays a class."""
@@ -326,7 +339,7 @@ class Covariances(Memory):
     Each covariance is shrunk, Sigma + alpha (V1 I + V2 (1 - I)) with V1, V2 the means
     of its diagonal and of the rest, and scaled to a correlation matrix (Goswami et al.
     2023, Equations 4 to 7, with alpha1 = alpha2 = 1 as for CIFAR-100). alpha is
-    `shrinkage`.
+    `shrinkage`. Negative features keep their sign: -(-u)^(1/2) (ours).
     """
 
     fits = True
@@ -340,7 +353,7 @@ class Covariances(Memory):
 
     def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
         for c in labels.unique().tolist():
-            u = features[labels == c].double().clamp_min(0).sqrt()
+            u = root(features[labels == c].double())
             self.centres[c], self.counts[c] = u.mean(0), len(u)
             covariance = torch.cov(u.T)
             diagonal = covariance.diagonal()
@@ -356,7 +369,7 @@ class Covariances(Memory):
 
         Vectors and means are L2-normalised first.
         """
-        u = functional.normalize(features.clamp_min(0).sqrt(), dim=1)
+        u = functional.normalize(root(features), dim=1)
         centres = functional.normalize(self.centres[:classes], dim=1)
         rows = []
         for centre, precision in zip(centres, self.precisions[:classes]):
@@ -369,6 +382,16 @@ class Covariances(Memory):
             "class means": _bytes(self.centres[self.counts > 0]),
             "covariances": _bytes(self.precisions[self.counts > 0]),
         }
+
+
+def root(u: Tensor) -> Tensor:
+    """u^(1/2), number by number; a negative one keeps its sign."""
+    return u.sign() * u.abs().sqrt()
+
+
+def within(u: Tensor, signed: bool) -> Tensor:
+    """Features that cannot be: negative ones become 0, where none is `signed`."""
+    return u if signed else u.clamp_min(0)
 
 
 def linear_drift(before: Tensor, after: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
@@ -408,6 +431,7 @@ def _gan(config: Config, room: Room) -> GAN:
             config.latent_dim,
             config.generator_hidden,
             config.initial_projection,
+            signed=signed(config),
         )
     return SpatialGAN(
         room.classes,
@@ -433,7 +457,11 @@ MEMORIES: dict[str, Callable[[Config, Room], Memory]] = {
         room.classes, room.shape[0], config.shrinkage
     ),
     "gaussian": lambda config, room: Gaussians(
-        room.classes, room.shape[0], config.gaussian, config.gaussian_clamp
+        room.classes,
+        room.shape[0],
+        config.gaussian,
+        config.gaussian_clamp,
+        signed=signed(config),
     ),
     "gan": _gan,
 }
