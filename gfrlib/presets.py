@@ -1,5 +1,9 @@
 """Presets: named sets of settings, from seconds on a laptop to the paper's own."""
 
+# What every machine makes in seconds: made again wherever the code is another, kept in
+# the reader's cache and never in the repository.
+LIVE = ("quick", "example")
+
 # A preset is what differs from the defaults (which are the paper's where it speaks).
 PRESETS = {
     # every reader, offline, and the tests: scikit-learn's digits; all values ours

@@ -14,6 +14,7 @@ from gfrlib.engine.source import analysis_digest
 from gfrlib.lab import analysis, datasets, footprint, origin, records, runs
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
+from gfrlib.presets import LIVE
 from gfrlib.tasks import Tasks
 
 
@@ -118,7 +119,7 @@ def _parts(config: Config, asked: str | Iterable[str]) -> set[str]:
             f"choose from {', '.join(analysis.PARTS)}."
         )
     every = set(analysis.PARTS)
-    return asked | (every - analysis.COSTLY if config.preset == "quick" else every)
+    return asked | (every - analysis.COSTLY if config.preset in LIVE else every)
 
 
 def _find(
@@ -131,7 +132,7 @@ def _find(
     found = records.find(config, stream.sizes, stream.content)
     if found is None:
         return None, parts
-    if config.preset != "quick":
+    if config.preset not in LIVE:
         return found, set()
     have = found.analysis or {}
     there = parts & set(have)

@@ -1,7 +1,7 @@
 """A run's record on disk.
 
 data/records/  committed records of slim and larger runs, their analyses beside them
-data/cache/    records of quick runs (git ignores it)
+data/cache/    records of live presets (git ignores it)
 """
 
 import base64
@@ -22,6 +22,7 @@ from gfrlib.engine.source import code_digest
 from gfrlib.engine.store import cache, root, write_atomically
 from gfrlib.lab import analyses, seals
 from gfrlib.lab.analyses import Analysis
+from gfrlib.presets import LIVE
 
 # What a Record knows beside the fields of its file.
 NOT_KEPT = {"status", "path", "sealed"}
@@ -178,11 +179,11 @@ def name_of(config: Config, task_sizes) -> str:
 
 
 def is_committed(config: Config) -> bool:
-    """Whether records of this preset belong to the repository: all but quick's.
+    """Whether records of this preset belong to the repository: all but the live ones.
 
     With GFR_CACHE set, all records are the reader's own.
     """
-    return config.preset != "quick" and not os.environ.get("GFR_CACHE")
+    return config.preset not in LIVE and not os.environ.get("GFR_CACHE")
 
 
 def folder(config: Config) -> Path:
@@ -360,8 +361,9 @@ def seal(path: Path) -> bool:
 def find(config: Config, task_sizes, content: str | None = None) -> Record | None:
     """The record whose settings equal `config`'s, or None.
 
-    A quick one must have been made by this very code. `content` names the data set's
-    content (Packed.content), which must be the record's; None: it is not looked at.
+    A live preset's must have been made by this very code. `content` names the content
+    of the data set (Packed.content), which must be the record's; None: it is not looked
+    at.
     Raises UserError for a committed record that is damaged.
     """
     committed = root() / "data" / "records"
@@ -377,7 +379,7 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
                 raise
             continue  # a cached one is only made again
         same = content is None or record.provenance.get("content", "") == content
-        fresh = config.preset != "quick" or record.status == "loaded"
+        fresh = config.preset not in LIVE or record.status == "loaded"
         if same and fresh and record.config.identity() == config.identity():
             return record
     return None
