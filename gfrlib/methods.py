@@ -88,6 +88,7 @@ METHODS = {
         # 20, 50 gave 69.0, 70.2, 70.2, 69.3, 68.3 %. slim: the largest of 0.5 to 10
         searched={
             "quick": dict(penalty_weight=10.0), **searched(penalty_weight=10.0),
+            "example": dict(penalty_weight=3.0),  # of 1, 3, 10 (grids/example.yaml)
             "paper": dict(penalty_weight=2.0),
         },
     ),
@@ -166,7 +167,10 @@ METHODS = {
     "gfr-squared": Method(
         "features", "gaussian", batch_norm="frozen",
         marks=dict(distance="mse", gaussian="full"),
-        searched=searched(learning_rate_task=2e-3, penalty_weight=30.0),
+        searched={
+            **searched(learning_rate_task=2e-3, penalty_weight=30.0),
+            "example": dict(penalty_weight=2.0),  # of 0.3 to 3 (grids/example.yaml)
+        },
     ),
 }  # fmt: skip
 

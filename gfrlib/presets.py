@@ -16,7 +16,7 @@ PRESETS = {
     # the running example: as quick, but F ends in 16 features, so that later classes
     # need what task 0 did not teach (the search: data/example-search.csv); all ours
     "example": dict(
-        dataset="digits", base=4, tasks=3, network="cnn", width=8, bottleneck=16,
+        dataset="digits", base=4, tasks=2, network="cnn", width=8, bottleneck=16,
         epochs_base=30, epochs_task=100, batch_size=32, generator_hidden=128,
         latent_dim=32, generator_steps_base=1000, generator_steps_later=1000,
         feature_views=8, generator_batch=32, generator_learning_rate=4e-3,

@@ -31,6 +31,9 @@ TWO_TASKS = {"base": 5, "tasks": 1, "seeds": 1}
 # last task trains none.
 NO_OTHER_GENERATOR = {"base": 4, "tasks": 1, "seeds": 1}
 SECOND_OF = {
+    "01_tasks": TWO_TASKS,
+    "02_replay": TWO_TASKS,
+    "03_generators": TWO_TASKS,
     "04_cifar100": {"seeds": 1},
     "09_comparison": {"seeds": 1},  # recorded: another split would train for hours
     "10_imagenet": {"base": 50, "few": 2, "many": 10, "seeds": 2},

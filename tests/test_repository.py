@@ -117,7 +117,7 @@ def test_exercises_have_folded_solutions(chapter):
     text = "\n".join(cell["source"] for cell in cells(chapter))
     exercises = re.findall(r"\{exercise\}.*\n:label: (\S+)", text)
     solutions = dict(re.findall(r"\{solution\} (\S+)\n((?::.*\n)*)", text))
-    assert 2 <= len(exercises) <= 3 and set(exercises) == set(solutions)
+    assert 2 <= len(exercises) <= 4 and set(exercises) == set(solutions)
     assert all(":class: dropdown" in options for options in solutions.values())
 
 

@@ -120,6 +120,22 @@ def accuracy_matrix(record, ax=None, *, rule: str | None = None):
 
 
 @styled
+def accuracy_matrices(records):
+    """`accuracy_matrix` of the first seed of each row, side by side; None without."""
+    runs = [some[0] for _, some, _ in looks.groups(records)]
+    if not runs:
+        return None
+    figure, grid = looks.panels(len(runs), height=2.5)
+    for ax, run in zip(grid, runs):
+        accuracy_matrix(run, ax)
+        ax.set_title(looks.look(run.config.method)["label"] + " (%)")
+    for ax in grid[1:2]:
+        ax.set_ylabel("")
+    figure.tight_layout()
+    return figure
+
+
+@styled
 def confusion_matrix(record, ax=None, *, t: int | None = None):
     """Heat map after task t (default: the last): what images of each class are called.
 

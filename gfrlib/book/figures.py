@@ -8,6 +8,7 @@ says where its numbers are from.
 
 from gfrlib.book.accuracy import (
     accuracy_curves,
+    accuracy_matrices,
     accuracy_matrix,
     accuracy_vs,
     bars,
@@ -39,6 +40,7 @@ __all__ = [
     "BLUE",
     "accuracy_against_bytes",
     "accuracy_curves",
+    "accuracy_matrices",
     "accuracy_matrix",
     "accuracy_vs",
     "bars",

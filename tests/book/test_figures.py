@@ -88,6 +88,13 @@ def test_matrix_shows_rounded_percents_below_the_diagonal():
     assert (
         figures.accuracy_matrix(fake(), rule="task-aware").texts[0].get_text() == "50"
     )
+    pair = figures.accuracy_matrices([fake(), fake("finetune")])
+    assert [len(ax.texts) for ax in pair.axes] == [10, 10]
+    assert [ax.get_title("left") for ax in pair.axes] == [
+        "GFR, GAN (%)",
+        "Fine-tuning (%)",
+    ]
+    assert figures.accuracy_matrices({}) is None
     big = np.tril(np.ones((26, 26)))
     assert not figures.accuracy_matrix(
         fake(accuracy=np.where(big, big, np.nan))
