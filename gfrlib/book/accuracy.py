@@ -131,7 +131,6 @@ def accuracy_matrices(records):
         ax.set_title(looks.look(run.config.method)["label"] + " (%)")
     for ax in grid[1:2]:
         ax.set_ylabel("")
-    figure.tight_layout()
     return figure
 
 

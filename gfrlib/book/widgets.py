@@ -41,9 +41,9 @@ GRIDS = {
 }
 TITLES = {"digits": "Digits", "cifar100": "CIFAR-100"}
 # the preset with which the chosen split is trained
-PRESET = {"digits": "quick", "cifar100": "slim"}
+PRESET = {"digits": "example", "cifar100": "slim"}
 # the preset whose network and generator the table weighs
-SIZES_OF = {"digits": "quick", "cifar100": "paper"}
+SIZES_OF = {"digits": "example", "cifar100": "paper"}
 CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl
 boy bridge bus butterfly camel can castle caterpillar cattle chair chimpanzee clock
 cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox
@@ -110,7 +110,7 @@ class TaskSplitExplorer:
     def config(self) -> Config:
         """The Config of the present choice.
 
-        With the data set's preset: digits quick, CIFAR-100 slim.
+        With the data set's preset: digits example, CIFAR-100 slim.
         """
         view = self.views[self.data.value]
         return self._config(view.name, *view.chosen)
