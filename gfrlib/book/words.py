@@ -198,7 +198,13 @@ def curves(records) -> pd.DataFrame:
 
 
 def show(
-    what, records=None, data=None, *, name: str = "figure", note: str = ""
+    what,
+    records=None,
+    data=None,
+    *,
+    name: str = "figure",
+    note: str = "",
+    when: str = "",
 ) -> None:
     """Display a figure or a table, and below it where its numbers are from.
 
@@ -217,7 +223,7 @@ def show(
     else:
         display(what)
     if records or data is not None:
-        display(provenance(records, data, name=name, note=note))
+        display(provenance(records, data, name=name, note=note, when=when))
 
 
 def csv(records=None, data=None) -> str:
@@ -227,16 +233,17 @@ def csv(records=None, data=None) -> str:
 
 
 def provenance(
-    records=None, data=None, *, name: str = "figure", note: str = ""
+    records=None, data=None, *, name: str = "figure", note: str = "", when: str = ""
 ) -> HTML:
     """The line under a figure: what made it, when, where, by which code.
 
     Folded in it are the commands and the data as CSV. records: those that are shown;
     data: what is offered instead of their curves (see `csv`), a must without records;
-    name: the CSV's file name without its ending; note: one more phrase for the line.
+    name: the CSV's file name without its ending; note: one more phrase for the line;
+    when: how and when data without records were made, if not now.
     """
     runs = [r for _, group, _ in looks.groups(records or {}) for r in group]
-    now = f"Computed now, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    now = when or f"Computed now, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
     line = _origin(runs) if runs else [now]
     summary = html.escape(" · ".join([*line, note] if note else line))
     commands = html.escape("\n".join(dict.fromkeys(command(r.config) for r in runs)))

@@ -85,6 +85,14 @@ def test_provenance_says_how_when_where_and_carries_the_data():
     assert rows[-1]["label"] == "joint" and rows[-2]["class_weighted"] == ""
 
 
+def test_data_without_records_may_say_when_they_were_made():
+    assert (
+        "Recorded, code abc"
+        in words.provenance(data=[{}], when="Recorded, code abc").data
+    )
+    assert "Computed now" in words.provenance(data=[{}]).data
+
+
 def test_provenance_tells_recorded_from_computed():
     assert "Recorded, " in words.provenance(fake(status="recorded with code abc")).data
     assert (
