@@ -108,25 +108,38 @@ def by_claim(answers: list[Judged]) -> dict[Claim, list[Judged]]:
 
 
 def part_table(answers: list[Judged]) -> str:
-    """The claims of one part: the verdict and the values at every scale with runs.
+    """The recorded answers of one part, the verdict first; the claim once, above them.
 
-    A claim that no scale answers is left out, and so is a scale without any answer.
+    What no run answers is left out.
     """
-    known = [answer for answer in answers if answer.known]
-    scales_shown, usual = scale_names(known), most_common_quantity(known)
-    several = len({answer.split for answer in known}) > 1
-    prints = any(answer.claim.printed for answer in known)
+    usual = most_common_quantity([answer for answer in answers if answer.known])
     rows = []
     for claim, own in by_claim(answers).items():
-        if any(answer.known for answer in own):
-            row = {"claim": claim.text + about(claim, usual)}
-            for scale in scales_shown:
-                at = [answer for answer in own if answer.scale == scale]
-                row[heading(scale)] = cell(at, several)
-            if prints:
-                row["the paper prints"] = printed(claim)
-            rows.append({**row, "shown in": link(claim.figure)})
+        known = [answer for answer in own if answer.known]
+        for k, answer in enumerate(known):
+            said = "" if k else f"{claim.text} ({link(claim.figure)})<br>"
+            small = [f"{place(answer)}: {measured(answer)}"]
+            if k == len(known) - 1:
+                small += [f"the paper prints {printed(claim)}"] if claim.printed else []
+                small += about(claim, usual)
+            text = f"{said}<small>{'<br>'.join(small)}</small>"
+            rows.append({"verdict": word(answer), "claim and numbers": text})
     return table(rows)
+
+
+def place(answer: Judged) -> str:
+    """'slim, 5 tasks': where a claim was asked."""
+    return ", ".join(filter(None, (answer.scale, answer.split)))
+
+
+def word(answer: Judged) -> str:
+    """The verdict, set off where the seeds decide; else which way the numbers point."""
+    if answer.decided:
+        return f"**{answer.verdict}**"
+    if not answer.known:
+        return answer.verdict
+    way = "agrees" if answer.agrees else "disagrees"
+    return f"{answer.verdict}<br><small>(so far it {way})</small>"
 
 
 def most_common_quantity(answers: list[Judged]) -> str:
@@ -135,14 +148,14 @@ def most_common_quantity(answers: list[Judged]) -> str:
     return count.most_common(1)[0][0] if count else ""
 
 
-def about(claim: Claim, usual: str) -> str:
+def about(claim: Claim, usual: str) -> list[str]:
     """What else is to be said of a claim, in small print below it."""
     said = [] if claim.where in claim_parts(claim) else [claim.where]
     if claim.ours and not claim.text.startswith("our question"):
         said.append("our question")
     if quantity(claim) != usual:
         said.append(quantity(claim))
-    return f"<br><small>{'; '.join(said)}</small>" if said else ""
+    return ["; ".join(said)] if said else []
 
 
 def claim_parts(claim: Claim) -> str:
@@ -153,17 +166,6 @@ def claim_parts(claim: Claim) -> str:
 def heading(scale: str) -> str:
     """A column's title: the scale, and whether only the order can be compared."""
     return scale + ("<br><small>order only</small>" if smaller(scale) else "")
-
-
-def cell(answers: list[Judged], several: bool = False) -> str:
-    """The verdicts of one claim at one scale, a line a split; named if `several`."""
-    lines = []
-    for answer in answers:
-        split = f"{answer.split}: " if several else ""
-        values = f"<br><small>{measured(answer)}</small>" if answer.known else ""
-        word = f"**{answer.verdict}**" if answer.known else answer.verdict
-        lines.append(f"{split}{word}{values}")
-    return "<br>".join(lines) or "–"
 
 
 def part_note(answers: list[Judged]) -> str:
@@ -207,43 +209,42 @@ def summary(answers: list[Judged], ours: bool = False) -> Markdown:
     return Markdown(table(rows))
 
 
-def headline(answers: list[Judged]) -> Markdown:
-    """How many claims there are, how many are answered, and how."""
+def headline(answers: list[Judged]) -> str:
+    """How many claims there are, how many runs decide, and how."""
     asked = [answer for answer in answers if not answer.claim.ours]
     known = [answer for answer in asked if answer.known]
     total = len({(answer.claim, answer.split) for answer in asked})
     somewhere = len({(answer.claim, answer.split) for answer in known})
     count = Counter(answer.verdict for answer in known)
-    shown = [verdict for verdict in claims.VERDICTS if verdict != claims.MISSING]
-    trained = [a for a in known if a.scale != OBJECTS and not smaller(a.scale)]
-    return Markdown(
-        f"We read the paper's figures, tables and text as {len(by_claim(asked))} "
-        f"statements, which make **{total} comparisons**: one about three splits "
-        f"counts three times. **{somewhere} are answered** by recorded runs, with "
-        f"{len(known)} verdicts: "
-        f"{', '.join(f'{count[verdict]} *{verdict}*' for verdict in shown)}. "
-        f"{total - somewhere} are not recorded at any scale. At the paper's own "
-        f"scale {len(trained)} are answered by training; the rest is about order."
+    decided = [v for v in claims.VERDICTS if v not in (*claims.OPEN, claims.MISSING)]
+    one = [answer for answer in known if answer.verdict == claims.ONE_SEED]
+    agree = sum(answer.agrees for answer in one)
+    return (
+        f"The paper makes **{total} comparisons**; runs of this book answer "
+        f"**{somewhere}** of them. "
+        f"Of {len(known)} verdicts, {', '.join(f'{count[v]} *{v}*' for v in decided)}; "
+        f"{count[claims.UNDECIDED]} stay open although there are several seeds, and "
+        f"{len(one)} because a side has one seed ({agree} of these agree so far)."
     )
 
 
 def failing(answers: list[Judged]) -> Markdown:
-    """The paper's claims that do not hold somewhere, as a list."""
-    return listed(answers, claims.FAILS)
+    """The paper's claims that do not hold somewhere, or not as far, as a list."""
+    return listed(a for a in answers if a.verdict in (claims.FAILS, claims.DIRECTION))
 
 
-def unconfirmed(answers: list[Judged]) -> Markdown:
-    """Those where no difference is seen, or not the margin, as a list."""
-    return listed(answers, claims.WITHIN, claims.DIRECTION)
+def doubtful(answers: list[Judged]) -> Markdown:
+    """Those that are open, and whose numbers disagree with the claim, as a list."""
+    return listed(a for a in answers if a.verdict in claims.OPEN and not a.agrees)
 
 
-def listed(answers: list[Judged], *verdicts: str) -> Markdown:
-    """The paper's claims with these verdicts, each with its numbers and a link."""
+def listed(answers) -> Markdown:
+    """The paper's claims among the answers: verdict, numbers and a link."""
     lines = [
-        f"- {a.claim.where}{f', {a.split}' if a.split else ''}, {a.scale}: "
-        f"*{a.claim.text}*. {measured(a)} ({link(a.claim.figure)})."
+        f"- **{a.verdict}**: *{a.claim.text}* ({a.claim.where}). {place(a)}: "
+        f"{measured(a)} ({link(a.claim.figure)})."
         for a in answers
-        if a.verdict in verdicts and not a.claim.ours
+        if not a.claim.ours
     ]
     return Markdown("\n".join(lines) or "None of those that are recorded.")
 
@@ -258,14 +259,18 @@ def changes(first: str, second: str, evidence: Evidence) -> Markdown:
     rows = [
         {
             "claim": f"{one.claim.text} ({one.split})",
-            **{heading(answer.scale): cell([answer]) for answer in (one, other)},
+            **{
+                heading(answer.scale): f"{word(answer)}<br><small>{measured(answer)}"
+                "</small>"
+                for answer in (one, other)
+            },
         }
         for one, other in both
-        if one.verdict != other.verdict
+        if one.agrees != other.agrees
     ]
     same = (
         f"{counted(len(both), 'claim')} can be answered both at *{first}* and at "
-        f"*{second}*; the verdict differs for {len(rows)}."
+        f"*{second}*; the numbers point another way for {len(rows)}."
     )
     return Markdown(f"{same}\n\n{table(rows)}")
 
@@ -368,6 +373,7 @@ def data(answers: list[Judged]) -> list[dict]:
             "scale": answer.scale,
             "first": " ".join(f"{value:.3f}" for value in answer.first),
             "second": " ".join(f"{value:.3f}" for value in answer.second),
+            "difference": claims.signed(answer.first, answer.second),
             "verdict": answer.verdict,
         }
         for answer in answers
