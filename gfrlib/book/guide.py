@@ -131,12 +131,20 @@ def beside(case: Case) -> str:
     return f"next: {named} ({'decided' if decided else claims.ONE_SEED})"
 
 
+def leaders(known: list[Case]) -> set[str]:
+    """The rows that are the best of some case."""
+    return {one.best for one in known if one.known}
+
+
 def decision(known: list[Case]) -> Markdown:
     """The guide itself: a row a case, with the row to take."""
     lines = ["| you may keep; classes arrive | take |", "| --- | --- |"]
     for one in (one for one in known if one.known):
         take = f"**{words.label(one.best)}** ({score(one, one.best)})"
-        small = f"<br><small>{beside(one)}</small>"
+        absent = (leaders(known) & set(allowed(one.keep))) - set(one.found)
+        names = ", ".join(sorted(words.label(row) for row in absent))
+        absent = f"; not recorded here: {names}" if names else ""
+        small = f"<br><small>{beside(one)}{absent}</small>"
         lines.append(f"| **{one.keep}**; {one.start} | {take}{small} |")
     if len(lines) == 2:
         return Markdown("No run that could decide is recorded.")

@@ -14,9 +14,9 @@ AT, FOUR = "slim", "4 × 25"
 
 
 def message(evidence: Evidence) -> str:
-    """The sentences whose runs are recorded, as one text."""
+    """The sentences whose runs are recorded, a paragraph each."""
     told = why(evidence), when_not(evidence), use(evidence)
-    return " ".join(filter(None, told))
+    return "\n\n".join(filter(None, told))
 
 
 def why(evidence: Evidence) -> str:
@@ -50,8 +50,8 @@ def when_not(evidence: Evidence) -> str:
         return ""
     leads = "; ".join(f"{split}: {lead(*both)}" for split, *both in told)
     text = (
-        "**When it does not:** a frozen extractor with class means forgets nothing, and "
-        f"GFR's lead over it is small or none (points, {leads})."
+        "**When it does not:** a frozen extractor with class means forgets nothing, "
+        f"and GFR's lead over it is small or none (points, {leads})."
     )
     whole, gan = runs(evidence, FOUR, "gfr-gaussian-full", "gfr")
     if whole and gan:

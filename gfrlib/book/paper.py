@@ -238,11 +238,18 @@ our question: FeCAM is above GFR (GAN)
     above | fecam | gfr
 our question: FeCAM is above Rebalance
     above | fecam | lucir
+""",
+    ours=True,
+    **{**_AT, "splits": (*TASKS, *FOUR)},
+)
+_AT = {**_AT, "figure": "fig-still-cifar100-weight", "splits": (*FOUR, *TASKS)}
+FIGURE_5 += read(
+    """
 our question: whole covariances are above the GAN
     above | gfr-gaussian-full | gfr
 """,
     ours=True,
-    **{**_AT, "splits": (*TASKS, *FOUR)},
+    **_AT,
 )
 
 FIGURE_6 = read(

@@ -15,6 +15,8 @@ from gfrlib.config import make_config
 from gfrlib.engine.store import root
 from gfrlib.lab import grids
 
+DECIDED = (claims.HOLDS, claims.FAILS, claims.DIRECTION)  # the seeds say so
+
 # Words --------------------------------------------------------------------------------
 
 
@@ -198,15 +200,23 @@ def part(answers: list[Judged], title: str) -> Markdown:
 
 
 def summary(answers: list[Judged], ours: bool = False) -> Markdown:
-    """How many claims are answered in which way, a row a scale; or our questions."""
-    rows = []
+    """How many claims are answered in which way, a row a scale; or our questions.
+
+    Scales without any answer stand in a sentence.
+    """
+    rows, silent = [], []
     for scale in scale_names(answers):
         asked = [a for a in answers if (a.scale, a.claim.ours) == (scale, ours)]
         count = Counter(answer.verdict for answer in asked)
-        if asked:
-            counts = {verdict: count[verdict] for verdict in claims.VERDICTS}
+        counts = {verdict: count[verdict] for verdict in DECIDED}
+        counts["open"] = sum(count[verdict] for verdict in claims.OPEN)
+        counts[claims.MISSING] = count[claims.MISSING]
+        if asked and len(asked) == count[claims.MISSING]:
+            silent.append(scale)
+        elif asked:
             rows.append({"scale": scale, "asked": len(asked), **counts})
-    return Markdown(table(rows))
+    none = f"\n\nNothing is recorded at {', '.join(silent)}." if silent else ""
+    return Markdown(table(rows) + none)
 
 
 def headline(answers: list[Judged]) -> str:
@@ -216,15 +226,15 @@ def headline(answers: list[Judged]) -> str:
     total = len({(answer.claim, answer.split) for answer in asked})
     somewhere = len({(answer.claim, answer.split) for answer in known})
     count = Counter(answer.verdict for answer in known)
-    decided = [v for v in claims.VERDICTS if v not in (*claims.OPEN, claims.MISSING)]
+    holds, fails, direction = (count[verdict] for verdict in DECIDED)
     one = [answer for answer in known if answer.verdict == claims.ONE_SEED]
     agree = sum(answer.agrees for answer in one)
     return (
         f"The paper makes **{total} comparisons**; runs of this book answer "
-        f"**{somewhere}** of them. "
-        f"Of {len(known)} verdicts, {', '.join(f'{count[v]} *{v}*' for v in decided)}; "
-        f"{count[claims.UNDECIDED]} stay open although there are several seeds, and "
-        f"{len(one)} because a side has one seed ({agree} of these agree so far)."
+        f"**{somewhere}** of them, some at several scales. Decided: {holds} hold, "
+        f"{fails} do not, {direction} hold without the margin. Open: {len(one)} with "
+        f"one seed on a side ({agree} of them agree so far), {count[claims.UNDECIDED]} "
+        "with more."
     )
 
 
