@@ -117,15 +117,21 @@ def part_table(answers: list[Judged]) -> str:
     usual = most_common_quantity([answer for answer in answers if answer.known])
     rows = []
     for claim, own in by_claim(answers).items():
-        known = [answer for answer in own if answer.known]
-        for k, answer in enumerate(known):
-            said = "" if k else f"{claim.text} ({link(claim.figure)})<br>"
-            small = [f"{place(answer)}: {measured(answer)}"]
-            if k == len(known) - 1:
-                small += [f"the paper prints {printed(claim)}"] if claim.printed else []
-                small += about(claim, usual)
-            text = f"{said}<small>{'<br>'.join(small)}</small>"
-            rows.append({"verdict": word(answer), "claim and numbers": text})
+        said = f"{claim.text} ({link(claim.figure)})<br>"
+        groups: dict[str, list] = {}
+        for answer in (answer for answer in own if answer.known):
+            line = f"{place(answer)}: {measured(answer)}"
+            groups.setdefault(word(answer), []).append(line)
+        for verdict, lines in groups.items():
+            text = f"{said}<small>{'<br>'.join(lines)}</small>"
+            rows.append({"verdict": verdict, "claim and numbers": text})
+            said = ""
+        more = about(claim, usual)
+        if claim.printed:
+            more = [f"the paper prints {printed(claim)}", *more]
+        if groups and more:
+            small = f"<br><small>{'<br>'.join(more)}</small>"
+            rows[-1]["claim and numbers"] += small
     return table(rows)
 
 
