@@ -220,7 +220,7 @@ def summary(answers: list[Judged], ours: bool = False) -> Markdown:
         if asked and len(asked) == count[claims.MISSING]:
             silent.append(scale)
         elif asked:
-            rows.append({"scale": scale, "asked": len(asked), **counts})
+            rows.append({"scale": scale, **counts})
     none = f"\n\nNothing is recorded at {', '.join(silent)}." if silent else ""
     return Markdown(table(rows) + none)
 
@@ -255,12 +255,15 @@ def doubtful(answers: list[Judged]) -> Markdown:
 
 
 def listed(answers) -> Markdown:
-    """The paper's claims among the answers: verdict, numbers and a link."""
+    """The paper's claims among the answers: verdict, claim, its numbers and a link."""
+    groups: dict[tuple, list] = {}
+    for answer in (answer for answer in answers if not answer.claim.ours):
+        numbers = f"{place(answer)}: {measured(answer)}"
+        groups.setdefault((answer.verdict, answer.claim), []).append(numbers)
     lines = [
-        f"- **{a.verdict}**: *{a.claim.text}* ({a.claim.where}). {place(a)}: "
-        f"{measured(a)} ({link(a.claim.figure)})."
-        for a in answers
-        if not a.claim.ours
+        f"- **{verdict}**: *{claim.text}* ({claim.where}, {link(claim.figure)}). "
+        f"{'. '.join(numbers)}."
+        for (verdict, claim), numbers in groups.items()
     ]
     return Markdown("\n".join(lines) or "None of those that are recorded.")
 
@@ -295,18 +298,16 @@ NETWORKS = {"resnet18": "ResNet-18", "cnn": "small network"}
 
 
 def sizes() -> Markdown:
-    """What the scales are: images, network, epochs, and what can be compared."""
+    """What the scales are: images, network, epochs."""
     rows = []
     for scale in SCALES.values():
         config = make_config(scale.preset, "gfr", **scale.settings)
-        comparable = "order only" if smaller(scale.name) else "order and height"
         rows.append(
             {
                 "scale": scale.name,
                 "images": scale.images,
                 "network": f"{NETWORKS[config.network]}, width {config.width}",
                 "epochs": f"{config.epochs_base} + {config.epochs_task}",
-                "to compare with the paper": comparable,
             }
         )
     counted_here = "none: memories and exemplars are built, their bytes counted"
