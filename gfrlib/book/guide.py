@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from IPython.display import Markdown
 
-from gfrlib.book import claims, results, words
+from gfrlib.book import claims, results, verdict_page, words
 from gfrlib.book.scales import COLD, SCALES
 from gfrlib.book.verdicts import Evidence
 from gfrlib.config import METHODS
@@ -29,6 +29,12 @@ STARTS = {  # how the classes arrive: scale and split of the closest runs
     "the paper's network and schedule": ("paper", "5 tasks"),
     "photographs of 224 pixels": ("ImageNet-Subset", "5 tasks"),
     "1,000 classes": ("ImageNet-1000", "5 tasks"),
+}
+SHOWN = {  # (scale, split): label of what shows its runs
+    ("slim", "4 × 25"): "images-table-2",
+    ("slim", "5 tasks"): "fig-comparison-tasks",
+    ("slim", "25 tasks"): "fig-comparison-tasks",
+    ("photographs, 64 px", "5 tasks"): "imagenet-curves",
 }
 MEASURED = "half of the classes first, 5 tasks follow"  # whose costs are shown
 UNSEEN = (  # what no setting of the library covers
@@ -127,7 +133,7 @@ def beside(case: Case) -> str:
     rows = case.tied or case.others[:1]
     named = "; ".join(f"{words.label(row)}, {score(case, row)}" for row in rows)
     if case.tied:
-        return f"the seeds do not tell it from {named}"
+        return f"not told apart by the seeds: {named}"
     decided = case.against(rows[0]) == claims.HOLDS
     return f"next: {named} ({'decided' if decided else claims.ONE_SEED})"
 
@@ -145,7 +151,9 @@ def decision(known: list[Case]) -> Markdown:
         absent = leaders(known, one.keep) - set(one.found)
         names = ", ".join(sorted(words.label(row) for row in absent))
         absent = f"; not recorded here: {names}" if names else ""
-        small = f"<br><small>{beside(one)}{absent}</small>"
+        where = SHOWN.get(STARTS[one.start])
+        shown = f" ({verdict_page.link(where)})" if where else ""
+        small = f"<br><small>{beside(one)}{absent}{shown}</small>"
         lines.append(f"| **{one.keep}**; {one.start} | {take}{small} |")
     if len(lines) == 2:
         return Markdown("No run that could decide is recorded.")
@@ -198,4 +206,4 @@ def unknown(known: list[Case]) -> Markdown:
         elif lacking:
             what = " or ".join(lacking)
             lines.append(f"- {start}: no row that keeps {what} is recorded.")
-    return Markdown("\n".join([*lines, *(f"- {text}." for text in UNSEEN)]))
+    return Markdown("\n".join([*(f"- {text}." for text in UNSEEN), *lines]))

@@ -133,7 +133,8 @@ def test_every_claim_leads_to_something_of_this_book():
         labels = re.findall(r"\((\S+)\)=\\n", text)
         labels += re.findall(r'"name": "(\S+)"', text)
         places |= dict.fromkeys(labels, chapter.stem.split("_")[0])
-    for label in {c.figure for c in ALL} | {row[2] for row in paper.LOOKED_AT}:
+    asked = {c.figure for c in ALL} | {*guide.SHOWN.values()}
+    for label in asked | {row[2] for row in paper.LOOKED_AT}:
         said = verdict_page.link(label)
         assert said == f"[chapter\u00a0{int(places[label])}](#{label})"
 
@@ -353,7 +354,8 @@ def test_the_guide_takes_the_best_row_and_names_what_the_seeds_do_not_tell_from_
     assert at[guide.IMAGES, "slim", "5 tasks"].best == "lucir"
     text = guide.decision(list(at.values())).data
     assert "**FeCAM** (51.5\u00a0±\u00a00.7\u00a0%)" in text
-    assert "the seeds do not tell it from GFR, GAN" in text
+    assert "not told apart by the seeds: GFR, GAN" in text
+    assert "[chapter\u00a09](#fig-comparison-tasks)" in text
     images = guide.gained_by_images(list(at.values())).data
     assert "Rebalance, the best row with images, against FeCAM" in images
     assert "+4.0 (1.0 to 7.0) points (holds for *above*)" in images
@@ -377,6 +379,7 @@ def test_what_no_run_is_about_is_said():
 def test_every_case_is_a_scale_and_a_split():
     for scale, split in guide.STARTS.values():
         assert split in scales.SCALES[scale].splits
+    assert set(guide.SHOWN) <= set(guide.STARTS.values())
 
 
 def test_the_message_names_no_winner_that_the_seeds_do_not_decide():
