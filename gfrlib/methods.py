@@ -130,8 +130,7 @@ METHODS = {
         "features", "gaussian", batch_norm="frozen",
         searched=searched(learning_rate_task=2e-3),
     ),
-    # whole covariances, as Section 4.2 prints N(mu, Sigma); its code has one deviation a
-    # feature
+    # whole covariances, as the paper prints N(mu, Sigma); its code keeps deviations
     "gfr-gaussian-full": Method(
         "features", "gaussian", batch_norm="frozen",
         marks=dict(gaussian="full"),
