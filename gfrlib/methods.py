@@ -131,6 +131,12 @@ METHODS = {
         "features", "gaussian", batch_norm="frozen",
         searched=searched(learning_rate_task=2e-3),
     ),
+    # whole covariances, as the paper prints N(mu, Sigma); its code keeps deviations
+    "gfr-gaussian-full": Method(
+        "features", "gaussian", batch_norm="frozen",
+        marks=dict(gaussian="full"),
+        searched=searched(learning_rate_task=2e-3),
+    ),
     "gfr": Method(
         "features", "gan", batch_norm="frozen",
         searched=searched(learning_rate_task=1e-3),

@@ -10,6 +10,7 @@ from gfrlib import heads, penalties, prediction, replay, training
 from gfrlib.config import DECLARED, Config, UserError, choices, from_text, make_config
 from gfrlib.engine import values
 from gfrlib.methods import COLUMNS, METHODS
+from gfrlib.presets import PRESETS
 
 # Read at the door or as a name, and never by what a stage computes.
 AT_THE_DOOR = {"device", "threads", "preset"}
@@ -291,3 +292,13 @@ def test_a_row_with_marks_is_told_from_the_row_with_its_columns():
     assert squared.method == by_hand.method == "gfr-squared"
     diagonal = make_config("slim", "gfr-squared", gaussian="diagonal")
     assert diagonal.method == "gfr-gaussian"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_whole_covariances_are_a_row_that_moves_no_digest(preset):
+    """Runs made before it had a name are the same runs."""
+    row = make_config(preset, "gfr-gaussian-full")
+    by_hand = make_config(preset, "gfr-gaussian", gaussian="full")
+    assert row.digest() == by_hand.digest()
+    assert row.method == by_hand.method == "gfr-gaussian-full"
+    assert make_config(preset, "gfr-gaussian").method == "gfr-gaussian"

@@ -34,6 +34,7 @@ RULES = {
     "block-3": PLAIN,
     "gfr": PLAIN,
     "gfr-gaussian": MEANS,
+    "gfr-gaussian-full": MEANS,
     "gfr-drift": PLAIN,
     "gfr-gaussian-drift": MEANS,
     "gfr-squared": MEANS,

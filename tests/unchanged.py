@@ -103,13 +103,17 @@ def main() -> int:
         return 0
     kept = json.loads(options.file.read_text())
     differs = False
-    for name in found:
-        for key in sorted({*kept.get(name, {}), *found[name]}):
-            before, after = (side.get(name, {}).get(key) for side in (kept, found))
+    new = [name for name in found if name not in kept]  # rows that came later
+    for name in (name for name in found if name in kept):
+        later = set() if name == "records" else set(found[name])  # records may be added
+        for key in sorted({*kept[name]} | later):
+            before, after = (side[name].get(key) for side in (kept, found))
             if before != after:
                 differs = True
                 print(f"{name}: {key} was {before}, is {after}")
-    print("something differs" if differs else f"{len(found) - 1} runs, all unchanged")
+    count = len(found) - len(new) - 1
+    print("something differs" if differs else f"{count} runs, all unchanged")
+    print(f"new, with nothing to compare: {', '.join(new)}" if new else "")
     return int(differs)
 
 

@@ -31,6 +31,7 @@ LOOKS = {
     "lwf": ("LwF", ORANGE, "s", "-"),
     "frozen": ("Frozen F", MAUVE, "P", "-"),
     "gfr-gaussian": ("GFR, Gaussians", GREEN, "^", "-"),
+    "gfr-gaussian-full": ("GFR, whole covariances", OLIVE, "s", "-"),
     "gfr": ("GFR, GAN", BLUE, "o", "-"),
     "ewc": ("EWC", ORANGE, "X", "--"),
     "mas": ("MAS", ORANGE, "d", ":"),

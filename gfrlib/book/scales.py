@@ -14,11 +14,13 @@ from gfrlib.config import Config
 
 # What is asked where ------------------------------------------------------------------
 
+COLD = "10 × 10"
 SPLITS = {  # of 100 classes
     "4 × 25": dict(base=25, tasks=3),
     "5 tasks": dict(base=50, tasks=5),
     "10 tasks": dict(base=50, tasks=10),
     "25 tasks": dict(base=50, tasks=25),
+    COLD: dict(base=10, tasks=9),
 }
 BFLOAT = dict(precision="bf16")
 LONG = dict(epochs_base=101, epochs_task=101)  # the paper's epochs on ImageNet
@@ -104,10 +106,7 @@ WAYS = {  # to hold the extractor under the same replay: Table 3 and its two end
 }
 ROWS = {  # of comparisons: what is no method's name
     **WAYS,
-    "GFR, length, whole covariances": dict(method="gfr-gaussian", gaussian="full"),
-    "frozen F, same memory": dict(
-        method="gfr-gaussian", gaussian="full", penalty="frozen"
-    ),
+    "frozen F, same memory": dict(method="gfr-gaussian-full", penalty="frozen"),
 }
 SEARCHED = {"ewc-gan": "EWC + GAN, searched", "mas-gan": "MAS + GAN, searched"}
 WEIGHTS = {"ewc-gan": (5e4, 5e6, 5e8), "mas-gan": (100.0, 1e4, 1e6)}  # that were tried

@@ -15,6 +15,8 @@ from gfrlib.config import make_config
 from gfrlib.engine.store import root
 from gfrlib.lab import grids
 
+DECIDED = (claims.HOLDS, claims.FAILS, claims.DIRECTION)  # the seeds say so
+
 # Words --------------------------------------------------------------------------------
 
 
@@ -108,25 +110,44 @@ def by_claim(answers: list[Judged]) -> dict[Claim, list[Judged]]:
 
 
 def part_table(answers: list[Judged]) -> str:
-    """The claims of one part: the verdict and the values at every scale with runs.
+    """The recorded answers of one part, the verdict first; the claim once, above them.
 
-    A claim that no scale answers is left out, and so is a scale without any answer.
+    What no run answers is left out.
     """
-    known = [answer for answer in answers if answer.known]
-    scales_shown, usual = scale_names(known), most_common_quantity(known)
-    several = len({answer.split for answer in known}) > 1
-    prints = any(answer.claim.printed for answer in known)
+    usual = most_common_quantity([answer for answer in answers if answer.known])
     rows = []
     for claim, own in by_claim(answers).items():
-        if any(answer.known for answer in own):
-            row = {"claim": claim.text + about(claim, usual)}
-            for scale in scales_shown:
-                at = [answer for answer in own if answer.scale == scale]
-                row[heading(scale)] = cell(at, several)
-            if prints:
-                row["the paper prints"] = printed(claim)
-            rows.append({**row, "shown in": link(claim.figure)})
+        said = f"{claim.text} ({link(claim.figure)})<br>"
+        groups: dict[str, list] = {}
+        for answer in (answer for answer in own if answer.known):
+            line = f"{place(answer)}: {measured(answer)}"
+            groups.setdefault(word(answer), []).append(line)
+        for verdict, lines in groups.items():
+            text = f"{said}<small>{'<br>'.join(lines)}</small>"
+            rows.append({"verdict": verdict, "claim and numbers": text})
+            said = ""
+        more = about(claim, usual)
+        if claim.printed:
+            more = [f"the paper prints {printed(claim)}", *more]
+        if groups and more:
+            small = f"<br><small>{'<br>'.join(more)}</small>"
+            rows[-1]["claim and numbers"] += small
     return table(rows)
+
+
+def place(answer: Judged) -> str:
+    """'slim, 5 tasks': where a claim was asked."""
+    return ", ".join(filter(None, (answer.scale, answer.split)))
+
+
+def word(answer: Judged) -> str:
+    """The verdict, set off where the seeds decide; else which way the numbers point."""
+    if answer.decided:
+        return f"**{answer.verdict}**"
+    if not answer.known:
+        return answer.verdict
+    way = "agrees" if answer.agrees else "disagrees"
+    return f"{answer.verdict}<br><small>(so far it {way})</small>"
 
 
 def most_common_quantity(answers: list[Judged]) -> str:
@@ -135,14 +156,14 @@ def most_common_quantity(answers: list[Judged]) -> str:
     return count.most_common(1)[0][0] if count else ""
 
 
-def about(claim: Claim, usual: str) -> str:
+def about(claim: Claim, usual: str) -> list[str]:
     """What else is to be said of a claim, in small print below it."""
     said = [] if claim.where in claim_parts(claim) else [claim.where]
     if claim.ours and not claim.text.startswith("our question"):
         said.append("our question")
     if quantity(claim) != usual:
         said.append(quantity(claim))
-    return f"<br><small>{'; '.join(said)}</small>" if said else ""
+    return ["; ".join(said)] if said else []
 
 
 def claim_parts(claim: Claim) -> str:
@@ -153,17 +174,6 @@ def claim_parts(claim: Claim) -> str:
 def heading(scale: str) -> str:
     """A column's title: the scale, and whether only the order can be compared."""
     return scale + ("<br><small>order only</small>" if smaller(scale) else "")
-
-
-def cell(answers: list[Judged], several: bool = False) -> str:
-    """The verdicts of one claim at one scale, a line a split; named if `several`."""
-    lines = []
-    for answer in answers:
-        split = f"{answer.split}: " if several else ""
-        values = f"<br><small>{measured(answer)}</small>" if answer.known else ""
-        word = f"**{answer.verdict}**" if answer.known else answer.verdict
-        lines.append(f"{split}{word}{values}")
-    return "<br>".join(lines) or "–"
 
 
 def part_note(answers: list[Judged]) -> str:
@@ -196,54 +206,64 @@ def part(answers: list[Judged], title: str) -> Markdown:
 
 
 def summary(answers: list[Judged], ours: bool = False) -> Markdown:
-    """How many claims are answered in which way, a row a scale; or our questions."""
-    rows = []
+    """How many claims are answered in which way, a row a scale; or our questions.
+
+    Scales without any answer stand in a sentence.
+    """
+    rows, silent = [], []
     for scale in scale_names(answers):
         asked = [a for a in answers if (a.scale, a.claim.ours) == (scale, ours)]
         count = Counter(answer.verdict for answer in asked)
-        if asked:
-            counts = {verdict: count[verdict] for verdict in claims.VERDICTS}
-            rows.append({"scale": scale, "asked": len(asked), **counts})
-    return Markdown(table(rows))
+        counts = {verdict: count[verdict] for verdict in DECIDED}
+        counts["open"] = sum(count[verdict] for verdict in claims.OPEN)
+        counts[claims.MISSING] = count[claims.MISSING]
+        if asked and len(asked) == count[claims.MISSING]:
+            silent.append(scale)
+        elif asked:
+            rows.append({"scale": scale, **counts})
+    none = f"\n\nNothing is recorded at {', '.join(silent)}." if silent else ""
+    return Markdown(table(rows) + none)
 
 
-def headline(answers: list[Judged]) -> Markdown:
-    """How many claims there are, how many are answered, and how."""
+def headline(answers: list[Judged]) -> str:
+    """How many claims there are, how many runs decide, and how."""
     asked = [answer for answer in answers if not answer.claim.ours]
     known = [answer for answer in asked if answer.known]
     total = len({(answer.claim, answer.split) for answer in asked})
     somewhere = len({(answer.claim, answer.split) for answer in known})
     count = Counter(answer.verdict for answer in known)
-    shown = [verdict for verdict in claims.VERDICTS if verdict != claims.MISSING]
-    trained = [a for a in known if a.scale != OBJECTS and not smaller(a.scale)]
-    return Markdown(
-        f"We read the paper's figures, tables and text as {len(by_claim(asked))} "
-        f"statements, which make **{total} comparisons**: one about three splits "
-        f"counts three times. **{somewhere} are answered** by recorded runs, with "
-        f"{len(known)} verdicts: "
-        f"{', '.join(f'{count[verdict]} *{verdict}*' for verdict in shown)}. "
-        f"{total - somewhere} are not recorded at any scale. At the paper's own "
-        f"scale {len(trained)} are answered by training; the rest is about order."
+    holds, fails, direction = (count[verdict] for verdict in DECIDED)
+    one = [answer for answer in known if answer.verdict == claims.ONE_SEED]
+    agree = sum(answer.agrees for answer in one)
+    return (
+        f"The paper makes **{total} comparisons**; runs of this book answer "
+        f"**{somewhere}** of them, some at several scales. Decided: {holds} hold, "
+        f"{fails} do not, {direction} hold without the margin. Open: {len(one)} with "
+        f"one seed on a side ({agree} of them agree so far), {count[claims.UNDECIDED]} "
+        "with more."
     )
 
 
 def failing(answers: list[Judged]) -> Markdown:
-    """The paper's claims that do not hold somewhere, as a list."""
-    return listed(answers, claims.FAILS)
+    """The paper's claims that do not hold somewhere, or not as far, as a list."""
+    return listed(a for a in answers if a.verdict in (claims.FAILS, claims.DIRECTION))
 
 
-def unconfirmed(answers: list[Judged]) -> Markdown:
-    """Those where no difference is seen, or not the margin, as a list."""
-    return listed(answers, claims.WITHIN, claims.DIRECTION)
+def doubtful(answers: list[Judged]) -> Markdown:
+    """Those that are open, and whose numbers disagree with the claim, as a list."""
+    return listed(a for a in answers if a.verdict in claims.OPEN and not a.agrees)
 
 
-def listed(answers: list[Judged], *verdicts: str) -> Markdown:
-    """The paper's claims with these verdicts, each with its numbers and a link."""
+def listed(answers) -> Markdown:
+    """The paper's claims among the answers: verdict, claim, its numbers and a link."""
+    groups: dict[tuple, list] = {}
+    for answer in (answer for answer in answers if not answer.claim.ours):
+        numbers = f"{place(answer)}: {measured(answer)}"
+        groups.setdefault((answer.verdict, answer.claim), []).append(numbers)
     lines = [
-        f"- {a.claim.where}{f', {a.split}' if a.split else ''}, {a.scale}: "
-        f"*{a.claim.text}*. {measured(a)} ({link(a.claim.figure)})."
-        for a in answers
-        if a.verdict in verdicts and not a.claim.ours
+        f"- **{verdict}**: *{claim.text}* ({claim.where}, {link(claim.figure)}). "
+        f"{'. '.join(numbers)}."
+        for (verdict, claim), numbers in groups.items()
     ]
     return Markdown("\n".join(lines) or "None of those that are recorded.")
 
@@ -258,14 +278,18 @@ def changes(first: str, second: str, evidence: Evidence) -> Markdown:
     rows = [
         {
             "claim": f"{one.claim.text} ({one.split})",
-            **{heading(answer.scale): cell([answer]) for answer in (one, other)},
+            **{
+                heading(answer.scale): f"{word(answer)}<br><small>{measured(answer)}"
+                "</small>"
+                for answer in (one, other)
+            },
         }
         for one, other in both
-        if one.verdict != other.verdict
+        if one.agrees != other.agrees
     ]
     same = (
         f"{counted(len(both), 'claim')} can be answered both at *{first}* and at "
-        f"*{second}*; the verdict differs for {len(rows)}."
+        f"*{second}*; the numbers point another way for {len(rows)}."
     )
     return Markdown(f"{same}\n\n{table(rows)}")
 
@@ -274,18 +298,16 @@ NETWORKS = {"resnet18": "ResNet-18", "cnn": "small network"}
 
 
 def sizes() -> Markdown:
-    """What the scales are: images, network, epochs, and what can be compared."""
+    """What the scales are: images, network, epochs."""
     rows = []
     for scale in SCALES.values():
         config = make_config(scale.preset, "gfr", **scale.settings)
-        comparable = "order only" if smaller(scale.name) else "order and height"
         rows.append(
             {
                 "scale": scale.name,
                 "images": scale.images,
                 "network": f"{NETWORKS[config.network]}, width {config.width}",
                 "epochs": f"{config.epochs_base} + {config.epochs_task}",
-                "to compare with the paper": comparable,
             }
         )
     counted_here = "none: memories and exemplars are built, their bytes counted"
@@ -368,6 +390,7 @@ def data(answers: list[Judged]) -> list[dict]:
             "scale": answer.scale,
             "first": " ".join(f"{value:.3f}" for value in answer.first),
             "second": " ".join(f"{value:.3f}" for value in answer.second),
+            "difference": claims.signed(answer.first, answer.second),
             "verdict": answer.verdict,
         }
         for answer in answers

@@ -66,12 +66,25 @@ class Judged:
     @property
     def verdict(self) -> str:
         """One of claims.VERDICTS."""
-        return claims.verdict(self.first, self.second, self.claim.kind)
+        about = self.claim
+        return claims.verdict(self.first, self.second, about.kind, exact=about.exact)
 
     @property
     def known(self) -> bool:
         """Whether both sides are recorded."""
         return self.verdict != claims.MISSING
+
+    @property
+    def decided(self) -> bool:
+        """Whether the seeds decide it."""
+        return self.known and self.verdict not in claims.OPEN
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference of the means alone agrees with the claim."""
+        about = self.claim
+        lowest, highest = claims.agreeing(self.first, self.second, about.kind)
+        return lowest < claims.difference(self.first, self.second) < highest
 
 
 def ask(claim: Claim, split: str, scale: Scale, evidence: Evidence) -> Judged:

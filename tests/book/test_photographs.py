@@ -18,10 +18,10 @@ def source(name: str) -> str:
     return found
 
 
-def run(last: float, forgotten: float):
+def run(last: float, forgotten: float, seed: int = 0):
     """What is read of a record with two tasks of equal size."""
     accuracy = np.array([[0.9, np.nan], [0.9 - forgotten, 2 * last - 0.9 + forgotten]])
-    curve, config = np.array([0.9, last]), SimpleNamespace(seed=0)
+    curve, config = np.array([0.9, last]), SimpleNamespace(seed=seed)
     return SimpleNamespace(
         accuracy=accuracy, task_sizes=[5, 5], curve=curve, config=config
     )
@@ -55,7 +55,10 @@ def test_claims_ask_the_right_rows_and_splits(judged):
     }
     at[25]["gfr-gaussian"], at[25]["icarl-nme"] = (0.5, 0.2), (0.3, 0.3)
     found = judged(
-        {n: {m: [run(*v)] for m, v in rows.items()} for n, rows in at.items()}
+        {
+            n: {m: [run(*v, seed) for seed in (0, 1)] for m, v in rows.items()}
+            for n, rows in at.items()
+        }
     )
     for (claim, split), verdict in {
         ("GFR (GAN) is far above Rebalance", 5): "above, not far",

@@ -10,7 +10,17 @@ from conftest import CHAPTERS, ROOT, cells
 from IPython.display import Markdown
 
 from gfrlib import metrics
-from gfrlib.book import claims, figures, paper, results, scales, verdict_page, verdicts
+from gfrlib.book import (
+    claims,
+    figures,
+    guide,
+    message,
+    paper,
+    results,
+    scales,
+    verdict_page,
+    verdicts,
+)
 from gfrlib.config import METHODS, make_config
 
 ALL = [claim for part in paper.PARTS.values() for claim in part]
@@ -64,17 +74,21 @@ def finder(values, seeds=2):
 
 def page(evidence) -> str:
     """All that the page says, as text."""
-    answers = verdicts.judge(evidence)
+    answers, cases = verdicts.judge(evidence), guide.cases(evidence)
     shown = [
-        verdict_page.headline(answers),
+        Markdown(verdict_page.headline(answers)),
+        Markdown(message.message(evidence)),
         verdict_page.summary(answers),
         verdict_page.summary(answers, ours=True),
         verdict_page.failing(answers),
-        verdict_page.unconfirmed(answers),
+        verdict_page.doubtful(answers),
         verdict_page.changes("slim", "medium", evidence),
         verdict_page.changes("slim", "photographs, 64 px", evidence),
         *(verdict_page.part(answers, title) for title in paper.PARTS),
         verdict_page.missing(answers, evidence),
+        guide.decision(cases),
+        guide.gained_by_images(cases),
+        guide.unknown(cases),
     ]
     return "\n".join(text.data for text in shown)
 
@@ -98,7 +112,15 @@ def test_every_claim_can_be_asked():
 
 
 def test_no_claim_is_stated_twice():
-    asked = [(c.first, c.second, c.data, split) for c in ALL for split in c.splits]
+    def run(side):  # a row by its settings: several names may stand for one
+        own = sorted((scales.ROWS.get(side.row) or {"method": side.row}).items())
+        return str(own), side.quantity, side.minus, side.split
+
+    asked = [
+        (frozenset((run(c.first), run(c.second))), c.data, split)
+        for c in ALL
+        for split in c.splits
+    ]
     assert len(asked) == len(set(asked))
     titles = [title for title, part in paper.PARTS.items() for claim in part]
     assert len(titles) == len(ALL)
@@ -111,7 +133,8 @@ def test_every_claim_leads_to_something_of_this_book():
         labels = re.findall(r"\((\S+)\)=\\n", text)
         labels += re.findall(r'"name": "(\S+)"', text)
         places |= dict.fromkeys(labels, chapter.stem.split("_")[0])
-    for label in {c.figure for c in ALL} | {row[2] for row in paper.LOOKED_AT}:
+    asked = {c.figure for c in ALL} | {*guide.SHOWN.values()}
+    for label in asked | {row[2] for row in paper.LOOKED_AT}:
         said = verdict_page.link(label)
         assert said == f"[chapter\u00a0{int(places[label])}](#{label})"
 
@@ -168,11 +191,13 @@ def test_verdicts_follow_the_runs():
     evidence = verdicts.Evidence(finder({"slim": many, "medium": {**many, "lwf": 45}}))
     for scale, verdict in (("slim", "holds"), ("medium", "above, not far")):
         assert answer_to(evidence, "gfr", "lwf", scale).verdict == verdict
-    assert answer_to(evidence, "gfr", "lucir", "slim").verdict == "holds"
+    level = answer_to(evidence, "gfr", "lucir", "slim")
+    assert level.verdict == claims.UNDECIDED and level.agrees and not level.decided
     assert answer_to(evidence, "gfr", "lwf", "paper").verdict == "not recorded"
     found = answer_to(evidence, "gfr", "lwf", "slim")
     assert verdict_page.measured(found) == (
-        "GFR, GAN 50.5\u00a0±\u00a00.7 against LwF 30.5\u00a0±\u00a00.7: +20.0; 2 seeds"
+        "GFR, GAN 50.5\u00a0±\u00a00.7 against LwF 30.5\u00a0±\u00a00.7: "
+        "+20.0 (17.0 to 23.0); 2 seeds"
     )
 
 
@@ -183,7 +208,7 @@ def test_the_numbers_of_the_page_are_those_of_the_runs():
 
     def shown(values):
         text = page(verdicts.Evidence(finder({"slim": values}, seeds=1)))
-        return text, set(re.findall(r"(\d+\.\d)(?= against|:)", text))
+        return text, set(re.findall(r"(\d+\.\d)(?= against|:|\u00a0%)", text))
 
     (one, numbers), (other, others) = shown(first), shown(second)
     of_runs = {f"{value}.0" for value in (*first.values(), *second.values())}
@@ -191,9 +216,10 @@ def test_the_numbers_of_the_page_are_those_of_the_runs():
     assert not (numbers & others) & of_runs
     assert {"51.0", "32.0", "57.0", "13.0"} <= numbers
     assert {"71.0", "74.0", "77.0", "23.0"} <= others
-    assert "**holds**" in one and "GFR (GAN) is far above LwF" in other
-    contradicted = "*GFR (GAN) is far above LwF*. GFR, GAN 71.0 against LwF 74.0: -3.0"
-    assert contradicted in other
+    assert "GFR, GAN 71.0 against LwF 74.0: -3.0; 1 seed" in other
+    assert "- **open: one seed**: *GFR (GAN) is far above LwF*" in other
+    assert "**LwF** (74.0\u00a0%, one seed)" in other, "the guide follows, too"
+    assert "**LwF** (32.0\u00a0%, one seed)" in one
 
 
 def test_counts_of_the_summary_add_up():
@@ -201,19 +227,24 @@ def test_counts_of_the_summary_add_up():
     answers = verdicts.judge(evidence)
     lines = verdict_page.summary(answers).data.splitlines()
     names = [word.strip() for word in lines[0].strip("| ").split("|")]
-    assert names == ["scale", "asked", *claims.VERDICTS]
-    for line in lines[2:]:
+    assert names == ["scale", *verdict_page.DECIDED, "open", claims.MISSING]
+    shown = [line for line in lines[2:] if line.startswith("|")]
+    assert len(shown) == 4 and "Nothing is recorded at medium, paper" in lines[-1]
+    for line in shown:
         scale, *counts = (word.strip() for word in line.strip("| ").split("|"))
         counts = list(map(int, counts))
-        assert counts[0] == sum(counts[1:]), scale
+        own = [a for a in answers if a.scale == scale and not a.claim.ours]
+        assert sum(counts) == len(own), scale
     total = len({(a.claim, a.split) for a in answers if not a.claim.ours})
-    assert f"**{total} comparisons**" in verdict_page.headline(answers).data
+    assert f"**{total} comparisons**" in verdict_page.headline(answers)
 
 
 def test_without_any_run_the_page_says_so():
     evidence = verdicts.Evidence(finder({}))
     text = page(evidence)
-    assert "**6 are answered**" in text, "memory: what is built needs no run"
+    assert "answer **6** of them" in text, "memory: what is built needs no run"
+    assert "No run that could decide is recorded." in text
+    assert "Why it works" not in text and "When it does not" not in text
     assert "No claim is recorded both at *slim* and at *medium* yet." in text
     assert "python -m gfrlib grid grids/medium-cifar100.yaml" in text
     assert "python -m gfrlib grid grids/figure-5.yaml" in text
@@ -226,7 +257,32 @@ def test_what_changes_between_two_scales():
     changed = [line for line in text.splitlines() if "far above LwF (5 tasks)" in line]
     assert len(changed) == 1 and "above, not far" in changed[0]
     assert text.startswith("5 claims can be answered both at *slim* and at *medium*")
-    assert "the verdict differs for 3" in text, "on each of three splits"
+    assert "the numbers point another way for 3" in text, "on each of three splits"
+
+
+def test_the_verdict_stands_first():
+    """On a narrow screen the first column is seen without scrolling."""
+    evidence = verdicts.Evidence(finder({"slim": {"gfr": 50, "lwf": 30}}))
+    lines = verdict_page.part(verdicts.judge(evidence), "Figure 5").data.splitlines()
+    heads = [line for line in lines if line.startswith("| verdict |")]
+    assert len(heads) == 1 and "| **holds** | GFR (GAN) is far above LwF" in "".join(
+        lines
+    )
+
+
+def test_what_is_open_says_which_way_it_points():
+    found = {"slim": {"gfr": 50, "lwf": 30, "icarl-nme": 60}}
+    evidence = verdicts.Evidence(finder(found, seeds=1))
+    answers = verdicts.judge(evidence)
+    words = {
+        row: verdict_page.word(answer_to(evidence, "gfr", row, "slim"))
+        for row in ("lwf", "icarl-nme", "lucir")
+    }
+    assert "one seed" in words["lwf"] and "(so far it agrees)" in words["lwf"]
+    assert "(so far it disagrees)" in words["icarl-nme"]
+    assert words["lucir"] == claims.MISSING
+    listed = verdict_page.doubtful(answers).data
+    assert "iCaRL-NME" in listed and "far above LwF" not in listed
 
 
 def test_quick_runs_may_be_trained():
@@ -269,6 +325,72 @@ def test_no_result_is_typed_into_the_page():
         assert not re.search(r"\d", left), f"{cell['id']}: {left}"
     source = (ROOT / "gfrlib/book/verdict_page.py").read_text()
     assert not re.search(r"\d\.\d", re.sub(r'"""(.|\n)*?"""', "", source))
+
+
+# The guide ----------------------------------------------------------------------------
+
+
+def guide_of(values, seeds=2):
+    """{(what may be kept, scale, split): Case} of constant runs."""
+    found = guide.cases(verdicts.Evidence(finder(values, seeds)))
+    return {(case.keep, *guide.STARTS[case.start]): case for case in found}
+
+
+def test_rows_are_sorted_by_what_they_keep():
+    kinds = {row: guide.keeps(row) for row in METHODS}
+    assert kinds["lwf"] == kinds["finetune"] == guide.NOTHING
+    assert kinds["fecam"] == kinds["gfr"] == kinds["frozen"] == guide.NUMBERS
+    assert kinds["lucir"] == guide.IMAGES
+    assert "joint" not in guide.allowed(guide.IMAGES)
+    assert "fecam" in guide.allowed(guide.IMAGES), "who may keep more need not"
+    assert "fecam" not in guide.allowed(guide.NOTHING)
+
+
+def test_the_guide_takes_the_best_row_and_names_what_the_seeds_do_not_tell_from_it():
+    at = guide_of({"slim": {"lwf": 30, "gfr": 50, "fecam": 51, "lucir": 55}})
+    case = at[guide.NUMBERS, "slim", "5 tasks"]
+    assert (case.best, case.tied) == ("fecam", ["gfr"])
+    assert at[guide.NOTHING, "slim", "5 tasks"].best == "lwf"
+    assert at[guide.IMAGES, "slim", "5 tasks"].best == "lucir"
+    text = guide.decision(list(at.values())).data
+    assert "**FeCAM** (51.5\u00a0±\u00a00.7\u00a0%)" in text
+    assert "not told apart by the seeds: GFR, GAN" in text
+    assert "[chapter\u00a09](#fig-comparison-tasks)" in text
+    images = guide.gained_by_images(list(at.values())).data
+    assert "Rebalance, the best row with images, against FeCAM" in images
+    assert "+4.0 (1.0 to 7.0) points (holds for *above*)" in images
+
+
+def test_a_clear_lead_is_called_decided_and_one_seed_is_not():
+    values = {"slim": {"lwf": 30, "finetune": 10}}
+    for seeds, word in ((2, "(decided)"), (1, "(open: one seed)")):
+        case = guide_of(values, seeds)[guide.NOTHING, "slim", "5 tasks"]
+        assert not case.tied and guide.beside(case).endswith(word)
+
+
+def test_what_no_run_is_about_is_said():
+    at = guide_of({"slim": {"lwf": 30, "gfr": 50}})
+    text = guide.unknown(list(at.values())).data
+    assert "1,000 classes (*ImageNet-1000*, 5 tasks): no run is recorded." in text
+    assert "5 tasks follow: no row that keeps images is recorded." in text
+    assert "pretrained" in text and not any("pretrained" in name for name in METHODS)
+
+
+def test_every_case_is_a_scale_and_a_split():
+    for scale, split in guide.STARTS.values():
+        assert split in scales.SCALES[scale].splits
+    assert set(guide.SHOWN) <= set(guide.STARTS.values())
+
+
+def test_the_message_names_no_winner_that_the_seeds_do_not_decide():
+    values = {"gfr": 50, "frozen": 45, "gfr-gaussian-full": 50}
+    text = message.message(verdicts.Evidence(finder({"slim": values})))
+    assert "5 tasks: +5.0" in text and "Nor is the GAN" not in text
+    values["gfr-gaussian-full"] = 55
+    text = message.message(verdicts.Evidence(finder({"slim": values})))
+    assert "whole covariances end at 55.5" in text
+    text = message.message(verdicts.Evidence(finder({"slim": values}, seeds=1)))
+    assert "Nor is the GAN" not in text and "+5.0, one seed" in text
 
 
 # Two presets side by side -------------------------------------------------------------

@@ -1,0 +1,209 @@
+"""Which row to take: the decision guide at the end of the page *Verdicts*.
+
+A `Case` is a situation of a practitioner, with the runs of this book that come closest.
+The row with the best mean is named, with what the seeds do not tell from it; no row and
+no number is typed. What no run is about stands in a list of its own.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from IPython.display import Markdown
+
+from gfrlib.book import claims, results, verdict_page, words
+from gfrlib.book.scales import COLD, SCALES
+from gfrlib.book.verdicts import Evidence
+from gfrlib.config import METHODS
+
+NOTHING, NUMBERS, IMAGES = "nothing", "statistics or a generator", "images"
+KEPT = (NOTHING, NUMBERS, IMAGES)  # each allows what stands before it, too
+MEMORIES = {"none": NOTHING, "exemplars": IMAGES}  # every other one is numbers
+BEST = 5  # rows of a table of evidence
+STARTS = {  # how the classes arrive: scale and split of the closest runs
+    "a quarter of the classes first, 3 tasks follow": ("slim", "4 × 25"),
+    "half of the classes first, 5 tasks follow": ("slim", "5 tasks"),
+    "half of the classes first, 25 tasks follow": ("slim", "25 tasks"),
+    "photographs, half first, 5 tasks follow": ("photographs, 64 px", "5 tasks"),
+    "a tenth of the classes first, 9 tasks follow": ("slim", COLD),
+    "the paper's network, short schedule": ("medium", "5 tasks"),
+    "the paper's network and schedule": ("paper", "5 tasks"),
+    "photographs of 224 pixels": ("ImageNet-Subset", "5 tasks"),
+    "1,000 classes": ("ImageNet-1000", "5 tasks"),
+}
+SHOWN = {  # (scale, split): label of what shows its runs
+    ("slim", "4 × 25"): "images-table-2",
+    ("slim", "5 tasks"): "fig-comparison-tasks",
+    ("slim", "25 tasks"): "fig-comparison-tasks",
+    ("photographs, 64 px", "5 tasks"): "imagenet-curves",
+}
+MEASURED = "half of the classes first, 5 tasks follow"  # whose costs are shown
+UNSEEN = (  # what no setting of the library covers
+    "an extractor that is pretrained on other data: all networks of this book begin at "
+    "random",
+    "data other than images, and streams that bring back a class",
+    "networks other than ResNet-18 and a small one",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What may be kept of old classes (one of KEPT), and how classes arrive (STARTS).
+
+    found  {row: its runs}, the best mean after the last task first
+    """
+
+    keep: str
+    start: str
+    found: dict
+
+    @property
+    def known(self) -> bool:
+        """Whether a row that makes use of what may be kept is recorded."""
+        return any(keeps(row) == self.keep for row in self.found)
+
+    @property
+    def best(self) -> str:
+        """The row with the best mean."""
+        return next(iter(self.found))
+
+    @property
+    def others(self) -> list[str]:
+        """The other rows, the next best first."""
+        return list(self.found)[1:]
+
+    def last(self, row: str) -> list[float]:
+        """A row's accuracies after the last task, in percent, one a seed."""
+        return results.last(self.found[row])
+
+    def against(self, row: str) -> str:
+        """What the seeds say of the claim that the best row is above this one."""
+        return claims.verdict(self.last(self.best), self.last(row), "above")
+
+    @property
+    def tied(self) -> list[str]:
+        """The rows that the seeds do not tell from the best one."""
+        return [r for r in self.others if self.against(r) == claims.UNDECIDED]
+
+
+def keeps(row: str) -> str:
+    """What a row keeps of old classes: one of KEPT."""
+    return MEMORIES.get(METHODS[row].memory, NUMBERS)
+
+
+def allowed(keep: str) -> list[str]:
+    """The rows that keep no more than that; not joint training, which keeps it all."""
+    known = KEPT[: KEPT.index(keep) + 1]
+    return [name for name in METHODS if name != "joint" and keeps(name) in known]
+
+
+def case(keep: str, start: str, evidence: Evidence) -> Case:
+    """The case with the runs that are recorded."""
+    scale, split = STARTS[start]
+    found = {row: evidence.runs(SCALES[scale], split, row) for row in allowed(keep)}
+    known = {row: runs for row, runs in found.items() if runs}
+    by_mean = sorted(known, key=lambda row: -np.mean(results.last(known[row])))
+    return Case(keep, start, {row: known[row] for row in by_mean})
+
+
+def cases(evidence: Evidence) -> list[Case]:
+    """Every case, by what may be kept."""
+    return [case(keep, start, evidence) for keep in KEPT for start in STARTS]
+
+
+def later_seconds(run) -> float:
+    """Seconds of a run in all tasks after the first, every phase."""
+    phases = {entry["phase"] for entry in run.seconds}
+    return sum(results.seconds(run, phase, "later") for phase in phases)
+
+
+# The page -----------------------------------------------------------------------------
+
+
+def score(case: Case, row: str) -> str:
+    """'37.9 ± 0.5 %'; a single seed is named."""
+    values = case.last(row)
+    seeds = ", one seed" if len(values) == 1 else ""
+    return f"{claims.mean_and_spread(values)}\u00a0%{seeds}"
+
+
+def beside(case: Case) -> str:
+    """What is not told from the best row, or else which row comes next."""
+    if not case.others:
+        return "no other row is recorded"
+    rows = case.tied or case.others[:1]
+    named = "; ".join(f"{words.label(row)}, {score(case, row)}" for row in rows)
+    if case.tied:
+        return f"not told apart by the seeds: {named}"
+    decided = case.against(rows[0]) == claims.HOLDS
+    return f"next: {named} ({'decided' if decided else claims.ONE_SEED})"
+
+
+def leaders(known: list[Case], keep: str) -> set[str]:
+    """The rows that are the best somewhere where that may be kept."""
+    return {one.best for one in known if one.known and one.keep == keep}
+
+
+def decision(known: list[Case]) -> Markdown:
+    """The guide itself: a row a case, with the row to take."""
+    lines = ["| you may keep; classes arrive | take |", "| --- | --- |"]
+    for one in (one for one in known if one.known):
+        take = f"**{words.label(one.best)}** ({score(one, one.best)})"
+        absent = leaders(known, one.keep) - set(one.found)
+        names = ", ".join(sorted(words.label(row) for row in absent))
+        absent = f"; not recorded here: {names}" if names else ""
+        where = SHOWN.get(STARTS[one.start])
+        shown = f" ({verdict_page.link(where)})" if where else ""
+        small = f"<br><small>{beside(one)}{absent}{shown}</small>"
+        lines.append(f"| **{one.keep}**; {one.start} | {take}{small} |")
+    if len(lines) == 2:
+        return Markdown("No run that could decide is recorded.")
+    return Markdown("\n".join(lines))
+
+
+def gained_by_images(known: list[Case]) -> Markdown:
+    """Where keeping images is worth it, in a sentence for each start."""
+    lines = []
+    for one in (one for one in known if one.keep == IMAGES and one.known):
+        with_images = next(row for row in one.found if keeps(row) == IMAGES)
+        without = next((row for row in one.found if keeps(row) != IMAGES), None)
+        if without:
+            gap = claims.signed(one.last(with_images), one.last(without))
+            lines.append(
+                f"- {one.start}: {words.label(with_images)}, the best row with images, "
+                f"against {words.label(without)}, the best without: {gap} points "
+                f"({claims.verdict(one.last(with_images), one.last(without), 'above')} "
+                "for *above*)."
+            )
+    return Markdown("\n".join(lines) or "No row with images is recorded.")
+
+
+def machine(known: list[Case], start: str = MEASURED) -> list[dict]:
+    """What the best rows of a start cost: a row a system, for `words.table`."""
+    [one] = [c for c in known if (c.keep, c.start) == (IMAGES, start)]
+    chosen = [*one.found][:BEST]
+    cheap = [row for row in one.found if METHODS[row].penalty == "frozen"]
+    return [
+        {
+            "system": words.label(row),
+            "last (%)": claims.mean_and_spread(one.last(row)),
+            "later tasks (s)": f"{later_seconds(one.found[row][0]):.0f}",
+            "kept for old classes": words.human(
+                results.carried(one.found[row][0], without=("old network",))
+            ),
+        }
+        for row in one.found
+        if row in (*chosen, *cheap) or keeps(row) == NOTHING
+    ]
+
+
+def unknown(known: list[Case]) -> Markdown:
+    """Where this book has no evidence: starts without runs, and what it cannot set."""
+    lines = []
+    for start, (scale, split) in STARTS.items():
+        lacking = [c.keep for c in known if c.start == start and not c.known]
+        if len(lacking) == len(KEPT):
+            lines.append(f"- {start} (*{scale}*, {split}): no run is recorded.")
+        elif lacking:
+            what = " or ".join(lacking)
+            lines.append(f"- {start}: no row that keeps {what} is recorded.")
+    return Markdown("\n".join([*(f"- {text}." for text in UNSEEN), *lines]))
