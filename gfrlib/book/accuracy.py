@@ -2,6 +2,7 @@
 
 import itertools
 
+import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 
@@ -62,14 +63,19 @@ def accuracy_vs(
     ax=None,
     *,
     log=False,
+    log_y=False,
     ylim: tuple | None = None,
     ticks=None,
 ):
     """{label: [(x, y or list of y, one per seed), ...]}: lines, and the seeds' range.
 
-    y is drawn as given; ticks: the only numbers that stand at the x axis.
+    y is drawn as given; log, log_y: logarithmic axes; ticks: the only numbers that
+    stand at the x axis.
     """
     ax, ends = looks.axes(ax), []
+    if log_y:  # before the labels are placed
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     for points, how in zip(series.values(), looks.looks_of(series), strict=True):
         x = [p[0] for p in points]
         values = [np.atleast_1d(np.asarray(p[1], dtype=float)) for p in points]

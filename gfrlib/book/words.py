@@ -8,6 +8,7 @@ import datetime
 import html
 import inspect
 import shlex
+import string
 import textwrap
 import urllib.parse
 
@@ -76,26 +77,44 @@ def label(name: str) -> str:
     return looks.look(name)["label"]
 
 
-def say(template: str, **numbers) -> Markdown:
+def say(template: str, otherwise: str | None = None, **numbers) -> Markdown:
     """A sentence whose numbers come from results.
 
     `say("GFR reaches {gfr}; a step takes {ms:.0f} ms.", gfr=records, ms=ms)`. Records
     become their final class-weighted accuracy in percent, with the standard deviation
     over seeds if there are several; a list of numbers its mean and deviation; anything
-    else is formatted as the template says.
+    else is formatted as the template says. otherwise: what is said where a number is
+    missing (not given, an empty list, or NaN), as when a run is not recorded.
     """
+    if otherwise is not None and not _complete(template, numbers):
+        return Markdown(otherwise)
     return Markdown(template.format(**{k: _word(x) for k, x in numbers.items()}))
 
 
-def found(template: str, **numbers) -> Markdown:
+NOT_RECORDED = "The runs that answer this question are not recorded here."
+
+
+def found(template: str, otherwise: str = NOT_RECORDED, **numbers) -> Markdown:
     """The box on top of a chapter: what was found, as in `say`.
 
     A quotation, so that it is a box in the rendered book and reads well in Jupyter and
     Colab, which know no directives.
     """
-    text = say(template, **numbers).data
+    text = say(template, otherwise, **numbers).data
     lines = f"**What we found.** {text}".splitlines()
     return Markdown("\n".join(f"> {line}".rstrip() for line in lines))
+
+
+def _complete(template: str, numbers: dict) -> bool:
+    """Whether every number of a template is there."""
+    fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+    values = [numbers.get(field) for field in fields]
+    return not any(
+        v is None
+        or (hasattr(v, "__len__") and not len(v))
+        or (isinstance(v, float) and np.isnan(v))
+        for v in values
+    )
 
 
 def _word(x):
