@@ -183,6 +183,8 @@ def test_accuracy_over_something():
         log=True,
     )
     assert ax.lines[0].get_ydata().tolist() == [42, 51] and ax.get_xscale() == "log"
+    ax = figures.accuracy_vs({"gfr": [(1, 0.01), (2, 0.1)]}, "task", log_y=True)
+    assert ax.get_yscale() == "log" and ax.get_xscale() == "linear"
 
 
 def test_images_of_every_task():
@@ -282,10 +284,14 @@ def test_the_sheet_of_samples_is_read_from_beside_the_record(tmp_path):
     assert (
         gap >= 1
         and shown.shape == (2 * (8 + gap), 3 * (8 + gap), 4)
-        and "big bird" in texts(figure)
+        and "big\nbird" in texts(figure)
     )
     np.testing.assert_allclose(shown[:8, :8, 0], sheet[:8, 24:32] / 255, atol=0.01)
     assert (shown[8 : 8 + gap, :, 3] == 0).all()
+    few = figures.sample_sheet(record, classes=1, samples=2)
+    part = np.asarray(few.axes[1].images[0].get_array())
+    assert part.shape[:2] == (8 + gap, 2 * (8 + gap)) and "ape" in texts(few)
+    np.testing.assert_allclose(part[:8, :8, 0], sheet[:8, 24:32] / 255, atol=0.01)
     with pytest.raises(UserError, match="only replay at cut 0"):
         figures.sample_sheet(fake(path=tmp_path / "other.json"))
 

@@ -120,6 +120,14 @@ def test_what_was_found_is_one_quotation_with_its_numbers():
     assert text == "> **What we found.** One 1.2.\n>\n> Two 2.0\u00a0±\u00a01.4."
 
 
+def test_a_sentence_without_its_number_is_another_sentence():
+    for missing in ({}, {"a": []}, {"a": float("nan")}, {"a": None}):
+        assert words.say("It is {a}.", "Not run.", **missing).data == "Not run."
+        assert words.NOT_RECORDED in words.found("It is {a}.", **missing).data
+    assert words.say("It is {a:.1f}.", "Not run.", a=0.0).data == "It is 0.0."
+    assert words.say("It is {a}.", "Not run.", a=[1.0, 3.0]).data.startswith("It is 2")
+
+
 def test_what_is_not_run_is_named_with_its_command():
     said = words.not_run(["lwf", "mine"], "grids/x.yaml").data
     assert "LwF; mine" in said and "python -m gfrlib grid grids/x.yaml" in said
