@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import html
 import inspect
+import re
 import shlex
 import string
 import textwrap
@@ -108,12 +109,12 @@ def found(template: str, otherwise: str = NOT_RECORDED, **numbers) -> Markdown:
 def _complete(template: str, numbers: dict) -> bool:
     """Whether every number of a template is there."""
     fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
-    values = [numbers.get(field) for field in fields]
+    names = [re.split(r"[.\[]", field)[0] for field in fields]
     return not any(
         v is None
-        or (hasattr(v, "__len__") and not len(v))
+        or (not isinstance(v, str) and hasattr(v, "__len__") and not len(v))
         or (isinstance(v, float) and np.isnan(v))
-        for v in values
+        for v in map(numbers.get, names)
     )
 
 

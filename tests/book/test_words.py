@@ -126,6 +126,7 @@ def test_a_sentence_without_its_number_is_another_sentence():
         assert words.NOT_RECORDED in words.found("It is {a}.", **missing).data
     assert words.say("It is {a:.1f}.", "Not run.", a=0.0).data == "It is 0.0."
     assert words.say("It is {a}.", "Not run.", a=[1.0, 3.0]).data.startswith("It is 2")
+    assert words.say("It {a}{b[x]}.", "Not run.", a="", b={"x": 1}).data == "It 1."
 
 
 def test_what_is_not_run_is_named_with_its_command():
