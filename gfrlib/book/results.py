@@ -108,6 +108,24 @@ def forgotten(runs) -> list[float]:
     return [100 * metrics.forgetting(r.accuracy, r.task_sizes)[-1] for r in runs]
 
 
+def lead(found: dict, row: str, over: str) -> list[tuple[int, list[float]]]:
+    """[(classes seen, points of accuracy of a row above another), ...], a point a task.
+
+    One value for each seed that both rows have; nothing where they share none.
+    """
+    others = {r.config.seed: r for r in found.get(over, ())}
+    pairs = [
+        (r, others[r.config.seed])
+        for r in found.get(row, ())
+        if r.config.seed in others
+    ]
+    if not pairs:
+        return []
+    seen = np.cumsum(pairs[0][0].task_sizes).tolist()
+    gaps = [100 * (a.curve - b.curve) for a, b in pairs]
+    return [(n, [float(gap[t]) for gap in gaps]) for t, n in enumerate(seen)]
+
+
 def old_new(record: Record, t: int | None = None) -> np.ndarray:
     """[2] accuracy of one run on old classes and on task t's (default: the last)."""
     t = len(record.task_sizes) - 1 if t is None else t
