@@ -133,10 +133,10 @@ def apart(first, second) -> str:
 
 
 def ranking(found: dict) -> str:
-    """'FeCAM 51.0, Rebalance 49.1': rows of runs by last accuracy, the best first."""
+    """'FeCAM 51.0; Rebalance 49.1': rows of runs by last accuracy, the best first."""
     ends = {row: float(np.mean(results.last(runs))) for row, runs in found.items()}
     best_first = sorted(ends, key=ends.get, reverse=True)
-    return ", ".join(f"{label(row)}\u00a0{ends[row]:.1f}" for row in best_first)
+    return "; ".join(f"{label(row)}\u00a0{ends[row]:.1f}" for row in best_first)
 
 
 def summary(records, **columns) -> pd.DataFrame:

@@ -212,7 +212,7 @@ def test_words_for_a_gap_and_an_order():
     assert words.apart([48.7], [50, 52]) == "2.3 points below"
     assert words.apart([], [50]) == "–"
     found = {"finetune": [fake("finetune")], "joint": [fake("joint")]}
-    assert words.ranking(found) == "Joint training\u00a097.6, Fine-tuning\u00a016.0"
+    assert words.ranking(found) == "Joint training\u00a097.6; Fine-tuning\u00a016.0"
 
 
 def test_the_papers_numbers_stand_above_ours():
