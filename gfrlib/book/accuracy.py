@@ -263,7 +263,12 @@ def old_new_bars(records, ax=None, *, t: int | None = None):
 
 @styled
 def effects(
-    changes: dict, ax=None, *, spread: dict | None = None, limit: float | None = None
+    changes: dict,
+    ax=None,
+    *,
+    spread: dict | None = None,
+    limit: float | None = None,
+    xlabel: str = "change of the accuracy after the last task (points)",
 ):
     """What changes of a setting do: {label: differences in points, one per seed}.
 
@@ -294,7 +299,7 @@ def effects(
     looks.rows(ax, [{"label": label} for label in changes])
     if limit is not None:
         ax.set_xlim(-limit, limit)
-    ax.set_xlabel("change of the accuracy after the last task (points)")
+    ax.set_xlabel(xlabel)
     return ax
 
 
