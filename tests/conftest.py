@@ -32,6 +32,7 @@ TWO_TASKS = {"base": 5, "tasks": 1, "seeds": 1}
 NO_OTHER_GENERATOR = {"base": 4, "tasks": 1, "seeds": 1}
 SECOND_OF = {
     "04_cifar100": {"seeds": 1},
+    "appendix_cifar100": {"seeds": 1},
     "09_comparison": {"seeds": 1},  # recorded: another split would train for hours
     "10_imagenet": {"base": 50, "few": 2, "many": 10, "seeds": 2},
     "06_where": NO_OTHER_GENERATOR,

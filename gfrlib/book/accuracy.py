@@ -3,6 +3,7 @@
 import itertools
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
@@ -53,6 +54,66 @@ def _curve(record, quantity: str) -> np.ndarray:
     if quantity == "accuracy":
         return record.curve
     return metrics.forgetting(record.accuracy, record.task_sizes)
+
+
+@styled
+def curves_by_split(panels: dict, quantity: str = "accuracy", *, height: float = 2.5):
+    """{title: records}: `accuracy_curves` of several splits, one panel below another.
+
+    All panels have the same two axes; height: of one, in inches. Splits without records
+    are left out. Returns the Figure, or None where nothing is recorded.
+    """
+    panels = {title: records for title, records in panels.items() if records}
+    if not panels:
+        return None
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(5.2, height * len(panels)), squeeze=False
+    )
+    for ax, (title, records) in zip(axes.flat, panels.items(), strict=True):
+        accuracy_curves(records, quantity, ax)
+        ax.set_title(title)
+    top = max(ax.get_ylim()[1] for ax in axes.flat)
+    highest = max(np.nanmax(line.get_ydata()) for ax in axes.flat for line in ax.lines)
+    for ax in axes.flat:
+        ax.set_ylim(0, min(top, 10 * np.ceil(highest / 10 + 0.1)))
+        ax.set_ylabel(f"{quantity} (%)")
+    return figure
+
+
+@styled
+def lead_curves(records, over: str = "frozen", ax=None, *, ylim: tuple | None = None):
+    """Points of accuracy above the row `over`, over the classes seen.
+
+    Each seed is compared with the same seed of `over`; mean and range of the seeds. The
+    line at 0 is `over`. A row that shares no seed with it is left out, and so is one
+    that has only the last row of its matrix (joint training). `ylim` cuts the axis: a
+    line that ends below it is left out, too. None without runs of `over`.
+    """
+    groups = {name: (runs, how) for name, runs, how in looks.groups(records)}
+    if over not in groups:
+        return None
+    ax, zero = looks.axes(ax, height=3.8), groups.pop(over)[1]
+    ax.axhline(0, color=zero["color"], lw=1.8)
+    ends, seen = [], []
+    for name, (_, how) in groups.items():
+        points = results.lead(records, name, over)
+        if not points or np.isnan(points[0][1]).any():
+            continue
+        end = float(np.mean(points[-1][1]))
+        if ylim and end < ylim[0]:
+            continue
+        seen = [x for x, _ in points]
+        looks.band(ax, seen, [values for _, values in points], how, ms=5.5, zorder=3)
+        ends.append((seen[-1], end, f"{how['label']} {end:+.1f}", how["color"]))
+    if not ends:
+        return None
+    ends.append((seen[-1], 0, zero["label"], zero["color"]))
+    ax.set_xticks(seen[:: -(-len(seen) // 8) or 1])
+    ax.set(xlabel="classes seen", title=f"Points above {zero['label']}")
+    ax.set_ylim(ylim)
+    ax.grid(axis="y")
+    looks.label_ends(ax, ends)
+    return ax
 
 
 @styled
@@ -207,19 +268,31 @@ def old_new_bars(records, ax=None, *, t: int | None = None):
 
 
 @styled
-def effects(changes: dict, ax=None, *, spread: dict | None = None):
+def effects(
+    changes: dict,
+    ax=None,
+    *,
+    spread: dict | None = None,
+    limit: float | None = None,
+    xlabel: str = "change of the accuracy after the last task (points)",
+):
     """What changes of a setting do: {label: differences in points, one per seed}.
 
     The line at 0 is "nothing changes". Every row has a bar of the mean, a dot per seed,
     and the mean in figures. `spread` {label: points} draws a grey band of that
-    half-width around 0: what unchanged runs differ by among themselves.
+    half-width around 0: what unchanged runs differ by among themselves. `limit` cuts
+    the axis at that many points either way: a bar that goes beyond ends in an arrow.
     """
     ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.6)
     for i, (label, values) in enumerate(changes.items()):
         half, mean = (spread or {}).get(label, 0.0), float(np.mean(values))
         ax.barh(i, 2 * half, 0.86, left=-half, color=INK, alpha=0.22)
         ax.barh(i, mean, 0.46, color=BLUE)
-        looks.seed_dots(ax, values, i)
+        inside = [v for v in values if limit is None or abs(v) <= limit]
+        looks.seed_dots(ax, inside, i)
+        if limit is not None and abs(mean) > limit:
+            ax.plot(np.sign(mean) * limit, i, "<" if mean < 0 else ">", color=BLUE,
+                    ms=11, clip_on=False)  # fmt: skip
         # + 0.0 turns -0.0 into 0.0
         ax.annotate(
             f"{round(mean, 1) + 0.0:+.1f}",
@@ -230,7 +303,9 @@ def effects(changes: dict, ax=None, *, spread: dict | None = None):
         )
     ax.axvline(0, color=INK, lw=1)
     looks.rows(ax, [{"label": label} for label in changes])
-    ax.set_xlabel("change of the accuracy after the last task (points)")
+    if limit is not None:
+        ax.set_xlim(-limit, limit)
+    ax.set_xlabel(xlabel)
     return ax
 
 

@@ -144,11 +144,27 @@ def table(rows, digits: int = 1):
     return shown.format_index(escape="html", axis="columns").hide(axis="index")
 
 
+def apart(first, second) -> str:
+    """'2.3 points below', of the means of two groups of values; a dash for none."""
+    gap = claims.difference(first, second)
+    if np.isnan(gap):
+        return "–"
+    return f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'}"
+
+
+def ranking(found: dict) -> str:
+    """'FeCAM 51.0; Rebalance 49.1': rows of runs by last accuracy, the best first."""
+    ends = {row: float(np.mean(results.last(runs))) for row, runs in found.items()}
+    best_first = sorted(ends, key=ends.get, reverse=True)
+    return "; ".join(f"{label(row)}\u00a0{ends[row]:.1f}" for row in best_first)
+
+
 def summary(records, **columns) -> pd.DataFrame:
     """One row a method: seeds, accuracy of task 0 and last, average, forgetting, bytes.
 
-    In percent, mean and standard deviation over seeds. columns: {name: a function of a
-    method's name} for further columns, which stand after the system's name.
+    In percent, mean and standard deviation over seeds. The bytes are what is carried
+    into the last task, a copy of the old network included. columns: {name: a function
+    of a method's name} for further columns, which stand after the system's name.
     """
     return pd.DataFrame(
         {
@@ -159,7 +175,7 @@ def summary(records, **columns) -> pd.DataFrame:
             "last": spread(results.last(runs)),
             "average incremental": spread(results.average(runs)),
             "forgetting": spread(results.forgotten(runs)),
-            "kept, old network included": human(results.kept(runs[0])),
+            "carried into the last task": human(results.carried(runs[0])),
         }
         for name, runs, how in looks.groups(records)
     )

@@ -41,22 +41,6 @@ def test_numbers_of_runs_in_percent():
     assert results.old_new(fake("finetune")).tolist() == [0, 100]
 
 
-def test_leads_over_a_control_are_taken_seed_by_seed():
-    found = {
-        "gfr": [fake("gfr", 0), fake("gfr", 1, shift=0.1)],
-        "frozen": [fake("finetune", 1)],
-        "joint": [fake("joint", 1)],
-        "lwf": [fake("gfr", 2)],
-    }
-    leads = results.leads(found, "frozen")
-    assert list(leads) == ["gfr", "frozen"], "no shared seed, no curve: left out"
-    assert [x for x, _ in leads["gfr"]] == [4, 6, 8, 10]
-    assert [len(y) for _, y in leads["gfr"]] == [1] * 4
-    assert leads["gfr"][-1][1] == pytest.approx([42 - 16])
-    assert all(y == [0] for _, y in leads["frozen"])
-    assert results.leads(found, "mas") == {}
-
-
 def test_seconds_and_bytes_of_a_run():
     spent = [
         {"task": t, "phase": phase, "seconds": seconds}
