@@ -42,6 +42,7 @@ SECOND_OF = {
     "12_after": {**TWO_TASKS, "cold_tasks": 1},
     "13_differences": TWO_TASKS,
     "14_still": {**TWO_TASKS, "gan": False},
+    "appendix_settings": TWO_TASKS,
     "verdicts": {"digits": False},
 }
 

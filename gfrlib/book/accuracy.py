@@ -89,20 +89,17 @@ def lead_curves(records, over: str = "frozen", ax=None, *, ylim: tuple | None = 
     that has only the last row of its matrix (joint training). `ylim` cuts the axis: a
     line that ends below it is left out, too. None without runs of `over`.
     """
-    groups = {name: (runs, how) for name, runs, how in looks.groups(records)}
-    if over not in groups:
+    groups = looks.groups(records)
+    lines = results.leads({name: runs for name, runs, _ in groups}, over)
+    if over not in lines:
         return None
-    ax, zero = looks.axes(ax, height=3.8), groups.pop(over)[1]
+    ax, how_of = looks.axes(ax, height=3.8), {name: how for name, _, how in groups}
+    zero, ends, seen = how_of[over], [], [x for x, _ in lines.pop(over)]
     ax.axhline(0, color=zero["color"], lw=1.8)
-    ends, seen = [], []
-    for name, (_, how) in groups.items():
-        points = results.lead(records, name, over)
-        if not points or np.isnan(points[0][1]).any():
-            continue
-        end = float(np.mean(points[-1][1]))
+    for name, points in lines.items():
+        how, end = how_of[name], float(np.mean(points[-1][1]))
         if ylim and end < ylim[0]:
             continue
-        seen = [x for x, _ in points]
         looks.band(ax, seen, [values for _, values in points], how, ms=5.5, zorder=3)
         ends.append((seen[-1], end, f"{how['label']} {end:+.1f}", how["color"]))
     if not ends:
@@ -287,12 +284,12 @@ def effects(
     for i, (label, values) in enumerate(changes.items()):
         half, mean = (spread or {}).get(label, 0.0), float(np.mean(values))
         ax.barh(i, 2 * half, 0.86, left=-half, color=INK, alpha=0.22)
-        ax.barh(i, mean, 0.46, color=BLUE)
+        reach = mean if limit is None else float(np.clip(mean, -limit, limit))
+        ax.barh(i, reach, 0.46, color=BLUE)
         inside = [v for v in values if limit is None or abs(v) <= limit]
         looks.seed_dots(ax, inside, i)
-        if limit is not None and abs(mean) > limit:
-            ax.plot(np.sign(mean) * limit, i, "<" if mean < 0 else ">", color=BLUE,
-                    ms=11, clip_on=False)  # fmt: skip
+        if reach != mean:
+            ax.plot(reach, i, "<" if mean < 0 else ">", color=BLUE, ms=12)
         # + 0.0 turns -0.0 into 0.0
         ax.annotate(
             f"{round(mean, 1) + 0.0:+.1f}",
@@ -304,7 +301,7 @@ def effects(
     ax.axvline(0, color=INK, lw=1)
     looks.rows(ax, [{"label": label} for label in changes])
     if limit is not None:
-        ax.set_xlim(-limit, limit)
+        ax.set_xlim(-1.15 * limit, 1.15 * limit)
     ax.set_xlabel(xlabel)
     return ax
 

@@ -108,24 +108,6 @@ def forgotten(runs) -> list[float]:
     return [100 * metrics.forgetting(r.accuracy, r.task_sizes)[-1] for r in runs]
 
 
-def lead(found: dict, row: str, over: str) -> list[tuple[int, list[float]]]:
-    """[(classes seen, points of accuracy of a row above another), ...], a point a task.
-
-    One value for each seed that both rows have; nothing where they share none.
-    """
-    others = {r.config.seed: r for r in found.get(over, ())}
-    pairs = [
-        (r, others[r.config.seed])
-        for r in found.get(row, ())
-        if r.config.seed in others
-    ]
-    if not pairs:
-        return []
-    seen = np.cumsum(pairs[0][0].task_sizes).tolist()
-    gaps = [100 * (a.curve - b.curve) for a, b in pairs]
-    return [(n, [float(gap[t]) for gap in gaps]) for t, n in enumerate(seen)]
-
-
 def old_new(record: Record, t: int | None = None) -> np.ndarray:
     """[2] accuracy of one run on old classes and on task t's (default: the last)."""
     t = len(record.task_sizes) - 1 if t is None else t
@@ -141,6 +123,24 @@ def recognised(runs) -> list[tuple[int, list[float]]]:
     """
     steps = zip(*(r.analysis["recognised"] for r in runs), strict=True)
     return [(some[0]["after"], [100 * e["share"] for e in some]) for some in steps]
+
+
+def leads(found: dict, control: str) -> dict[str, list[tuple[int, list[float]]]]:
+    """{row: [(classes seen, points above the control, one a seed), ...]}.
+
+    Each run is set beside the control's run of its seed; left out are rows that share
+    no seed with it, and those without a curve (joint training). Empty without the
+    control.
+    """
+    base, lines = {r.config.seed: r for r in found.get(control, ())}, {}
+    for row, runs in found.items():
+        pairs = [(r, base[r.config.seed]) for r in runs if r.config.seed in base]
+        if not pairs or np.isnan(pairs[0][0].curve).any():
+            continue
+        gaps = 100 * np.array([own.curve - other.curve for own, other in pairs])
+        seen = np.cumsum(runs[0].task_sizes).tolist()
+        lines[row] = [(x, list(y)) for x, y in zip(seen, gaps.T, strict=True)]
+    return lines
 
 
 def seconds(record: Record, phase: str, when: str = "") -> float:
