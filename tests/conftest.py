@@ -35,6 +35,7 @@ SECOND_OF = {
     "02_replay": TWO_TASKS,
     "03_generators": TWO_TASKS,
     "04_cifar100": {"seeds": 1},
+    "appendix_cifar100": {"seeds": 1},
     "09_comparison": {"seeds": 1},  # recorded: another split would train for hours
     "10_imagenet": {"base": 50, "few": 2, "many": 10, "seeds": 2},
     "06_where": NO_OTHER_GENERATOR,
@@ -44,6 +45,7 @@ SECOND_OF = {
     "12_after": {**TWO_TASKS, "cold_tasks": 1},
     "13_differences": TWO_TASKS,
     "14_still": {**TWO_TASKS, "gan": False},
+    "appendix_settings": TWO_TASKS,
     "verdicts": {"digits": False},
 }
 

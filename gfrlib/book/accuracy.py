@@ -2,6 +2,8 @@
 
 import itertools
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
@@ -55,6 +57,63 @@ def _curve(record, quantity: str) -> np.ndarray:
 
 
 @styled
+def curves_by_split(panels: dict, quantity: str = "accuracy", *, height: float = 2.5):
+    """{title: records}: `accuracy_curves` of several splits, one panel below another.
+
+    All panels have the same two axes; height: of one, in inches. Splits without records
+    are left out. Returns the Figure, or None where nothing is recorded.
+    """
+    panels = {title: records for title, records in panels.items() if records}
+    if not panels:
+        return None
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(5.2, height * len(panels)), squeeze=False
+    )
+    for ax, (title, records) in zip(axes.flat, panels.items(), strict=True):
+        accuracy_curves(records, quantity, ax)
+        ax.set_title(title)
+    top = max(ax.get_ylim()[1] for ax in axes.flat)
+    highest = max(np.nanmax(line.get_ydata()) for ax in axes.flat for line in ax.lines)
+    for ax in axes.flat:
+        ax.set_ylim(0, min(top, 10 * np.ceil(highest / 10 + 0.1)))
+        ax.set_ylabel(f"{quantity} (%)")
+    return figure
+
+
+@styled
+def lead_curves(records, over: str = "frozen", ax=None, *, ylim: tuple | None = None):
+    """Points of accuracy above the row `over`, over the classes seen.
+
+    Each seed is compared with the same seed of `over`; mean and range of the seeds. The
+    line at 0 is `over`. A row that shares no seed with it is left out, and so is one
+    that has only the last row of its matrix (joint training). `ylim` cuts the axis: a
+    line that ends below it is left out, too. None without runs of `over`.
+    """
+    groups = looks.groups(records)
+    lines = results.leads({name: runs for name, runs, _ in groups}, over)
+    if over not in lines:
+        return None
+    ax, how_of = looks.axes(ax, height=3.8), {name: how for name, _, how in groups}
+    zero, ends, seen = how_of[over], [], [x for x, _ in lines.pop(over)]
+    ax.axhline(0, color=zero["color"], lw=1.8)
+    for name, points in lines.items():
+        how, end = how_of[name], float(np.mean(points[-1][1]))
+        if ylim and end < ylim[0]:
+            continue
+        looks.band(ax, seen, [values for _, values in points], how, ms=5.5, zorder=3)
+        ends.append((seen[-1], end, f"{how['label']} {end:+.1f}", how["color"]))
+    if not ends:
+        return None
+    ends.append((seen[-1], 0, zero["label"], zero["color"]))
+    ax.set_xticks(seen[:: -(-len(seen) // 8) or 1])
+    ax.set(xlabel="classes seen", title=f"Points above {zero['label']}")
+    ax.set_ylim(ylim)
+    ax.grid(axis="y")
+    looks.label_ends(ax, ends)
+    return ax
+
+
+@styled
 def accuracy_vs(
     series: dict,
     xlabel: str,
@@ -62,14 +121,19 @@ def accuracy_vs(
     ax=None,
     *,
     log=False,
+    log_y=False,
     ylim: tuple | None = None,
     ticks=None,
 ):
     """{label: [(x, y or list of y, one per seed), ...]}: lines, and the seeds' range.
 
-    y is drawn as given; ticks: the only numbers that stand at the x axis.
+    y is drawn as given; log, log_y: logarithmic axes; ticks: the only numbers that
+    stand at the x axis.
     """
     ax, ends = looks.axes(ax), []
+    if log_y:  # before the labels are placed
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     for points, how in zip(series.values(), looks.looks_of(series), strict=True):
         x = [p[0] for p in points]
         values = [np.atleast_1d(np.asarray(p[1], dtype=float)) for p in points]
@@ -216,19 +280,31 @@ def old_new_bars(records, ax=None, *, t: int | None = None):
 
 
 @styled
-def effects(changes: dict, ax=None, *, spread: dict | None = None):
+def effects(
+    changes: dict,
+    ax=None,
+    *,
+    spread: dict | None = None,
+    limit: float | None = None,
+    xlabel: str = "change of the accuracy after the last task (points)",
+):
     """What changes of a setting do: {label: differences in points, one per seed}.
 
     The line at 0 is "nothing changes". Every row has a bar of the mean, a dot per seed,
     and the mean in figures. `spread` {label: points} draws a grey band of that
-    half-width around 0: what unchanged runs differ by among themselves.
+    half-width around 0: what unchanged runs differ by among themselves. `limit` cuts
+    the axis at that many points either way: a bar that goes beyond ends in an arrow.
     """
     ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.6)
     for i, (label, values) in enumerate(changes.items()):
         half, mean = (spread or {}).get(label, 0.0), float(np.mean(values))
         ax.barh(i, 2 * half, 0.86, left=-half, color=INK, alpha=0.22)
-        ax.barh(i, mean, 0.46, color=BLUE)
-        looks.seed_dots(ax, values, i)
+        reach = mean if limit is None else float(np.clip(mean, -limit, limit))
+        ax.barh(i, reach, 0.46, color=BLUE)
+        inside = [v for v in values if limit is None or abs(v) <= limit]
+        looks.seed_dots(ax, inside, i)
+        if reach != mean:
+            ax.plot(reach, i, "<" if mean < 0 else ">", color=BLUE, ms=12)
         # + 0.0 turns -0.0 into 0.0
         ax.annotate(
             f"{round(mean, 1) + 0.0:+.1f}",
@@ -239,7 +315,9 @@ def effects(changes: dict, ax=None, *, spread: dict | None = None):
         )
     ax.axvline(0, color=INK, lw=1)
     looks.rows(ax, [{"label": label} for label in changes])
-    ax.set_xlabel("change of the accuracy after the last task (points)")
+    if limit is not None:
+        ax.set_xlim(-1.15 * limit, 1.15 * limit)
+    ax.set_xlabel(xlabel)
     return ax
 
 

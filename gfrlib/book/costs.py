@@ -96,7 +96,7 @@ def accuracy_against_bytes(
     ticks = 2.0 ** np.arange(lowest, np.log2(max(known)) + 3, 4)
     ax.set_xticks(ticks, ["nothing" if x == 1 else human(x) for x in ticks])
     ax.minorticks_off()
-    ax.set_xlim(min(known) / 2, max(known) * 12)
+    ax.set_xlim(min(known) / 2, max(known) * 4)
     ax.set(xlabel="bytes kept for the old classes", title=title)
     ax.margins(y=0.12)
     ax.grid(axis="y")
@@ -104,27 +104,54 @@ def accuracy_against_bytes(
     return ax
 
 
-def _label_points(ax, x: list, y: list, named: list) -> None:
-    """A label beside each point; it moves up or down until it covers no other."""
-    shifts = (0, 11, -11, 22, -22, 33, -33, 44, -44, 99)
-    placed: list = []  # (left, height) of the labels so far, in points
+# Where a label may stand: points right of its mark, points above it, its alignment
+BESIDE = ((8, 0, "left"), (-8, 0, "right"), (0, 11, "center"), (0, -11, "center"))
+FURTHER = tuple(
+    (dx, dy, side)
+    for dy in (13, -13, 24, -24, 36, -36)
+    for dx, side in ((10, "left"), (-10, "right"))
+)
 
-    def free(left, height):
-        return all(abs(left - a) > 95 or abs(height - b) > 10.5 for a, b in placed)
+
+def _label_points(ax, x: list, y: list, named: list) -> None:
+    """A label beside each mark: the nearest place that covers no mark and no label.
+
+    One that stands further off has a thin line to its mark.
+    """
+    ax.figure.canvas.draw()  # so that the axes have their final place
+    scale = 72 / ax.figure.dpi
+    marks = [ax.transData.transform(at) * scale for at in zip(x, y, strict=True)]
+    left, right = (edge * scale for edge in ax.bbox.intervalx)
+    taken = [(a - 4, a + 4, b - 4, b + 4) for a, b in marks]
+
+    def box(i, dx, dy, side):
+        """(left, right, bottom, top) of the label of mark i, in points."""
+        wide = 6.3 * len(named[i]["label"])
+        start = marks[i][0] + dx - {"left": 0, "center": wide / 2, "right": wide}[side]
+        middle = marks[i][1] + dy
+        return start, start + wide, middle - 5.5, middle + 5.5
+
+    def free(at):
+        inside = at[0] > left and at[1] < right + 8
+        return inside and not any(
+            at[0] < b[1] and b[0] < at[1] and at[2] < b[3] and b[2] < at[3]
+            for b in taken
+        )
 
     for i in np.argsort(y)[::-1]:
-        left, height = ax.transData.transform((x[i], y[i])) * 72 / ax.figure.dpi
-        shift = next((d for d in shifts if free(left, height + d)), 0)
-        placed.append((left, height + shift))
+        places = [(place, box(i, *place)) for place in (*BESIDE, *FURTHER)]
+        place, at = next((p for p in places if free(p[1])), places[0])
+        taken.append(at)
         color = named[i]["color"]
         ax.annotate(
             named[i]["label"],
             (x[i], y[i]),
-            (14 if shift else 7, shift),
+            place[:2],
             textcoords="offset points",
+            ha=place[2],
             va="center",
-            fontsize=9,
+            fontsize=9.5,
             color=color,
             fontweight="bold",
-            arrowprops=looks.leader(color, (0, 3)) if shift else None,
+            arrowprops=looks.leader(color, (0, 3)) if place in FURTHER else None,
         )

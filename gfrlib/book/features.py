@@ -173,11 +173,12 @@ def _class_row(ax, tasks, c: int, count: int, left: float, *, small: bool) -> No
 
 
 @styled
-def sample_sheet(record):
+def sample_sheet(record, *, classes: int = 4, samples: int = 3):
     """Real test images beside what the image generator replays for their classes.
 
-    Early and late, read from the PNG beside the record. Returns the Figure. Raises
-    UserError where there is none, or a damaged one.
+    The first `classes` rows and `samples` columns of what is recorded, early and late,
+    read from the PNG beside the record. Returns the Figure. Raises UserError where
+    there is none, or a damaged one.
     """
     analysis = record.analysis or {}
     about = analysis.get("samples")
@@ -187,9 +188,12 @@ def sample_sheet(record):
             f"The record '{record.name}' has no sheet of images: "
             "only replay at cut 0 leaves one."
         )
-    classes, kinds = about["classes"], about["kinds"]
+    names, kinds, columns = about["classes"], about["kinds"], about["columns"]
     sheets = np.split(plt.imread(io.BytesIO(content)), len(kinds), axis=1)
-    parts = [_spaced(sheet, len(classes), about["columns"]) for sheet in sheets]
+    high, wide = (len(sheets[0]) // len(names), sheets[0].shape[1] // columns)
+    names, columns = names[:classes], min(samples, columns)
+    sheets = [s[: high * len(names), : wide * columns] for s in sheets]
+    parts = [_spaced(sheet, len(names), columns) for sheet in sheets]
     high, wide = parts[0].shape[:2]
     size = (5.2, 0.6 + 5.2 / len(kinds) * high / wide)
     figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False)
@@ -198,8 +202,8 @@ def sample_sheet(record):
         ax.set_title(kind.replace("replayed after", "replayed,\nafter"), fontsize=9.5)
         ax.set(xticks=[], yticks=[])
         sns.despine(ax=ax, left=True, bottom=True)
-    middles = (np.arange(len(classes)) + 0.5) * high / len(classes)
-    axes[0, 0].set_yticks(middles, [name.replace("_", " ") for name in classes])
+    middles = (np.arange(len(names)) + 0.5) * high / len(names)
+    axes[0, 0].set_yticks(middles, [name.replace("_", "\n") for name in names])
     axes[0, 0].tick_params(length=0)
     return figure
 

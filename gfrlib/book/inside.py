@@ -194,10 +194,10 @@ def layer_similarity(
 def similarity_panels(records, measure: str = "svcca", *, after: int | None = None):
     """After the paper's Figure 2: a Figure with a panel a method, over the layers.
 
-    A line for every task's test images.
+    A line for every task's test images: the mean of the seeds.
     """
     groups = looks.groups(records)
-    figure, grid = looks.panels(len(groups), 2.0)
+    figure, grid = looks.panels(len(groups), 2.1)
     for ax, (label, runs, _) in zip(grid, groups, strict=True):
         last = len(runs[0].task_sizes) - 1 if after is None else after
         for task in range(last):
@@ -215,10 +215,11 @@ def similarity_panels(records, measure: str = "svcca", *, after: int | None = No
             )
         short = [s.replace("block ", "").replace("classifier", "H") for s in layers]
         ax.set_xticks(range(len(layers)), short)
-        ax.set(ylim=(0, 1.02), title=looks.look(label)["label"])
+        ax.set(ylim=(0, 1.02), yticks=(0, 0.5, 1), title=looks.look(label)["label"])
         ax.grid(axis="y")
     for ax in grid[-2:]:
         ax.set_xlabel("block, and classifier H")
+    grid[0].set_ylabel(MEASURES[measure])
     keys = grid[0].get_legend_handles_labels()
     figure.legend(*keys, loc="outside upper left", ncols=3, handlelength=1.4)
     return figure

@@ -15,7 +15,7 @@ from IPython import get_ipython
 INK = "#767676"  # text and axes: contrast 4.5 on white, 3.9 on the dark theme's #14181e
 # contrast of 3 or more on white and on dark
 RED, ORANGE, MAUVE, GREEN, BLUE = "#ce2740", "#c4660f", "#c35dab", "#1ca86c", "#4b7df0"
-OLIVE, TEAL, BROWN = "#8a7a1c", "#1795a3", "#9c6b4e"
+OLIVE, TEAL, BROWN, VIOLET = "#8a7a1c", "#1795a3", "#9c6b4e", "#8e6bd8"
 # by turns: neighbouring tasks differ
 TASK_COLORS = (BLUE, ORANGE, "#16955f", MAUVE, OLIVE, TEAL)
 OLD, NEW, REAL = BLUE, ORANGE, INK  # old and new classes; real features
@@ -33,8 +33,8 @@ LOOKS = {
     "gfr-gaussian": ("GFR, Gaussians", GREEN, "^", "-"),
     "gfr-gaussian-full": ("GFR, whole covariances", OLIVE, "s", "-"),
     "gfr": ("GFR, GAN", BLUE, "o", "-"),
-    "ewc": ("EWC", ORANGE, "X", "--"),
-    "mas": ("MAS", ORANGE, "d", ":"),
+    "ewc": ("EWC", VIOLET, "X", "--"),
+    "mas": ("MAS", BROWN, "d", ":"),
     "icarl-cnn": ("iCaRL-CNN", TEAL, "<", "--"),
     "icarl-nme": ("iCaRL-NME", TEAL, ">", "-"),
     "lucir": ("Rebalance", BROWN, "h", "-"),
@@ -42,8 +42,11 @@ LOOKS = {
     "block-1": ("Replay at block 1", OLIVE, "<", ":"),
     "block-2": ("Replay at block 2", OLIVE, "^", "--"),
     "block-3": ("Replay at block 3", OLIVE, ">", "-"),
-    "ewc-gan": ("EWC + GAN", BROWN, "X", "--"),
-    "mas-gan": ("MAS + GAN", BROWN, "d", ":"),
+    "none+gan": ("no penalty + GAN", RED, "v", "--"),
+    "ewc-gan": ("EWC + GAN", VIOLET, "X", ":"),
+    "mas-gan": ("MAS + GAN", BROWN, "d", "--"),
+    "distillation + GAN": ("distillation + GAN", BLUE, "s", "-"),
+    "frozen+gan": ("frozen F + GAN", MAUVE, "P", "--"),
     "fetril": ("FeTrIL", MAUVE, "<", "--"),
     "fecam": ("FeCAM", MAUVE, ">", ":"),
     "gfr-drift": ("GFR, GAN, drift", BLUE, "p", "--"),
@@ -205,7 +208,9 @@ def leader(color: str, shrink: tuple[float, float]) -> dict:
 def label_ends(ax, ends: list) -> None:
     """Write (x, y, text, color) right of line ends, moved apart, with leaders."""
     # height of a line of text, in fractions of the axes
-    gap = 13 / 72 / (ax.figure.get_figheight() * 0.72)
+    place = ax.get_subplotspec()
+    panels = place.get_gridspec().nrows if place else 1
+    gap = 13 / 72 / (ax.figure.get_figheight() / panels * 0.72)
     to_axes = ax.transData + ax.transAxes.inverted()
     clusters: list = []  # (centre, members): merged while they overlap
     for end in sorted((e for e in ends if not np.isnan(e[1])), key=lambda e: e[1]):

@@ -125,6 +125,24 @@ def recognised(runs) -> list[tuple[int, list[float]]]:
     return [(some[0]["after"], [100 * e["share"] for e in some]) for some in steps]
 
 
+def leads(found: dict, control: str) -> dict[str, list[tuple[int, list[float]]]]:
+    """{row: [(classes seen, points above the control, one a seed), ...]}.
+
+    Each run is set beside the control's run of its seed; left out are rows that share
+    no seed with it, and those without a curve (joint training). Empty without the
+    control.
+    """
+    base, lines = {r.config.seed: r for r in found.get(control, ())}, {}
+    for row, runs in found.items():
+        pairs = [(r, base[r.config.seed]) for r in runs if r.config.seed in base]
+        if not pairs or np.isnan(pairs[0][0].curve).any():
+            continue
+        gaps = 100 * np.array([own.curve - other.curve for own, other in pairs])
+        seen = np.cumsum(runs[0].task_sizes).tolist()
+        lines[row] = [(x, list(y)) for x, y in zip(seen, gaps.T, strict=True)]
+    return lines
+
+
 def seconds(record: Record, phase: str, when: str = "") -> float:
     """Seconds of training in a phase of one run; `when`: "task 0" or "later" only."""
     known = {"": (True, False), "task 0": (True,), "later": (False,)}

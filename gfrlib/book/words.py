@@ -7,7 +7,9 @@ import dataclasses
 import datetime
 import html
 import inspect
+import re
 import shlex
+import string
 import textwrap
 import urllib.parse
 
@@ -76,26 +78,44 @@ def label(name: str) -> str:
     return looks.look(name)["label"]
 
 
-def say(template: str, **numbers) -> Markdown:
+def say(template: str, otherwise: str | None = None, **numbers) -> Markdown:
     """A sentence whose numbers come from results.
 
     `say("GFR reaches {gfr}; a step takes {ms:.0f} ms.", gfr=records, ms=ms)`. Records
     become their final class-weighted accuracy in percent, with the standard deviation
     over seeds if there are several; a list of numbers its mean and deviation; anything
-    else is formatted as the template says.
+    else is formatted as the template says. otherwise: what is said where a number is
+    missing (not given, an empty list, or NaN), as when a run is not recorded.
     """
+    if otherwise is not None and not _complete(template, numbers):
+        return Markdown(otherwise)
     return Markdown(template.format(**{k: _word(x) for k, x in numbers.items()}))
 
 
-def found(template: str, **numbers) -> Markdown:
+NOT_RECORDED = "The runs that answer this question are not recorded here."
+
+
+def found(template: str, otherwise: str = NOT_RECORDED, **numbers) -> Markdown:
     """The box on top of a chapter: what was found, as in `say`.
 
     A quotation, so that it is a box in the rendered book and reads well in Jupyter and
     Colab, which know no directives.
     """
-    text = say(template, **numbers).data
+    text = say(template, otherwise, **numbers).data
     lines = f"**What we found.** {text}".splitlines()
     return Markdown("\n".join(f"> {line}".rstrip() for line in lines))
+
+
+def _complete(template: str, numbers: dict) -> bool:
+    """Whether every number of a template is there."""
+    fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+    names = [re.split(r"[.\[]", field)[0] for field in fields]
+    return not any(
+        v is None
+        or (not isinstance(v, str) and hasattr(v, "__len__") and not len(v))
+        or (isinstance(v, float) and np.isnan(v))
+        for v in map(numbers.get, names)
+    )
 
 
 def _word(x):
@@ -124,11 +144,27 @@ def table(rows, digits: int = 1):
     return shown.format_index(escape="html", axis="columns").hide(axis="index")
 
 
+def apart(first, second) -> str:
+    """'2.3 points below', of the means of two groups of values; a dash for none."""
+    gap = claims.difference(first, second)
+    if np.isnan(gap):
+        return "–"
+    return f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'}"
+
+
+def ranking(found: dict) -> str:
+    """'FeCAM 51.0; Rebalance 49.1': rows of runs by last accuracy, the best first."""
+    ends = {row: float(np.mean(results.last(runs))) for row, runs in found.items()}
+    best_first = sorted(ends, key=ends.get, reverse=True)
+    return "; ".join(f"{label(row)}\u00a0{ends[row]:.1f}" for row in best_first)
+
+
 def summary(records, **columns) -> pd.DataFrame:
     """One row a method: seeds, accuracy of task 0 and last, average, forgetting, bytes.
 
-    In percent, mean and standard deviation over seeds. columns: {name: a function of a
-    method's name} for further columns, which stand after the system's name.
+    In percent, mean and standard deviation over seeds. The bytes are what is carried
+    into the last task, a copy of the old network included. columns: {name: a function
+    of a method's name} for further columns, which stand after the system's name.
     """
     return pd.DataFrame(
         {
@@ -139,7 +175,7 @@ def summary(records, **columns) -> pd.DataFrame:
             "last": spread(results.last(runs)),
             "average incremental": spread(results.average(runs)),
             "forgetting": spread(results.forgotten(runs)),
-            "kept, old network included": human(results.kept(runs[0])),
+            "carried into the last task": human(results.carried(runs[0])),
         }
         for name, runs, how in looks.groups(records)
     )

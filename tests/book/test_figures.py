@@ -190,6 +190,8 @@ def test_accuracy_over_something():
         log=True,
     )
     assert ax.lines[0].get_ydata().tolist() == [42, 51] and ax.get_xscale() == "log"
+    ax = figures.accuracy_vs({"gfr": [(1, 0.01), (2, 0.1)]}, "task", log_y=True)
+    assert ax.get_yscale() == "log" and ax.get_xscale() == "linear"
 
 
 def test_images_of_every_task():
@@ -289,10 +291,14 @@ def test_the_sheet_of_samples_is_read_from_beside_the_record(tmp_path):
     assert (
         gap >= 1
         and shown.shape == (2 * (8 + gap), 3 * (8 + gap), 4)
-        and "big bird" in texts(figure)
+        and "big\nbird" in texts(figure)
     )
     np.testing.assert_allclose(shown[:8, :8, 0], sheet[:8, 24:32] / 255, atol=0.01)
     assert (shown[8 : 8 + gap, :, 3] == 0).all()
+    few = figures.sample_sheet(record, classes=1, samples=2)
+    part = np.asarray(few.axes[1].images[0].get_array())
+    assert part.shape[:2] == (8 + gap, 2 * (8 + gap)) and "ape" in texts(few)
+    np.testing.assert_allclose(part[:8, :8, 0], sheet[:8, 24:32] / 255, atol=0.01)
     with pytest.raises(UserError, match="only replay at cut 0"):
         figures.sample_sheet(fake(path=tmp_path / "other.json"))
 
@@ -331,3 +337,36 @@ def test_effects_show_every_seed_and_the_mean():
     ]  # band and bar of each row
     assert [line.get_xdata().tolist() for line in ax.lines[:2]] == [[-3.0, -1.0], [0.5]]
     assert {"-2.0", "+0.5", "a", "b"} <= set(texts(figure))
+
+
+def test_a_long_effect_ends_at_the_cut_axis():
+    ax = figures.effects({"a": [-13.0, -15.0], "b": [0.5, 1.0]}, limit=4).figure.axes[0]
+    assert abs(ax.get_xlim()[0]) < 5 and "-14.0" in texts(ax.figure)
+    [arrow] = [line for line in ax.lines if line.get_marker() == "<"]
+    assert arrow.get_xdata()[0] == -4
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in dots] == [0, 2]
+
+
+def test_leads_are_of_the_same_seed():
+    found = {
+        "frozen": [fake("gfr"), fake("gfr", 1, shift=0.1)],
+        "gfr": [fake("gfr", 1)],
+        "finetune": [fake("finetune")],
+        "joint": [fake("joint")],
+    }
+    ax = figures.lead_curves(found, ylim=(-10, 20))
+    drawn = [line.get_ydata() for line in ax.lines]
+    assert len(drawn) == 2 and drawn[0][0] == 0  # fine-tuning ends below the axis
+    np.testing.assert_allclose(drawn[1], 10)
+    assert {"GFR, GAN +10.0", "Frozen F"} <= set(texts(ax.figure))
+    assert figures.lead_curves({"gfr": [fake("gfr")]}) is None
+
+
+def test_splits_stand_below_each_other_on_the_same_axis():
+    figure = figures.curves_by_split(
+        {"5 tasks": [fake("gfr"), fake("finetune")], "25 tasks": {}, "2": [fake("gfr")]}
+    )
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["5 tasks", "2"]
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1
+    assert figures.curves_by_split({"5 tasks": {}}) is None

@@ -128,6 +128,15 @@ def test_what_was_found_is_one_quotation_with_its_numbers():
     assert text == "> **What we found.** One 1.2.\n>\n> Two 2.0\u00a0±\u00a01.4."
 
 
+def test_a_sentence_without_its_number_is_another_sentence():
+    for missing in ({}, {"a": []}, {"a": float("nan")}, {"a": None}):
+        assert words.say("It is {a}.", "Not run.", **missing).data == "Not run."
+        assert words.NOT_RECORDED in words.found("It is {a}.", **missing).data
+    assert words.say("It is {a:.1f}.", "Not run.", a=0.0).data == "It is 0.0."
+    assert words.say("It is {a}.", "Not run.", a=[1.0, 3.0]).data.startswith("It is 2")
+    assert words.say("It {a}{b[x]}.", "Not run.", a="", b={"x": 1}).data == "It 1."
+
+
 def test_what_is_not_run_is_named_with_its_command():
     said = words.not_run(["lwf", "mine"], "grids/x.yaml").data
     assert "LwF; mine" in said and "python -m gfrlib grid grids/x.yaml" in said
@@ -200,7 +209,8 @@ def test_a_table_shows_texts_as_they_stand():
 
 
 def test_the_summary_has_a_row_a_method():
-    kept = {"bytes_kept": [{}, {}, {}, {"generator": 2**20}]}
+    carried, last = {"generator": 2**20}, {"generator": 2**22}  # none is carried on
+    kept = {"bytes_kept": [{}, {}, carried, last]}
     runs = [
         fake("gfr", **kept),
         fake("gfr", 1, shift=0.1, **kept),
@@ -211,7 +221,15 @@ def test_the_summary_has_a_row_a_method():
     assert found["league"].tolist() == ["GFR", "JOINT"]
     assert found["last"].tolist() == ["47.0\u00a0±\u00a07.1", "97.6"]
     assert found["task 0"].tolist()[1] == found["forgetting"].tolist()[1] == "–"
-    assert found["kept, old network included"].tolist() == ["1 MiB", "1 MiB"]
+    assert found["carried into the last task"].tolist() == ["1 MiB", "1 MiB"]
+
+
+def test_words_for_a_gap_and_an_order():
+    assert words.apart([50, 52], [48.7]) == "2.3 points above"
+    assert words.apart([48.7], [50, 52]) == "2.3 points below"
+    assert words.apart([], [50]) == "–"
+    found = {"finetune": [fake("finetune")], "joint": [fake("joint")]}
+    assert words.ranking(found) == "Joint training\u00a097.6; Fine-tuning\u00a016.0"
 
 
 def test_the_papers_numbers_stand_above_ours():

@@ -1,0 +1,56 @@
+"""What the switches of chapter 13 do: pairs of seeds, the rule, words for it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gfrlib.book import switches
+from gfrlib.config import make_config
+
+FULL, LINE = "11  whole covariances", "11  Gaussians on a line"
+
+
+def run(percent, seed):
+    """What is read of a record of Gaussian replay."""
+    config = make_config("slim", "gfr-gaussian", seed=seed)
+    return SimpleNamespace(config=config, curve=np.array([0.9, percent / 100]))
+
+
+@pytest.fixture
+def both():
+    """Two seeds unchanged at 50 and 51 %; one switch gains, one has seeds at odds."""
+    unchanged = {"gfr-gaussian": [run(50 + s, s) for s in (0, 1)]}
+    changed = {
+        LINE: [run(50.5, s) for s in (0, 1)],
+        FULL: [run(53 + s, s) for s in (0, 1, 2)],
+    }
+    return unchanged, changed
+
+
+def test_effects_are_taken_seed_by_seed_the_largest_first(both):
+    pairs = switches.pairs(*both)
+    assert [len(pairs[name]) for name in (LINE, FULL)] == [2, 2]
+    found = switches.effects(pairs)
+    assert list(found) == [FULL, LINE]
+    assert found[FULL] == pytest.approx([3, 3])
+    assert found[LINE] == pytest.approx([0.5, -0.5])
+    assert len(switches.rows_of(pairs)) == 4
+
+
+def test_a_strong_effect_passes_points_spread_and_sign(both):
+    spread = switches.spreads(both[0])
+    assert spread[FULL] == pytest.approx(0.5**0.5) and spread[switches.HELD] == 0
+    found = {FULL: [3.0, 3.2], LINE: [0.5, 0.6]}
+    assert list(switches.strong(found, spread)) == [FULL]
+    assert switches.listed(switches.strong(found, spread)).endswith("(number 11): +3.1")
+    for points in ([3.0], [9.0, -1.0], [1.9, 1.9]):  # one seed, at odds, too small
+        assert not switches.strong({FULL: points}, spread)
+    assert not switches.strong({FULL: [3.0, 3.2]}, {FULL: 2.0})  # within the spread
+    assert switches.listed({}) == "none"
+
+
+def test_a_preset_reads_only_some_switches():
+    read = switches.read_at("quick")
+    assert " 7  convolutions start as in the code" not in read  # no ResNet there
+    assert FULL in read and set(read) < set(switches.SWITCHES)
