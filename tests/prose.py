@@ -174,14 +174,14 @@ def plain(raw: str) -> str:
     """Words as a reader sees them; a formula, a citation, a piece of code is one."""
     text = re.sub(r"\{cite:p\}`[^`]*`", "", raw)
     text = re.sub(r"\{(?:cite:\w+|numref|eq|ref|doc)\}`[^`]*`", "Link", text)
-    text = re.sub(r"\{[\w:]+\}`([^`<]*)(?:<[^>]*>)?`", r"\1", text)
-    text = re.sub(r"`[^`]*`", "code", text)
+    text = re.sub(r"\{[\w:]+\}`([^`<]*?) ?(?:<[^>]*>)?`", r"\1", text)
+    text = re.sub(r"`[^`]*`", lambda m: m[0].replace(" ", "·"), text)
     text = re.sub(r"\$[^$]*\$", "x", text)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", lambda m: m[1] or "Link", text)
     return re.sub(r"\*+|<[^>]*>", "", text)
 
 
-ENDS = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[\"“(]?[A-Z0-9`x])")
+ENDS = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[\"“(]?(?:[A-Z0-9`]|x\b|iCaRL))")
 SHORT = re.compile(r"\b(al|e\.g|i\.e|vs|No|Fig|Eq|Sec|approx|cf)\.$")
 
 
