@@ -208,7 +208,7 @@ def effects(changes: dict, ax=None, *, spread: dict | None = None):
     and the mean in figures. `spread` {label: points} draws a grey band of that
     half-width around 0: what unchanged runs differ by among themselves.
     """
-    ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.6)
+    ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.2)
     for i, (label, values) in enumerate(changes.items()):
         half, mean = (spread or {}).get(label, 0.0), float(np.mean(values))
         ax.barh(i, 2 * half, 0.86, left=-half, color=INK, alpha=0.22)
@@ -220,7 +220,7 @@ def effects(changes: dict, ax=None, *, spread: dict | None = None):
             (1.02, i),
             xycoords=("axes fraction", "data"),
             va="center",
-            fontsize=9.5,
+            fontsize=looks.SMALL,
         )
     ax.axvline(0, color=INK, lw=1)
     looks.rows(ax, [{"label": label} for label in changes])

@@ -106,11 +106,11 @@ def accuracy_against_bytes(
 
 def _label_points(ax, x: list, y: list, named: list) -> None:
     """A label beside each point; it moves up or down until it covers no other."""
-    shifts = (0, 11, -11, 22, -22, 33, -33, 44, -44, 99)
+    shifts = (0, 12, -12, 24, -24, 36, -36, 48, -48, 99)
     placed: list = []  # (left, height) of the labels so far, in points
 
     def free(left, height):
-        return all(abs(left - a) > 95 or abs(height - b) > 10.5 for a, b in placed)
+        return all(abs(left - a) > 105 or abs(height - b) > 11.5 for a, b in placed)
 
     for i in np.argsort(y)[::-1]:
         left, height = ax.transData.transform((x[i], y[i])) * 72 / ax.figure.dpi
@@ -123,8 +123,8 @@ def _label_points(ax, x: list, y: list, named: list) -> None:
             (14 if shift else 7, shift),
             textcoords="offset points",
             va="center",
-            fontsize=9,
-            color=color,
+            fontsize=looks.SMALL,
+            color=looks.readable(color),
             fontweight="bold",
             arrowprops=looks.leader(color, (0, 3)) if shift else None,
         )
