@@ -45,7 +45,7 @@ if importlib.util.find_spec("gfrlib") is None:
     _at = os.path.abspath([*_near, _at][0])
     if not _near and "/OWNER/" in _url:
         sys.exit("This book has no published address yet: open the chapter in "
-                 "a clone, or name a repository in the variable GFR_REPOSITORY.")
+                 "a clone, or name a repository in GFR_REPOSITORY.")
     if not _near:
         subprocess.check_call(["git", "clone", "-q", "--depth=1", _url, _at])
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-qe", _at])
