@@ -11,9 +11,9 @@ from pathlib import Path
 CHAPTER = "02_replay.ipynb"
 INTRODUCTION = """\
 **See it happen.** A small network learns digits, task by task. It has only two
-features, so each digit is a point in the plane. Coloured digits are test images, crosses
-are replayed features, and the ground shows what the classifier answers. Take a guard
-away, and press play. [](02_replay.ipynb) explains every part.
+features, so each image is a point in the plane. Digits are test images, crosses are
+replayed features, and the ground shows what the classifier answers. Take a guard away,
+and press play. [](02_replay.ipynb) explains every part.
 """
 
 
