@@ -52,6 +52,7 @@ KNOWN = {
     *("URL", "XDG", "YAML", "GitHub", "NVIDIA", "RAM", "ASCII", "AdamW", "NaN", "RGB"),
     *("TinyImageNet", "DataFrame", "WebP", "TB", "TIFF", "BMP", "GIF", "EXIF"),
     *("README", "macOS", "ARM", "cuDNN", "MathJax", "JupyterBook", "OpenGraph"),
+    *("ReLU", "LeakyReLU", "SGD"),  # readers know PyTorch
 }
 GREEK = re.compile(
     "alpha|beta|gamma|delta|(var)?epsilon|zeta|eta|theta|lambda|mu|nu|pi|rho|sigma|tau|"
@@ -223,6 +224,7 @@ def used(piece: Piece, terms: list[str]) -> list[str]:
     """The terms, rows and abbreviations of a piece, in order."""
     text = re.sub(r"\{cite:\w\}`[^`]*`|\]\([^)]*\)|\{py:\w+\}`[^`]*`", " ", piece.raw)
     text = re.sub(r"\$[^$]*\$|https?://\S+|\{\w+\}", " ", text)
+    text = re.sub(r"[\w.-]+/[\w.-]+#\d+", " ", text)  # a thread of a repository
     found = [(m.start(), m[1]) for m in ROW.finditer(text)]
     text = ROW.sub(lambda m: " " * len(m[0]), text)
     bare = re.sub(r"`[^`]*`", lambda m: " " * len(m[0]), text)
