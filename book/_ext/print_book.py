@@ -156,11 +156,11 @@ def whole(pages: dict[str, dict], parts: list, numbers: dict[str, int]) -> str:
 
 
 def printed(window, address: str) -> bytes:
-    """The PDF of the whole page."""
+    """The PDF of the page at the address."""
     page = window.new_page()
     page.set_default_timeout(FAR)
     page.emulate_media(media="print", color_scheme="light")
-    page.goto(f"{address}/{WHOLE}", wait_until="load", timeout=FAR)
+    page.goto(address, wait_until="load", timeout=FAR)
     page.evaluate("document.fonts.ready.then(() => true)")
     paper = page.pdf(
         format="A4",
@@ -216,10 +216,11 @@ def print_book(site: Path, pdf: Path) -> None:
         with served(site) as address, chromium() as window:
             window.set_default_timeout(FAR)
             pages, numbers = taken(window, address, names), {}
-            for _ in range(2):
+            for time in (1, 2):
                 text = whole(pages, parts, numbers)
                 (site / WHOLE).write_text(text, encoding="utf-8")
-                paper = printed(window, address)
+                # another address: a browser may keep what it loaded the first time
+                paper = printed(window, f"{address}/{WHOLE}?{time}")
                 numbers = page_numbers(paper, names)
     finally:
         (site / WHOLE).unlink(missing_ok=True)

@@ -218,6 +218,15 @@ def test_colab_and_repository_links_follow_the_file_tree(site):
                     assert (ROOT / file).exists(), f"{path.name}: {reference}"
 
 
+def test_the_welcome_page_shows_chapter_2s_player(site):
+    texts = [
+        (site / "book" / f"{name}.html").read_text() for name in ("02_replay", "index")
+    ]
+    shown = ['class="gfr-player"' in text for text in texts]
+    assert shown == [True, True]
+    assert len(texts[1]) < EXPLORER_LIMIT and (site / "_static/drift.svg").is_file()
+
+
 @pytest.mark.parametrize("owner, led", [("OWNER", True), ("somebody", False)])
 def test_buttons_explain_that_nobody_published_the_book(owner, led, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "book/_ext")
