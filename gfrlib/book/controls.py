@@ -39,7 +39,9 @@ WIDE = ipywidgets.Layout(max_width="100%")
 ROW = ipywidgets.Layout(
     max_width="100%", flex_flow="row wrap", align_items="flex-start"
 )
-HALF = ipywidgets.Layout(max_width="100%", flex="1 1 300px", min_width="0")
+HALF = ipywidgets.Layout(
+    max_width="100%", flex="1 1 300px", min_width="0", padding="0 12px 0 0"
+)
 
 
 def piece(text: str) -> ipywidgets.HTML:
