@@ -33,7 +33,8 @@ TAKE = """([name, printed]) => {
   const article = document.querySelector('article.bd-article')
   const drop = 'script, noscript, a.headerlink, .copybtn, button, .gfr-pdf, ' +
     '.widget-dropdown, .widget-toggle-buttons, details.hide, .gfr-provenance pre, ' +
-    '.gfr-player .gfr-row:not(:has(canvas)), .prev-next-area, mjx-assistive-mml'
+    '.gfr-player .gfr-row:not(:has(img)), .prev-next-area, mjx-assistive-mml, ' +
+    'a[href^="data:"]'
   const canvases = [...article.querySelectorAll('canvas')]
   canvases.forEach((canvas) => {
     const image = document.createElement('img')
@@ -61,6 +62,8 @@ TAKE = """([name, printed]) => {
   })
   return {
     title: (document.querySelector('article h1') || document).innerText || name,
+    headings: [...article.querySelectorAll('h1, h2, h3, h4, h5, h6')]
+      .map((e) => e.innerText.trim()),
     article: article.innerHTML,
     styles: [...document.querySelectorAll('style')].map((e) => e.textContent),
     sheets: [...document.querySelectorAll('link[rel=stylesheet]')].map((e) => e.href),
@@ -187,6 +190,35 @@ def page_numbers(paper: bytes, names: list[str]) -> dict[str, int]:
     return dict(zip(names, at, strict=True))
 
 
+def with_titles(paper: bytes, titles: list[str]) -> bytes:
+    """The PDF with these titles in its outline: Chromium writes some of them twice.
+
+    It stays as it is where the outline has other entries than there are titles.
+    """
+    import pypdf
+
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(paper))
+    entries = []
+
+    def walk(entry):
+        while entry is not None:
+            known = entry.get_object()
+            entries.append(known)
+            walk(known.get("/First"))
+            entry = known.get("/Next")
+
+    walk(writer.root_object["/Outlines"].get("/First"))
+    if len(entries) != len(titles):
+        return paper
+    for entry, title in zip(entries, titles, strict=True):
+        entry[pypdf.generic.NameObject("/Title")] = pypdf.generic.TextStringObject(
+            title
+        )
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
 def print_book(site: Path, pdf: Path) -> None:
     """Print the built site into `pdf`, and link to it where it lies in the site.
 
@@ -222,6 +254,8 @@ def print_book(site: Path, pdf: Path) -> None:
                 # another address: a browser may keep what it loaded the first time
                 paper = printed(window, f"{address}/{WHOLE}?{time}")
                 numbers = page_numbers(paper, names)
+            titles = [title for page in pages.values() for title in page["headings"]]
+            paper = with_titles(paper, titles)
     finally:
         (site / WHOLE).unlink(missing_ok=True)
     partial = pdf.with_suffix(".partial")

@@ -1,6 +1,7 @@
 """The book as one PDF, tried on a site of two pages."""
 
 import contextlib
+import io
 import re
 
 import pytest
@@ -78,6 +79,10 @@ def test_a_site_is_printed_with_contents_and_links(
     welcome = (small_site / "book/index.html").read_text()
     assert f'href="../{printer.PDF}">' in welcome
     assert not (small_site / printer.WHOLE).exists()
+    paper = printer.with_titles(pdf.read_bytes(), ["Other", "titles"])
+    outline = pypdf.PdfReader(io.BytesIO(paper)).outline
+    assert [entry.title for entry in outline] == ["Other", "titles"]
+    assert printer.with_titles(paper, ["one"]) == paper
     printer.link_to(pdf, small_site / "book/index.html")
     assert (small_site / "book/index.html").read_text() == welcome, "linked once"
 
