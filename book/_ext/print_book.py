@@ -11,6 +11,7 @@ and the built welcome page links to it.
 
 import html
 import io
+import logging
 import re
 import sys
 from pathlib import Path
@@ -197,6 +198,7 @@ def with_titles(paper: bytes, titles: list[str]) -> bytes:
     """
     import pypdf
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it counts objects aloud
     writer = pypdf.PdfWriter(clone_from=io.BytesIO(paper))
     entries = []
 

@@ -30,7 +30,10 @@ def write_player(book: Path) -> None:
         if picture:
             (book / "_static" / "drift.svg").write_text(picture, encoding="utf-8")
             alt = html.escape(words, quote=True)
-            strip = f'<noscript><img src="../_static/drift.svg" alt="{alt}"></noscript>'
+            strip = (
+                '<noscript><img style="max-width:100%" src="../_static/drift.svg" '
+                f'alt="{alt}"></noscript>'
+            )
         text = f"{INTRODUCTION}\n``````{{raw}} html\n{player}\n{strip}\n``````\n"
     (book / "_generated").mkdir(exist_ok=True)
     (book / "_generated" / "player.md").write_text(text, encoding="utf-8")

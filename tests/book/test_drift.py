@@ -205,6 +205,7 @@ def test_the_welcome_page_shows_what_chapter_2_computed(tmp_path, monkeypatch):
     welcome_player.write_player(tmp_path)
     text = page.read_text()
     assert text.count('<div class="gfr-player">it</div>') == 1
+    assert "<noscript><img style=" in text
     assert 'src="../_static/drift.svg" alt="alt &lt;2&gt;"></noscript>' in text
     assert (tmp_path / "_static/drift.svg").read_text() == "<svg>frames</svg>"
     copy.write_text(executed_copy(player))
