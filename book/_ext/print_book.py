@@ -33,7 +33,7 @@ FAR = 600_000  # milliseconds: a slow machine lays out some hundred pages
 TAKE = """([name, printed]) => {
   const article = document.querySelector('article.bd-article')
   const drop = 'script, noscript, a.headerlink, .copybtn, button, .gfr-pdf, ' +
-    '.widget-dropdown, .widget-toggle-buttons, details.hide, .gfr-provenance pre, ' +
+    '.widget-dropdown, .widget-toggle-buttons, details.hide, ' +
     '.gfr-player .gfr-row:not(:has(img)), .prev-next-area, mjx-assistive-mml, ' +
     'a[href^="data:"]'
   const canvases = [...article.querySelectorAll('canvas')]
@@ -46,7 +46,8 @@ TAKE = """([name, printed]) => {
   article.querySelectorAll(drop).forEach((e) => e.remove())
   article.querySelectorAll('.toggle-hidden')
     .forEach((e) => e.classList.remove('toggle-hidden'))
-  article.querySelectorAll('details').forEach((e) => { e.open = true })
+  article.querySelectorAll('details:not(.gfr-provenance)')
+    .forEach((e) => { e.open = true })
   article.querySelectorAll('[id]').forEach((e) => { e.id = `${name}--${e.id}` })
   article.querySelectorAll('img').forEach((e) => {
     e.src = new URL(e.getAttribute('src'), location).href
