@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 # compiled once at install and then read: without, every start of Python compiles PyTorch, SciPy, ... anew
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: book test oldest install lock clean browser screenshots address help
+.PHONY: book test oldest install lock clean browser screenshots pdf address help
 
 help:
 	@echo "make book         environment, chapters whose source changed, site; prints the page to open"
@@ -19,6 +19,7 @@ help:
 	@echo "make install      the environment alone, in .venv"
 	@echo "make lock         requirements.lock from requirements.txt"
 	@echo "make screenshots  every page of the built site, light, dark and 390 px wide, into build/screenshots"
+	@echo "make pdf          the book, built first, as one PDF beside its welcome page (needs Chromium)"
 	@echo "make address      writes the address in _config.yml into the first cell of every chapter"
 	@echo "make clean        removes build/ (executed chapters and site); data/cache and .venv stay"
 
@@ -65,6 +66,13 @@ browser: $(STAMP)
 
 screenshots: $(STAMP)
 	$(BIN)/python tests/screenshots.py
+
+# Chromium is asked for first: the chapters take minutes
+pdf: $(STAMP)
+	@$(BIN)/python tests/find_chromium.py > /dev/null || { echo "The PDF is printed by Chromium, which was not found;" \
+		"install it, or name one in the variable CHROMIUM."; exit 2; }
+	$(MAKE) book
+	$(BIN)/python book/_ext/print_book.py
 
 address: $(STAMP)
 	$(BIN)/python -m gfrlib.book.chapters addresses

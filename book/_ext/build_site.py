@@ -13,6 +13,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from welcome_player import write_player  # beside this file
+
 from gfrlib.book.chapters import ROOT, chapters, check
 from gfrlib.config import UserError
 
@@ -125,6 +127,7 @@ def site(source: str | Path | None = None, output: str | Path | None = None) -> 
     shutil.rmtree(source / "book" / "_static", ignore_errors=True)
     shutil.copytree(ROOT / "book" / "_static", source / "book" / "_static")
     draw_pictures(source / "book" / "_generated")
+    write_player(source / "book")
     pages = [
         path for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".bib")
     ]

@@ -27,6 +27,17 @@ def published(app, config):
     config.notfound_urls_prefix = f"/{name}/"
 
 
+def explain_unpublished(app, page, template, context, doctree):
+    """While the address is still OWNER's, buttons lead to what to do about it."""
+    if "/OWNER/" not in app.config.html_theme_options["repository_url"]:
+        return
+    here = context["pathto"]("book/run") + "#run-unpublished"
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if "/OWNER/" in button.get("url", ""):
+                button["url"] = here
+
+
 def drop_thebe(app, page, template, context, doctree):
     """Take out sphinx-thebe's scripts, used on no page.
 
@@ -64,5 +75,7 @@ def setup(app):
     app.connect("config-inited", published, priority=100)
     # before napoleon
     app.connect("autodoc-process-docstring", lists_in_docstrings, priority=400)
+    # after the theme made its buttons
+    app.connect("html-page-context", explain_unpublished, priority=800)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,8 +7,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectang
 
 from gfrlib.book.looks import INK, styled
 
-# white text reads on the first three
-NETWORK, GENERATOR, CRITIC, TIE = "#3f6bd1", "#13875a", "#b85c13", "#c04a96"
+# white text reads on the first three, lighter as they are on dark pages, too
+NETWORK, GENERATOR, CRITIC, TIE = "#355ab0", "#0f6c48", "#93490f", "#c04a96"
 # pictures of eight pixels a side, a row of bits each
 SEVEN = (0, 126, 6, 12, 24, 48, 48, 0)
 FOUR = (0, 12, 28, 52, 100, 126, 4, 4)

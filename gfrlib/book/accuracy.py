@@ -295,7 +295,7 @@ def effects(
     half-width around 0: what unchanged runs differ by among themselves. `limit` cuts
     the axis at that many points either way: a bar that goes beyond ends in an arrow.
     """
-    ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.6)
+    ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.2)
     for i, (label, values) in enumerate(changes.items()):
         half, mean = (spread or {}).get(label, 0.0), float(np.mean(values))
         ax.barh(i, 2 * half, 0.86, left=-half, color=INK, alpha=0.22)
@@ -311,7 +311,7 @@ def effects(
             (1.02, i),
             xycoords=("axes fraction", "data"),
             va="center",
-            fontsize=9.5,
+            fontsize=looks.SMALL,
         )
     ax.axvline(0, color=INK, lw=1)
     looks.rows(ax, [{"label": label} for label in changes])

@@ -33,7 +33,8 @@ VERSIONS = (
 )
 
 # The first code cell of every chapter, with the address that `make address` puts in. It
-# leaves no name behind but its modules and names with an underscore.
+# leaves no name behind but its modules and names with an underscore. OWNER stands in
+# the address until somebody publishes the book.
 BOOTSTRAP = """\
 # Brings gfrlib where it is missing (Colab, or this notebook alone in a folder).
 import importlib.util, os, subprocess, sys
@@ -42,6 +43,9 @@ if importlib.util.find_spec("gfrlib") is None:
     _url, _at = os.environ.get("GFR_REPOSITORY", _url), "feature-replay-book"
     _near = [_p for _p in (".", "..", _at) if os.path.isdir(f"{_p}/gfrlib")]
     _at = os.path.abspath([*_near, _at][0])
+    if not _near and "/OWNER/" in _url:
+        sys.exit("This book has no published address yet: open the chapter in "
+                 "a clone, or name a repository in GFR_REPOSITORY.")
     if not _near:
         subprocess.check_call(["git", "clone", "-q", "--depth=1", _url, _at])
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-qe", _at])

@@ -36,6 +36,12 @@ STYLE = """
 PLAIN = ipywidgets.HTML().style if hasattr(ipywidgets.HTML, "style") else None
 # shared: every Layout of its own would cost the page 300 bytes
 WIDE = ipywidgets.Layout(max_width="100%")
+ROW = ipywidgets.Layout(
+    max_width="100%", flex_flow="row wrap", align_items="flex-start"
+)
+HALF = ipywidgets.Layout(
+    max_width="100%", flex="1 1 300px", min_width="0", padding="0 12px 0 0"
+)
 
 
 def piece(text: str) -> ipywidgets.HTML:
@@ -47,6 +53,12 @@ def piece(text: str) -> ipywidgets.HTML:
 def column(*children) -> ipywidgets.VBox:
     """Widgets below each other."""
     return ipywidgets.VBox(children, layout=WIDE)
+
+
+def side_by_side(*columns) -> ipywidgets.Box:
+    """Columns of widgets beside each other, below each other on a telephone."""
+    halves = [ipywidgets.VBox(children, layout=HALF) for children in columns]
+    return ipywidgets.Box(halves, layout=ROW)
 
 
 def buttons(description: str, options: dict, value) -> ipywidgets.ToggleButtons:

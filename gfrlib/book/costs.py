@@ -150,8 +150,8 @@ def _label_points(ax, x: list, y: list, named: list) -> None:
             textcoords="offset points",
             ha=place[2],
             va="center",
-            fontsize=9.5,
-            color=color,
+            fontsize=looks.SMALL,
+            color=looks.readable(color),
             fontweight="bold",
             arrowprops=looks.leader(color, (0, 3)) if place in FURTHER else None,
         )

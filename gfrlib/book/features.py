@@ -9,7 +9,7 @@ import seaborn as sns
 
 from gfrlib.book import looks
 from gfrlib.book.drift_film import CROSSES, window_of
-from gfrlib.book.looks import INK, REAL, TASK_COLORS, styled
+from gfrlib.book.looks import INK, REAL, SMALL, TASK_COLORS, styled
 from gfrlib.config import UserError
 from gfrlib.lab import analyses
 
@@ -36,7 +36,7 @@ def marginals(real, replayed: dict, dims: tuple = (), *, names: tuple = ()):
             line = {k: how[k] for k in ("color", "linestyle", "label")}
             ax.hist(column, edges, density=True, histtype="step", lw=1.6, **line)
         name = names[dim] if names else dim
-        ax.set_title(f"dimension {name}", fontsize=9.5, fontweight="normal")
+        ax.set_title(f"dimension {name}", fontsize=SMALL, fontweight="normal")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     keys = grid[0].get_legend_handles_labels()
@@ -105,7 +105,7 @@ def _class_numbers(ax, points: np.ndarray, classes) -> None:
             f"{c}",
             ha="center",
             va="center",
-            fontsize=9,
+            fontsize=SMALL,
             fontweight="bold",
             color="white",
             bbox=box,
@@ -168,7 +168,7 @@ def _class_row(ax, tasks, c: int, count: int, left: float, *, small: bool) -> No
         name.replace("$", r"\$"),  # no formula
         ha="center",
         va="top",
-        fontsize=6.5 if small else 9.5,
+        fontsize=6.5 if small else SMALL,
     )
 
 
@@ -199,7 +199,7 @@ def sample_sheet(record, *, classes: int = 4, samples: int = 3):
     figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False)
     for ax, part, kind in zip(axes.flat, parts, kinds, strict=True):
         ax.imshow(part, interpolation="none")
-        ax.set_title(kind.replace("replayed after", "replayed,\nafter"), fontsize=9.5)
+        ax.set_title(kind.replace("replayed after", "replayed,\nafter"), fontsize=SMALL)
         ax.set(xticks=[], yticks=[])
         sns.despine(ax=ax, left=True, bottom=True)
     middles = (np.arange(len(names)) + 0.5) * high / len(names)
@@ -237,7 +237,7 @@ def planes(films: dict, names: list[str]):
     """
     left, bottom, side = window_of(films)
     edges = (left, left + side, bottom, bottom + side)
-    figure, axes = plt.subplots(2, 2, figsize=(6.4, 6.8))
+    figure, axes = plt.subplots(2, 2, figsize=(5.2, 5.6))
     for ax, (title, name) in zip(axes.flat, PIECES.items(), strict=True):
         look = films[name][-1]
         ax.imshow(
@@ -246,7 +246,15 @@ def planes(films: dict, names: list[str]):
         for c in range(len(look.accuracy)):
             color = TASK_COLORS[c]
             for x, y in np.clip(look.points[look.labels == c], edges[::2], edges[1::2]):
-                ax.text(x, y, names[c], color=color, ha="center", va="center", size=7)
+                ax.text(
+                    x,
+                    y,
+                    names[c],
+                    color=looks.readable(color),
+                    ha="center",
+                    va="center",
+                    size=SMALL,
+                )
         if look.replayed is not None:
             old = np.repeat(range(len(look.replayed) // CROSSES), CROSSES)
             ax.scatter(

@@ -144,7 +144,7 @@ def loss_curves(record, phase: str = "classifier", names: tuple = (), ax=None):
             f"task {task}",
             transform=ax.get_xaxis_transform(),
             ha="center",
-            fontsize=9,
+            fontsize=looks.SMALL,
         )
         start += length
     if (lines[list(names)].min() > 0).all():

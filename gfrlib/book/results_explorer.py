@@ -1,4 +1,8 @@
-"""An explorer of recorded runs: accuracy matrix, confusion matrix, best and worst."""
+"""An explorer of recorded runs, two systems side by side.
+
+Of each: accuracy matrix, confusion matrix, the classes that fare best and worst, and
+what is taken for what.
+"""
 
 import html
 import io
@@ -16,15 +20,19 @@ STYLE = """
 .gfr-x.gfr-results img {
   width: 100%; image-rendering: pixelated; border: 1px solid #76767666}
 .gfr-x.gfr-results figcaption {font-size: 13px; opacity: .8}
+.gfr-x.gfr-names summary {cursor: pointer; margin: 4px 0}
 """
 STEPS = 6  # of a run that the explorer shows
+FIRST = ("gfr", "finetune")  # the rows that stand side by side at first
 
 
 class ResultsExplorer:
-    """Choose a split, a system and a step of recorded runs.
+    """Choose a split, two systems and a step of recorded runs.
 
-    Shown are the accuracy matrix, the confusion matrix, the classes that fare best and
-    worst. runs: {name of the split: {name of the system: Record}}. The first split
+    Shown are, side by side, the accuracy matrix, the confusion matrix, the classes that
+    fare best and worst, and the commonest mistakes; below, the classes of every task.
+    The method and fine-tuning stand there at first, where both are among the systems.
+    runs: {name of the split: {name of the system: Record}}. The first split
     shows up to `STEPS` steps of each run, the others the first, a middle and the last
     one (the page must stay small). Raises UserError where there is no run.
     """
@@ -38,7 +46,7 @@ class ResultsExplorer:
         self.runs = runs
         names = {name: name for name in runs}
         self.split = controls.buttons("Split", names, next(iter(runs)))
-        self.system, self.step, panes = {}, {}, []
+        self.system, self.beside, self.step, panes = {}, {}, {}, []
         for number, (name, systems) in enumerate(runs.items()):
             panes.append(self._pane(name, systems, STEPS if number == 0 else 3))
         row = [self.split] if len(runs) > 1 else []
@@ -46,30 +54,63 @@ class ResultsExplorer:
         self.widget = controls.column(sheet, *row, controls.stack(panes, self.split))
 
     def _pane(self, name: str, systems: dict, most: int):
-        """The controls of one split, and a view of every system after every step."""
-        last = len(next(iter(systems.values())).task_sizes) - 1
-        steps = some_steps(last, most)
-        self.system[name] = controls.menu("System", list(systems))
-        self.step[name] = controls.buttons(
-            "After task", {str(t): t for t in steps}, last
-        )
+        """The controls of one split, and views of two systems after every step.
+
+        A view of a system is one widget, whichever of the two shows it.
+        """
+        steps = some_steps(len(next(iter(systems.values())).task_sizes) - 1, most)
+        labels, (first, second) = list(systems), first_two(systems)
+        self.system[name] = controls.menu("System", labels, value=first)
+        self.beside[name] = controls.menu("Beside it", labels, value=second)
+        step = {str(t): t for t in steps}
+        self.step[name] = controls.buttons("After task", step, steps[-1])
         leaves = []
         for record in systems.values():
             views = [controls.piece(results_view(record, t)) for t in steps]
             leaves.append(controls.stack(views, self.step[name]))
         # a choice of one is none
-        both = (self.system[name], self.step[name])
-        shown = [control for control in both if len(control.options) > 1]
-        return controls.column(*shown, controls.stack(leaves, self.system[name]))
+        menus = [self.system[name], self.beside[name]] if len(labels) > 1 else []
+        sides = [(m, controls.stack(leaves, m)) for m in menus] or [leaves]
+        above = [self.step[name]] if len(steps) > 1 else []
+        names = controls.piece(class_names(next(iter(systems.values()))))
+        return controls.column(*above, controls.side_by_side(*sides), names)
 
     def _ipython_display_(self, **_):
         """The explorer, and for pages without JavaScript what it shows at first."""
         name = self.split.value
-        record = self.runs[name][self.system[name].value]
-        first = results_view(record, self.step[name].value)
+        labels = dict.fromkeys((self.system[name].value, self.beside[name].value))
+        records = {label: self.runs[name][label] for label in labels}
+        first = "".join(
+            f"<p><b>{html.escape(label)}</b></p>"
+            + results_view(record, self.step[name].value)
+            for label, record in records.items()
+        )
         sheet = f"<style>{controls.STYLE}{STYLE}</style>"
         display(HTML(f"<noscript>{sheet}{first}</noscript>"))
         display(self.widget)
+
+
+def first_two(systems: dict) -> tuple[str, str]:
+    """The labels of the method and of fine-tuning; the first others where they lack."""
+    rows = {record.config.method: label for label, record in systems.items()}
+    labels = list(systems)
+    first = rows.get(FIRST[0], labels[0])
+    others = [label for label in labels if label != first] or [first]
+    return first, rows.get(FIRST[1], others[0])
+
+
+def class_names(record) -> str:
+    """HTML that names the classes of every task, in their order in the matrices."""
+    rows, start = [], 0
+    for t, size in enumerate(record.task_sizes):
+        names = record.class_names[start : start + size]
+        shown = ", ".join(html.escape(name.replace("_", " ")) for name in names)
+        rows.append(f"<p><b>Task {t}:</b> {shown}</p>")
+        start += size
+    return (
+        '<div class="gfr-x gfr-names"><details><summary>The classes, in the order of '
+        f"rows and columns</summary>{''.join(rows)}</details></div>"
+    )
 
 
 def some_steps(last: int, most: int) -> list[int]:
@@ -102,9 +143,31 @@ def results_view(record, t: int) -> str:
     return (
         f'<div class="gfr-x gfr-results">{table}'
         f"<figure><img class='dark-light' alt='{alt}' src='{picture}'><figcaption>"
-        "row: true class, column: answer; lines divide the tasks</figcaption></figure>"
-        f"<p><b>Best:</b> {best}.<br><b>Worst:</b> {worst}.</p></div>"
+        "row: true class, column: answer; lines divide the tasks; from above and from "
+        f"the left: {_ends(record.class_names, classes)}</figcaption></figure>"
+        f"<p><b>Best:</b> {best}.<br><b>Worst:</b> {worst}.<br>"
+        f"<b>Commonest mistakes:</b> {_mistakes(record.class_names, counts)}.</p></div>"
     )
+
+
+def _mistakes(names: list, counts: np.ndarray, most: int = 3) -> str:
+    """The pairs of true class and wrong answer that are commonest."""
+    share = 100 * counts / counts.sum(1, keepdims=True)
+    np.fill_diagonal(share, 0)
+    shown = []
+    for at in np.argsort(-share, axis=None, kind="stable")[:most]:
+        true, answer = np.unravel_index(at, share.shape)
+        if share[true, answer]:
+            pair = [html.escape(names[c].replace("_", " ")) for c in (true, answer)]
+            shown.append(f"{' taken for '.join(pair)} {share[true, answer]:.0f} %")
+    return ", ".join(shown) or "none"
+
+
+def _ends(names: list, classes: int) -> str:
+    """The first and the last of so many classes, or all of them if they are few."""
+    shown = [html.escape(name.replace("_", " ")) for name in names[:classes]]
+    few = classes <= 12
+    return ", ".join(shown) if few else f"{', '.join(shown[:3])}, … {shown[-1]}"
 
 
 def _named(names: list, right: np.ndarray, classes) -> str:

@@ -5,10 +5,13 @@ telephone and no code block is wider than its page.
 """
 
 import json
+import re
 
 import pytest
 import yaml
 from conftest import CHAPTERS, ROOT, missing
+
+from gfrlib.book import looks
 
 pytestmark = pytest.mark.browser
 
@@ -48,6 +51,9 @@ WIDE_CODE = """() => {
     return wide}"""
 CHOSEN = """e => [...e.querySelectorAll('button')]
     .findIndex(b => b.classList.contains('mod-active'))"""
+DRAWINGS = """[...document.querySelectorAll('main img[src$=".svg"]')]
+    .filter(i => i.offsetParent)
+    .map(i => [i.getAttribute('src'), i.getBoundingClientRect().width])"""
 PATIENCE = 15_000  # milliseconds until something that was pressed must have changed
 
 
@@ -209,7 +215,12 @@ def test_no_code_scrolls_sideways_at_1280_pixels(light):
     assert not wide, "\n".join(wide)
 
 
-def test_a_page_fits_a_telephone(opened):
+def points(drawing) -> float:
+    """The width of an SVG file."""
+    return float(re.search(r'viewBox="\S+ \S+ (\S+)', drawing.read_text())[1])
+
+
+def test_a_page_fits_a_telephone(opened, site):
     from site_server import DARKEN, TWO_FRAMES
 
     name, page, faults = opened
@@ -218,6 +229,13 @@ def test_a_page_fits_a_telephone(opened):
     page.evaluate(TWO_FRAMES)
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= 390 or not name.startswith("book/"), f"{wide} pixels wide"
+    # drawings shrink with the page: their smallest usual text must not get too small
+    small = [
+        f"{source}: {looks.SMALL * shown / points(site / 'book' / source):.1f}"
+        for source, shown in page.evaluate(DRAWINGS)
+        if looks.SMALL * shown / points(site / "book" / source) < 8
+    ]
+    assert not small, f"pixels of text: {small}"
     assert not faults, f"{name}: {faults}"
 
 

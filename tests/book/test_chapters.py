@@ -145,3 +145,20 @@ def test_first_cell_from_an_empty_folder(chapter, bare, tmp_path):
         # by hand: pip may take the other one
         for installed in packages.glob("*gfrlib*"):
             shutil.rmtree(installed) if installed.is_dir() else installed.unlink()
+
+
+def test_first_cell_without_a_published_address_says_what_to_do(bare, tmp_path):
+    python, _, _ = bare
+    unknown = ("GFR_REPOSITORY", "PYTHONPATH")
+    environment = {k: v for k, v in os.environ.items() if k not in unknown}
+    first = chapters.BOOTSTRAP.replace("{url}", "https://example.org/OWNER/book")
+    done = subprocess.run(
+        [python, "-c", first],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and not done.stdout and not list(tmp_path.iterdir())
+    assert done.stderr.count("\n") == 1 and "GFR_REPOSITORY" in done.stderr

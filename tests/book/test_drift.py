@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from gfrlib import training
 from gfrlib.book import drift_film, drift_player, figures
@@ -174,3 +175,39 @@ def test_the_ground_is_what_the_head_answers():
     assert (left == left[0, 0]).all() and (right == right[0, 0]).all()
     assert not (left[0, 0] == right[0, 0]).all()
     assert dataclasses.asdict(look)["of"] == 1
+
+
+# On the welcome page ------------------------------------------------------------------
+
+
+def executed_copy(*outputs) -> str:
+    cells = [
+        {
+            "metadata": {"mystnb": {"image": {"alt": f"alt <{n}>"}}},
+            "outputs": [{"data": d}],
+        }
+        for n, d in enumerate(outputs)
+    ]
+    return json.dumps({"cells": [{"metadata": {}}, *cells]})
+
+
+def test_the_welcome_page_shows_what_chapter_2_computed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book/_ext")
+    import welcome_player
+
+    page = tmp_path / "_generated/player.md"
+    welcome_player.write_player(tmp_path)
+    assert page.read_text() == "", "not executed: the page still builds"
+    player = {"text/html": ['<div class="gfr-player">', "it</div>"]}
+    picture = {"image/svg+xml": "<svg>frames</svg>"}
+    copy = tmp_path / welcome_player.CHAPTER
+    copy.write_text(executed_copy({"image/svg+xml": "no"}, player, picture, player))
+    welcome_player.write_player(tmp_path)
+    text = page.read_text()
+    assert text.count('<div class="gfr-player">it</div>') == 1
+    assert "<noscript><img style=" in text
+    assert 'src="../_static/drift.svg" alt="alt &lt;2&gt;"></noscript>' in text
+    assert (tmp_path / "_static/drift.svg").read_text() == "<svg>frames</svg>"
+    copy.write_text(executed_copy(player))
+    welcome_player.write_player(tmp_path)
+    assert "noscript" not in page.read_text() and "gfr-player" in page.read_text()

@@ -1,6 +1,7 @@
 """One look a method, told apart by every kind of sight, on white and on dark pages."""
 
 import itertools
+import re
 
 import matplotlib
 
@@ -8,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import ROOT
 from fakes import contrast
 
 from gfrlib.book import looks
@@ -27,7 +29,20 @@ def test_every_colour_reads_on_white_and_on_dark():
         | {s[0] for s in looks.SPARE}
     ):
         assert contrast(color, "white") >= 3 and contrast(color, "#14181e") >= 3, color
-    assert contrast(looks.INK, "white") >= 4.5 and contrast(looks.INK, "#121212") >= 4
+
+
+def test_text_in_figures_reads_on_white_and_on_dark():
+    """On dark pages the style sheet makes figures lighter."""
+    css = (ROOT / "book/_static/css/gfr.css").read_text()
+    lighter = float(re.search(r'svg"\] \{ filter: brightness\((.*?)\)', css)[1])
+    colors = {row[1] for row in looks.LOOKS.values()} | {s[0] for s in looks.SPARE}
+    for color in (looks.INK, *map(looks.readable, colors | {*looks.TASK_COLORS})):
+        parts = np.array(matplotlib.colors.to_rgb(color))
+        shown = np.minimum(1, lighter * parts)
+        assert looks.contrast(color, "white") >= 4.5, color
+        assert looks.contrast(shown, "#14181e") >= 4.5, color
+    # 342 of the 390 pixels of a telephone are left for a figure of 5.2 inches
+    assert looks.SMALL * 342 / 383 >= 9
 
 
 SIX = (

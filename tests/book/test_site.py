@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -195,21 +196,61 @@ def test_colab_and_repository_links_follow_the_file_tree(site):
     colab = root.replace(
         "https://github.com/", f"{CONFIG['launch_buttons']['colab_url']}/github/"
     )
+    if "/OWNER/" in REPOSITORY:
+        colab = "run.html#run-unpublished"
     for chapter in CHAPTERS:
         page = Page(site / "book" / f"{chapter.stem}.html")
         links = [
             reference for _, reference in page.references if reference.startswith(colab)
         ]
         assert links, f"{chapter.stem} has no Colab button"
-        for link in links:
+        for link in links if "/OWNER/" not in REPOSITORY else ():
             assert (ROOT / link.removeprefix(colab)).resolve() == chapter
     for path in (site / "book").glob("*.html"):
-        for _, reference in Page(path).references:
+        for tag, reference in Page(path).references:
+            assert tag != "a" or "/OWNER/" not in reference, (
+                f"{path.name}: {reference} is nobody's address"
+            )
             for kind in ("blob", "edit", "tree", "raw"):
                 base = f"{REPOSITORY}/{kind}/{CONFIG['repository']['branch']}/"
                 if reference.startswith(base):
                     file = unquote(urlsplit(reference.removeprefix(base)).path)
                     assert (ROOT / file).exists(), f"{path.name}: {reference}"
+
+
+def test_the_welcome_page_shows_chapter_2s_player(site):
+    texts = [
+        (site / "book" / f"{name}.html").read_text() for name in ("02_replay", "index")
+    ]
+    shown = ['class="gfr-player"' in text for text in texts]
+    assert shown == [True, True]
+    assert len(texts[1]) < EXPLORER_LIMIT and (site / "_static/drift.svg").is_file()
+
+
+@pytest.mark.parametrize("owner, led", [("OWNER", True), ("somebody", False)])
+def test_buttons_explain_that_nobody_published_the_book(owner, led, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book/_ext")
+    import gfr_sphinx
+
+    address = f"https://github.com/{owner}/a-book"
+    app = SimpleNamespace(
+        config=SimpleNamespace(html_theme_options={"repository_url": address})
+    )
+    colab = "https://colab.research.google.com/github/"
+    buttons = [
+        {"url": f"{colab}{owner}/a-book/blob/main/book/01_tasks.ipynb"},
+        {"url": f"{address}/issues/new"},
+        {"type": "javascript"},
+    ]
+    before = [button.get("url") for button in buttons]
+    context = {
+        "pathto": lambda page: f"../{page}.html",
+        "header_buttons": [{"buttons": buttons}, {"type": "link"}],
+    }
+    gfr_sphinx.explain_unpublished(app, "book/01_tasks", "", context, None)
+    after = [button.get("url") for button in buttons]
+    explained = "../book/run.html#run-unpublished"
+    assert after == ([explained, explained, None] if led else before)
 
 
 def test_pages_are_well_formed_for_readers(site, pages):

@@ -422,21 +422,51 @@ def test_a_view_holds_the_matrix_up_to_its_step(results):
 
 
 def test_the_results_explorer_starts_at_the_last_step_and_holds_every_view(results):
-    first = results.runs["3 + 2 x 2"]["GFR"]
-    assert shown(results.widget)[-1] == results_explorer.results_view(first, 2)
-    views = [
-        child.value
+    runs = results.runs["3 + 2 x 2"]
+    # no fine-tuning among them: the first other one stands beside the method
+    both = [results_explorer.results_view(runs[name], 2) for name in ("GFR", "LwF")]
+    assert shown(results.widget)[1:-1] == both
+    views = {
+        child.model_id: child.value
         for stack in stacks(results.widget)
         for child in stack.children
         if isinstance(child, ipywidgets.HTML)
-    ]
-    assert (
-        len(views) == 3 * 3 + 2 and len(set(views)) == 3 * 3 + 2
-    )  # systems x steps of each split
+    }
+    # systems x steps of each split; the two sides share them
+    assert len(views) == 3 * 3 + 2 and len(set(views.values())) == 3 * 3 + 2
     controls = [results.split, *results.system.values(), *results.step.values()]
     assert {len(c.options) for c in controls[1:]} == {3, 1, 2} and len(
         results.split.options
     ) == 2
+
+
+def test_the_method_stands_beside_fine_tuning_and_either_side_changes():
+    runs = {m: run_of(m, seed=k) for k, m in enumerate(("lwf", "finetune", "gfr"))}
+    explorer = widgets.ResultsExplorer({"a split": runs})
+    views = {m: results_explorer.results_view(run, 2) for m, run in runs.items()}
+    assert shown(explorer.widget)[1:3] == [views["gfr"], views["finetune"]]
+    explorer.beside["a split"].value = "lwf"
+    # what the page's link does: the second Stack of Stacks follows its menu
+    outer = [
+        s
+        for s in stacks(explorer.widget)
+        if isinstance(s.children[0], ipywidgets.Stack)
+    ]
+    outer[1].selected_index = explorer.beside["a split"].index
+    assert shown(explorer.widget)[1:3] == [views["gfr"], views["lwf"]]
+    assert results_explorer.first_two({"one": runs["lwf"]}) == ("one", "one")
+
+
+def test_classes_are_named_in_the_order_of_the_matrices():
+    record = run_of("gfr", (2, 2))
+    record.class_names[3] = "b<c"
+    text = results_explorer.class_names(record)
+    assert "<b>Task 0:</b> kind 0, kind 1</p>" in text
+    assert "<b>Task 1:</b> kind 2, b&lt;c</p>" in text
+    record.predictions[1] = np.repeat([0, 1, 2, 0], 10)
+    view = results_explorer.results_view(record, 1)
+    assert "from the left: kind 0, kind 1, kind 2, b&lt;c<" in view
+    assert "Commonest mistakes:</b> b&lt;c taken for kind 0 100 %.<" in view
 
 
 def test_a_row_that_does_not_exist_is_said(results):
