@@ -460,7 +460,7 @@ MEMORIES: dict[str, Callable[[Config, Room], Memory]] = {
         room.classes,
         room.shape[0],
         config.gaussian,
-        config.gaussian_clamp,
+        not signed(config) and config.gaussian_clamp,
         signed=signed(config),
     ),
     "gan": _gan,

@@ -68,10 +68,19 @@ CASES = {name: (name, {}) for name in METHODS} | {
     "importances as FACIL's": ("ewc", dict(importance="facil")),
     "FeCAM, shrunk twice": ("fecam", dict(shrinkage=3.0)),
     "FeTrIL, by distance": ("fetril", dict(likeness="euclidean")),
+    "GAN through a bottleneck": ("gfr", dict(bottleneck=6)),
+    "Gaussians through a bottleneck": ("gfr-gaussian", dict(bottleneck=6)),
 }
 # Read by every run that can: these are in the identity where they are not the default,
 # and a cut at which nothing enters or acts changes nothing (see below).
-AT_THE_DEFAULT = {"drift", "compiled", "shrinkage", "likeness", "initial_projection"}
+AT_THE_DEFAULT = {
+    "drift",
+    "compiled",
+    "shrinkage",
+    "likeness",
+    "initial_projection",
+    "bottleneck",
+}
 WITHOUT_EFFECT = {"cut", *AT_THE_DEFAULT}
 
 
