@@ -118,6 +118,9 @@ def test_exercises_have_folded_solutions(chapter):
     exercises = re.findall(r"\{exercise\}.*\n:label: (\S+)", text)
     solutions = dict(re.findall(r"\{solution\} (\S+)\n((?::.*\n)*)", text))
     assert 2 <= len(exercises) <= 4 and set(exercises) == set(solutions)
+    titles = re.findall(r"\{exercise\} (★+) (.+)\n", text)
+    assert len(titles) == len(exercises), "each says how hard it is: ★, ★★ or ★★★"
+    assert "Change, predict, run" in [title for _, title in titles]
     assert all(":class: dropdown" in options for options in solutions.values())
 
 
