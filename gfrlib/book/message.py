@@ -31,10 +31,10 @@ def why(evidence: Evidence) -> str:
     )
     moved = claims.mean_and_spread([100 * results.drift(run)[-1] for run in analysed])
     return (
-        "**Why it works:** features are easier to generate than images. The first "
-        f"network recognises {made}\u00a0% of the features that generative feature "
-        f"replay (GFR) makes, and {drawn}\u00a0% of generated images; the features of "
-        f"old images move by {moved}\u00a0% of their length. GFR ends at "
+        "**Why it works:** features can be generated, and stay what they are. The "
+        f"first network recognises {made}\u00a0% of the features that generative "
+        f"feature replay (GFR) makes, and {drawn}\u00a0% of generated images; the features "
+        f"of old images move by {moved}\u00a0% of their length. GFR ends at "
         f"{last(ours)}\u00a0%, fine-tuning at {last(tuned)}\u00a0% (CIFAR-100, {FOUR})."
     )
 
@@ -50,8 +50,8 @@ def when_not(evidence: Evidence) -> str:
         return ""
     leads = "; ".join(f"{split}: {lead(*both)}" for split, *both in told)
     text = (
-        "**When it does not:** a frozen extractor with class means forgets nothing, "
-        f"and GFR's lead over it is small or none (points, {leads})."
+        "**When it does not:** a frozen extractor with class means keeps every "
+        f"feature, and GFR's lead over it is small or none (points, {leads})."
     )
     whole, gan = runs(evidence, FOUR, "gfr-gaussian-full", "gfr")
     if whole and gan:
@@ -78,7 +78,8 @@ def use(evidence: Evidence) -> str:
     asked = sum(map(len, told.values()))
     return (
         f"**What to use** where no image may be kept: {words.label(first)} ends first "
-        f"in {len(cases)} of {asked} settings ({scores}). The [guide](#guide) has the "
+        f"in {len(cases)} of {asked} settings ({scores}); not every rival is recorded "
+        f"in each. The [guide](#guide) has the "
         "others."
     )
 

@@ -99,11 +99,11 @@ def strong(found: dict, spread: dict) -> dict[str, float]:
 
 
 def listed(found: dict) -> str:
-    """'whole covariances (number 11): +2.0' of what `strong` gives; or 'none'."""
+    """'whole covariances (number 11) by +2.0' of what `strong` gives; or 'none'."""
     texts = []
     for switch, mean in found.items():
         number, what = switch.split(maxsplit=1)
-        texts.append(f"{what} (number {number}): {mean:+.1f}")
+        texts.append(f"{what} (number {number}) by {mean:+.1f}")
     return "; ".join(texts) or "none"
 
 

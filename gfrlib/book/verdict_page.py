@@ -289,7 +289,7 @@ def changes(first: str, second: str, evidence: Evidence) -> Markdown:
     ]
     same = (
         f"{counted(len(both), 'claim')} can be answered both at *{first}* and at "
-        f"*{second}*; the numbers point another way for {len(rows)}."
+        f"*{second}*; the numbers point another way in {len(rows)} of them."
     )
     return Markdown(f"{same}\n\n{table(rows)}")
 

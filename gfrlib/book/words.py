@@ -145,11 +145,19 @@ def table(rows, digits: int = 1):
 
 
 def apart(first, second) -> str:
-    """'2.3 points below', of the means of two groups of values; a dash for none."""
+    """'2.3 points below', of the means of two groups of values; a dash for none.
+
+    With '(open)' where several seeds do not decide; one seed is the page's to say.
+    """
     gap = claims.difference(first, second)
     if np.isnan(gap):
         return "–"
-    return f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'}"
+    open_ = (
+        min(len(first), len(second)) > 1
+        and claims.verdict(first, second, "above") in claims.OPEN
+    )
+    note = " (open)" if open_ else ""
+    return f"{abs(gap):.1f} points{note} {'above' if gap >= 0 else 'below'}"
 
 
 def ranking(found: dict) -> str:

@@ -257,7 +257,7 @@ def test_what_changes_between_two_scales():
     changed = [line for line in text.splitlines() if "far above LwF (5 tasks)" in line]
     assert len(changed) == 1 and "above, not far" in changed[0]
     assert text.startswith("5 claims can be answered both at *slim* and at *medium*")
-    assert "the numbers point another way for 3" in text, "on each of three splits"
+    assert "the numbers point another way in 3" in text, "on each of three splits"
 
 
 def test_the_verdict_stands_first():
