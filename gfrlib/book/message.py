@@ -33,8 +33,8 @@ def why(evidence: Evidence) -> str:
     return (
         "**Why it works:** features can be generated, and stay what they are. The "
         f"first network recognises {made}\u00a0% of the features that generative "
-        f"feature replay (GFR) makes, and {drawn}\u00a0% of generated images; the features "
-        f"of old images move by {moved}\u00a0% of their length. GFR ends at "
+        f"feature replay (GFR) makes, and {drawn}\u00a0% of generated images; the "
+        f"features of old images move by {moved}\u00a0% of their length. GFR ends at "
         f"{last(ours)}\u00a0%, fine-tuning at {last(tuned)}\u00a0% (CIFAR-100, {FOUR})."
     )
 

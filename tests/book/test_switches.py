@@ -43,7 +43,8 @@ def test_a_strong_effect_passes_points_spread_and_sign(both):
     assert spread[FULL] == pytest.approx(0.5**0.5) and spread[switches.HELD] == 0
     found = {FULL: [3.0, 3.2], LINE: [0.5, 0.6]}
     assert list(switches.strong(found, spread)) == [FULL]
-    assert switches.listed(switches.strong(found, spread)).endswith("(number 11) by +3.1")
+    told = switches.listed(switches.strong(found, spread))
+    assert told.endswith("(number 11) by +3.1")
     for points in ([3.0], [9.0, -1.0], [1.9, 1.9]):  # one seed, at odds, too small
         assert not switches.strong({FULL: points}, spread)
     assert not switches.strong({FULL: [3.0, 3.2]}, {FULL: 2.0})  # within the spread
