@@ -15,8 +15,10 @@ from gfrlib.book.scales import COLD, SCALES
 from gfrlib.book.verdicts import Evidence
 from gfrlib.config import METHODS
 
-NOTHING, NUMBERS, IMAGES = "nothing", "statistics or a generator", "images"
-KEPT = (NOTHING, NUMBERS, IMAGES)  # each allows what stands before it, too
+# What may be kept beside the network itself; each allows what stands before it, too.
+# The importances of weights (EWC, MAS) say nothing of single classes.
+NOTHING, NUMBERS, IMAGES = "nothing of a class", "statistics or a generator", "images"
+KEPT = (NOTHING, NUMBERS, IMAGES)
 MEMORIES = {"none": NOTHING, "exemplars": IMAGES}  # every other one is numbers
 BEST = 5  # rows of a table of evidence
 STARTS = {  # how the classes arrive: scale and split of the closest runs
