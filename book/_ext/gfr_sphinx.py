@@ -31,7 +31,8 @@ def explain_unpublished(app, page, template, context, doctree):
     """While the address is still OWNER's, buttons lead to what to do about it."""
     if "/OWNER/" not in app.config.html_theme_options["repository_url"]:
         return
-    here = context["pathto"]("book/run") + "#run-unpublished"
+    page = context["pathto"]("book/run")  # "#" on that page itself
+    here = f"{page.removesuffix('#')}#run-unpublished"
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
             if "/OWNER/" in button.get("url", ""):

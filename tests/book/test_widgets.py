@@ -58,7 +58,7 @@ def words(picture: str) -> list[list[str]]:
 
 def test_the_config_follows_the_controls(explorer):
     start = explorer.config
-    assert start == make_config("quick", "gfr", dataset="digits", base=4, tasks=3)
+    assert start == make_config("example", "gfr", dataset="digits", base=4, tasks=3)
     view = explorer.views["digits"]
     view.base.value, view.order.value = 5, "sorted"
     view.after[5].value = 1
@@ -168,7 +168,7 @@ def test_the_table_counts_and_weighs(explorer):
         ["2", "2", "6", "3"],
         ["3", "2", "8", "4"],
     ]
-    d = networks.build_network(make_config("quick"), (1, 8, 8), 0).features
+    d = networks.build_network(make_config("example"), (1, 8, 8), 0).features
     # for 8 classes: 20 images of 8 x 8 bytes; mean and deviation of d features; d and
     # d x d numbers of 4 bytes
     assert rows[3][5:8] == ["10 KiB", human(8 * 2 * d * 4), human(8 * (d + d * d) * 4)]
@@ -180,7 +180,7 @@ def test_the_table_counts_and_weighs(explorer):
 
 
 def test_the_table_weighs_the_real_objects(explorer):
-    view, config = explorer.views["digits"], make_config("quick", "gfr")
+    view, config = explorer.views["digits"], make_config("example", "gfr")
     network = networks.build_network(config, (1, 8, 8), 0)
     network.head.grow(6, 0)
     assert view._weights["old network"](6) == replay.state_bytes(network)
