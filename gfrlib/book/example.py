@@ -4,17 +4,18 @@
 `python -m gfrlib grid grids/example.yaml`, to `data/example-search.csv`.
 """
 
+import sys
+
 import pandas as pd
 
-from gfrlib.config import Config
+from gfrlib.config import Config, UserError
 from gfrlib.engine.store import root, write_atomically
 from gfrlib.lab import grids, records
 from gfrlib.lab.records import Record
 from gfrlib.tasks import task_sizes
 
 CLASSES = 10  # of the digits
-# What a row of the table is called, by what it does: (penalty, memory, distance,
-# kind of Gaussian), "" for anything
+# What a run is called, by (penalty, memory)
 NAMES = {
     ("frozen", "means"): "Frozen F, nearest mean",
     ("frozen", "covariances"): "FeCAM",
@@ -63,13 +64,21 @@ def line(record: Record) -> dict:
 
 
 def found() -> pd.DataFrame:
-    """The runs of the grid that are in the cache, a row each."""
-    runs = []
-    for config in grids.read(root() / "grids" / "example.yaml"):
-        sizes = task_sizes(CLASSES, config.base, config.tasks)
-        record = records.find(config, sizes)
-        runs += [line(record)] if record else []
-    return pd.DataFrame(runs)
+    """The runs of the grid, a row each.
+
+    Raises UserError where one is not in the cache, made by this very code.
+    """
+    configs = grids.read(root() / "grids" / "example.yaml")
+    runs = [
+        records.find(config, task_sizes(CLASSES, config.base, config.tasks))
+        for config in configs
+    ]
+    if missing := runs.count(None):
+        raise UserError(
+            f"{missing} of the {len(runs)} runs of the search are not made by this "
+            "code; first run python -m gfrlib grid grids/example.yaml."
+        )
+    return pd.DataFrame([line(run) for run in runs])
 
 
 def search() -> pd.DataFrame:
@@ -97,12 +106,17 @@ def summary(runs: pd.DataFrame, by: list[str], value: str = "last") -> pd.DataFr
     return frame.sort_values("mean").reset_index()
 
 
-def main() -> None:
-    """Write the table."""
+def main() -> int:
+    """Write the table, whole or not at all; the exit code."""
     path = root() / "data" / "example-search.csv"
-    text = found().to_csv(index=False, lineterminator="\n")
-    write_atomically(path, text.encode("utf-8"))
+    try:
+        text = found().to_csv(index=False, lineterminator="\n")
+        write_atomically(path, text.encode("utf-8"))
+    except UserError as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -221,7 +221,7 @@ def summary(answers: list[Judged], ours: bool = False) -> Markdown:
             silent.append(scale)
         elif asked:
             rows.append({"scale": scale, **counts})
-    none = f"\n\nNothing is recorded at {', '.join(silent)}." if silent else ""
+    none = f"\n\nNo claim is answered at {', '.join(silent)}." if silent else ""
     return Markdown(table(rows) + none)
 
 

@@ -229,7 +229,7 @@ def test_counts_of_the_summary_add_up():
     names = [word.strip() for word in lines[0].strip("| ").split("|")]
     assert names == ["scale", *verdict_page.DECIDED, "open", claims.MISSING]
     shown = [line for line in lines[2:] if line.startswith("|")]
-    assert len(shown) == 4 and "Nothing is recorded at medium, paper" in lines[-1]
+    assert len(shown) == 4 and "No claim is answered at medium, paper" in lines[-1]
     for line in shown:
         scale, *counts = (word.strip() for word in line.strip("| ").split("|"))
         counts = list(map(int, counts))
