@@ -65,16 +65,12 @@ def small_fixture(tmp_path, monkeypatch):
     (tmp_path / "data" / "records" / "one.json").write_text("{}")
     write_notebook(tmp_path / "book" / "01_small.ipynb")
     monkeypatch.setattr(chapters, "ROOT", tmp_path)
-    # the kernel starts in tmp_path, where the stand-in would hide the real library
+    # the kernel works in ROOT: in tmp_path the stand-in would hide the real library
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(chapters, "_execute", _in_root(chapters._execute, monkeypatch))
+    execute = chapters.notebooks.execute
+    monkeypatch.setattr(
+        chapters.notebooks,
+        "execute",
+        lambda source, partial, values, folder: execute(source, partial, values, ROOT),
+    )
     return tmp_path
-
-
-def _in_root(execute, monkeypatch):
-    def with_real_library(*arguments):
-        with monkeypatch.context() as patch:
-            patch.setattr(chapters, "ROOT", ROOT)
-            return execute(*arguments)
-
-    return with_real_library
