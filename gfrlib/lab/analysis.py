@@ -16,8 +16,8 @@ from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
 from gfrlib.lab.layers import Layers
 from gfrlib.lab.replayed import POINTS, Replayed, rounded
+from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
-from gfrlib.replay import Memory
 from gfrlib.tasks import Tasks
 
 PARTS = ("drift", "logits", "recognised", "samples", "similarity", "projection")
