@@ -13,7 +13,7 @@ from gfrlib.networks import Network, split
 from gfrlib.replay import Memory
 from gfrlib.tasks import Tasks
 
-MOMENTS = 4  # ends of tasks at which the replay is measured, at most
+MOMENTS = 3  # ends of tasks at which the replay is measured, at most
 IMAGES = 100  # held-out images of each class, at most, and as many replays
 # A sample of these is no draw from a distribution of their own: the mean itself, or a
 # feature of a new class.
@@ -27,10 +27,11 @@ class Compared:
     after the last task, in which no GAN is trained. Real are the features of held-out
     images (the test images, or the validation share) under the current F_t: what replay
     should look like by then, so that a memory ages both with F and with the generations
-    of its generator. With many tasks some ends are chosen, evenly from the first to the
-    last but one (`moments`), and all tasks up to there are measured. At the first and
-    the last of them real training features stand in for a perfect memory, in
-    `reference`: few rows keep even those from a distance of 0 and a coverage of 1.
+    of its generator. With more tasks some ends are chosen, evenly from the first to the
+    last but one (`moments`), and all tasks up to there are measured: a minute of one
+    core at CIFAR-100 and width 16. At the first and the last of them real training
+    features stand in for a perfect memory, in `reference`: few rows keep even those
+    from a distance of 0 and a coverage of 1.
     """
 
     def __init__(self, config: Config, stream: Tasks):
