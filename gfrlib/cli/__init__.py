@@ -84,6 +84,7 @@ def _add_run(commands) -> None:
         action="store_true",
         help="print the record and nothing else on standard output",
     )
+    _add_analyse(run)
     settings = run.add_argument_group("settings (any field of gfrlib.config.Config)")
     for field in actions.settings():
         hyphens = f"--{field.name.replace('_', '-')}"
@@ -91,6 +92,17 @@ def _add_run(commands) -> None:
         metavar = _metavar(field.default)
         settings.add_argument(*spellings, dest=field.name, metavar=metavar)
     run.set_defaults(action=actions.run)
+
+
+def _add_analyse(command) -> None:
+    command.add_argument(
+        "--analyse",
+        type=words.parts,
+        default=(),
+        metavar="PART,PART",
+        help="parts of the analysis that what is recorded gets where it lacks them, "
+        "from its stages, or trained again: similarity, projection, quality ...",
+    )
 
 
 def _add_grid(commands) -> None:
@@ -117,6 +129,7 @@ def _add_grid(commands) -> None:
     grid.add_argument(
         "--commit", action="store_true", help="commit every record to git as it is done"
     )
+    _add_analyse(grid)
     grid.set_defaults(action=actions.grid)
 
 

@@ -32,7 +32,9 @@ def run(options) -> None:
     }
     config = experiments.settings(options.preset, options.method, **changes)
     progress = Progress()
-    record = experiments.run_or_load(config, report=progress, notice=progress.notice)
+    record = experiments.run_or_load(
+        config, analyse=options.analyse, report=progress, notice=progress.notice
+    )
     progress.close()
     if distributed.rank() > 0:
         return
@@ -40,7 +42,7 @@ def run(options) -> None:
         json.dump(record.full_json(), sys.stdout)
         print()
         return
-    print(f"{record.name}: {record.status}")
+    print(f"{record.name}: {_status(record)}")
     print("after task    " + "".join(f"{t:>8}" for t in range(len(record.task_sizes))))
     _row("class-weighted", record.curve)
     _row("mean over tasks", metrics.mean_over_tasks(record.accuracy))
@@ -56,7 +58,7 @@ def _row(name: str, values) -> None:
 def grid(options) -> None:
     """Run a grid; each run is printed as it ends."""
     from gfrlib.engine import distributed
-    from gfrlib.lab import grids, origin, plans
+    from gfrlib.lab import experiments, grids, origin, plans
 
     if distributed.announced() > 1:
         raise UserError(
@@ -64,14 +66,19 @@ def grid(options) -> None:
             "(python -m gfrlib run)."
         )
     configs = grids.read(options.file)
+    experiments.check_parts(options.analyse)
     if options.dry_run:
-        print(plans.table(plans.plan(configs)))
+        print(plans.table(plans.plan(configs, analyse=options.analyse)))
         return
     if options.commit:
         _refuse_uncommittable(configs)
         origin.refuse_changes()
     results = grids.run(
-        configs, options.jobs, ray=options.ray, notice=Progress().notice
+        configs,
+        options.jobs,
+        ray=options.ray,
+        notice=Progress().notice,
+        analyse=options.analyse,
     )
     # closed at once when this is stopped, so that its processes end, too
     with contextlib.closing(results):
@@ -93,10 +100,13 @@ def _tell_results(results, count: int, *, commit: bool) -> int:
             print(f"{name}: {result}", file=sys.stderr, flush=True)
             continue
         print(
-            f"{name}: {result.status}, {_in_short(result)}, {result.name}", flush=True
+            f"{name}: {_status(result)}, {_in_short(result)}, {result.name}", flush=True
         )
         if commit and result.status == "computed now":
-            _commit(result.path)
+            _commit(result.path, f"Record: {result.path.stem}")
+        elif commit and result.added:
+            added = ", ".join(result.added)
+            _commit(result.path, f"Analysis: {result.path.stem}, {added}")
     return failed
 
 
@@ -126,7 +136,13 @@ def _in_short(record) -> str:
     )
 
 
-def _commit(path: Path) -> None:
+def _status(record) -> str:
+    """Where the record came from, and what was added to its analysis now."""
+    added = ", ".join(record.added)
+    return f"{record.status}, now with {added}" if added else record.status
+
+
+def _commit(path: Path, message: str) -> None:
     """Commit a record with its analysis, and nothing else that is staged.
 
     What git refuses is said, and stops nothing.
@@ -134,7 +150,6 @@ def _commit(path: Path) -> None:
     import subprocess
 
     files = [str(p) for p in sorted(path.parent.glob(f"{path.stem}.*"))]
-    message = f"Record: {path.stem}"
     for words in (["add"], ["commit", "--quiet", "-m", message]):
         command = ["git", "-C", str(path.parent), *words, "--", *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -36,6 +36,11 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def parts(text: str) -> tuple[str, ...]:
+    """The type of an option: words between commas, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
 def prepare_streams() -> None:
     """What a terminal's encoding lacks is written as an escape, and ends no command."""
     for stream in (sys.stdout, sys.stderr):

@@ -21,7 +21,7 @@ class Analysis(dict):
 
     def __missing__(self, part: str):
         raise UserError(
-            f"The analysis of '{self.name}' has no '{part}'; at preset quick "
+            f"The analysis of '{self.name}' has no '{part}'; "
             f'experiments.run_or_load(config, analyse="{part}") computes it.'
         )
 

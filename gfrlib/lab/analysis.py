@@ -2,7 +2,8 @@
 
 Parts: drift (how far features and class means have moved), logits (per class, and old
 classes against new ones), recognised (what is right of the replay), samples (a sheet of
-generated images); and the costly similarity (layer by layer) and projection (t-SNE).
+generated images); and the costly similarity (layer by layer), projection (t-SNE) and
+quality (replay against real features of held-out images, by gfrlib.quality).
 """
 
 from collections.abc import Iterable
@@ -10,18 +11,20 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gfrlib.batches import EVALUATION_BATCH
 from gfrlib.config import Config
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
+from gfrlib.lab.compared import Compared, features_of, first_of_each
 from gfrlib.lab.layers import Layers
 from gfrlib.lab.replayed import POINTS, Replayed, rounded
 from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
 from gfrlib.tasks import Tasks
 
-PARTS = ("drift", "logits", "recognised", "samples", "similarity", "projection")
-COSTLY = {"similarity", "projection"}
+COSTLY = {"similarity", "projection", "quality"}
+PARTS = (
+    "drift", "logits", "recognised", "samples", "similarity", "projection", "quality",
+)  # fmt: skip
 PER_CLASS = 20  # test images of each class that are looked at for drift and logits
 
 
@@ -47,6 +50,7 @@ class Observer:
         self.logits: list[dict] = []
         self.layers = Layers(stream)
         self.replayed = Replayed(config, stream)
+        self.compared = Compared(config, stream)
 
     def __call__(self, t: int, network: Network, memory: Memory) -> None:
         """Look at task t's network and memory, and change neither."""
@@ -70,6 +74,8 @@ class Observer:
         if "projection" in parts and replays and 0 in self.then:
             upper = nn.Sequential(*network.stages[config.cut :])
             self.replayed.project(t, memory, upper, now[0], labels[0], phase)
+        if "quality" in parts:
+            self.compared.measure(t, network, memory, phase)
 
     def result(self) -> dict:
         """{part: what was found}, for the parts asked for."""
@@ -78,6 +84,7 @@ class Observer:
             "logits": self.logits,
             "projection": self.replayed.projection,
             "similarity": self.layers.entries,
+            "quality": self.compared.entries,
             "recognised": self.replayed.recognised,
             "samples": self.replayed.about_samples(),
         }
@@ -93,17 +100,10 @@ class Observer:
     ) -> tuple[Tensor, Tensor]:
         """u [N, d] and labels [N] of the first test images of each class of task k."""
         stream, index = self.stream, self.stream.test_index(k)
-        labels = stream.test_labels[index]
-        rank = torch.arange(len(labels), device=labels.device)
-        rank -= torch.searchsorted(labels, labels)  # within its class
         wanted = PER_CLASS if k else max(PER_CLASS, POINTS)
-        index = index[rank < wanted]
-        chunks = []
-        with phase.autocast():
-            for chosen in index.split(EVALUATION_BATCH):
-                images = stream.normalise(stream.test_images[chosen])
-                chunks.append(extractor(images).float())
-        return torch.cat(chunks), stream.test_labels[index]
+        index = index[first_of_each(stream.test_labels[index], wanted)]
+        u = features_of(extractor, stream, stream.test_images, index, phase)
+        return u, stream.test_labels[index]
 
     def _moved(self, now: tuple[Tensor], labels: tuple[Tensor]) -> list[dict]:
         """How far each task's features and class means are from where they were.

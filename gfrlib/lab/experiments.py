@@ -37,21 +37,26 @@ def run_or_load(
     """The record of `config`: found if its settings are equal, else trained and kept.
 
     At quick the costly parts of the analysis are computed when `analyse` names them
-    ("similarity", "projection" or both), at once or later, from the stages in the
+    ("similarity", "projection", "quality"), at once or later, from the stages in the
     cache; other presets compute all but what `leave_out` names (the similarity of wide
     layers takes the host minutes, in which a GPU waits). A quick record that other code
-    has analysed is analysed anew. `report` hears of progress (training.run), `notice`
-    of waiting and of a precision that is slow here. See Record.status for where the
-    record came from. Raises UserError.
+    has analysed is analysed anew. A larger one gets what `analyse` names and it lacks,
+    beside what is there; where its stages are gone it is trained again, and nothing is
+    added unless the weights are the record's (Record.added). `report` hears of progress
+    (training.run), `notice` of waiting and of a precision that is slow here. See
+    Record.status for where the record came from. Raises UserError.
     """
-    parts = _parts(config, analyse) - set(leave_out)
+    left = set(leave_out)
+    asked = {analyse} if isinstance(analyse, str) else set(analyse)
+    parts, asked = _parts(config, asked) - left, asked - left
     with limits.told():
-        return _run_or_load(config, parts, report, notice)
+        return _run_or_load(config, parts, asked, report, notice)
 
 
 def _run_or_load(
     config: Config,
     parts: set[str],
+    asked: set[str],
     report: Callable | None,
     notice: Callable[[str], None] | None,
 ) -> Record:
@@ -61,12 +66,12 @@ def _run_or_load(
     distributed.check(config)
     stream = load_tasks(config)
     found, lacking = distributed.broadcast(
-        _find(config, stream, parts) if distributed.rank() == 0 else None
+        _find(config, stream, parts, asked) if distributed.rank() == 0 else None
     )
     if found is not None and not lacking:
         return found
     footprint.check(config, stream, here)
-    if found is None and records.is_committed(config):
+    if records.is_committed(config):
         origin.refuse_changes()
     commit = origin.code_commit()  # the files may change while it trains
     alone = distributed.rank() == 0
@@ -85,6 +90,7 @@ def _run_or_load(
         )
         provenance = _provenance(here, stream, commit)
     if found is not None:
+        _check_weights(found, outcome.weights)
         if alone:
             parts = _result(observer, found.weights)
             found = records.analysed(found, parts, observer.sheet())
@@ -109,36 +115,53 @@ def seeds(
     return [run_or_load(each, analyse=analyse) for each in configs]
 
 
-def _parts(config: Config, asked: str | Iterable[str]) -> set[str]:
+def _parts(config: Config, asked: set[str]) -> set[str]:
     """The parts of the analysis that this run's record must have."""
-    asked = {asked} if isinstance(asked, str) else set(asked)
-    unknown = sorted(asked - set(analysis.PARTS))
+    check_parts(asked)
+    every = set(analysis.PARTS)
+    return asked | (every - analysis.COSTLY if config.preset in LIVE else every)
+
+
+def check_parts(names: Iterable[str]) -> None:
+    """Raises UserError unless all of these are parts of an analysis."""
+    unknown = sorted(set(names) - set(analysis.PARTS))
     if unknown:
         raise UserError(
             f"An analysis has no part '{unknown[0]}'; "
             f"choose from {', '.join(analysis.PARTS)}."
         )
-    every = set(analysis.PARTS)
-    return asked | (every - analysis.COSTLY if config.preset in LIVE else every)
 
 
 def _find(
-    config: Config, stream: Tasks, parts: set[str]
+    config: Config, stream: Tasks, parts: set[str], asked: set[str]
 ) -> tuple[Record | None, set[str]]:
     """The record, if there is one, and the parts of its analysis still to compute.
 
-    A recorded analysis of a larger preset is taken as it is: its stages may be gone.
+    A recorded analysis of a larger preset is taken as it is, as its stages may be gone;
+    only what is asked for by name is added.
     """
     found = records.find(config, stream.sizes, stream.content)
     if found is None:
         return None, parts
-    if config.preset not in LIVE:
-        return found, set()
     have = found.analysis or {}
+    if config.preset not in LIVE:
+        return found, asked - set(have)
     there = parts & set(have)
     if have.get("code") == _stamp(found.weights):
         return found, parts - there
     return found, parts | (set(have) & set(analysis.PARTS))
+
+
+def _check_weights(record: Record, weights: str) -> None:
+    """Raises UserError unless these are the weights that the record was made with."""
+    if weights != record.weights:
+        made = record.provenance
+        raise UserError(
+            f"Trained again here, '{record.name}' ends with other weights than when it "
+            f"was recorded (on {made['device']}, code {made['commit'][:10]}), so that "
+            "nothing was added to its analysis: call it where its stages are kept, or "
+            "on a machine like that one."
+        )
 
 
 def _result(observer: analysis.Observer, weights: str) -> dict:

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from gfrlib.config import Config, UserError
@@ -149,25 +149,31 @@ def run(
     *,
     ray: bool = False,
     notice: Callable[[str], None] = warnings.warn,
+    analyse: Iterable[str] = (),
 ) -> Iterator[tuple[Config, object]]:
     """Yield (config, its Record, or the UserError that stopped it) as runs end.
 
     `jobs` processes at a time. They wait for each other's stages, so that a shared one
     is trained once. With `ray` the processes are Ray's, on all machines of the cluster
     (see `on_ray`). `notice` hears of waiting, and of a precision that is slow here.
+    Parts of the analysis that `analyse` names are added to what is recorded without
+    them (experiments.run_or_load).
     """
+    analyse = tuple(analyse)
     if ray:
-        yield from on_ray(configs, jobs)
+        yield from on_ray(configs, jobs, analyse)
     elif jobs == 1:
-        yield from (_one(config, notice) for config in configs)
+        yield from (_one(config, analyse, notice) for config in configs)
     else:
         with contextlib.suppress(UserError):  # each run tells its own
             for config in configs:
                 Machine.of(config).tell(notice)
-        yield from _processes(configs, jobs)
+        yield from _processes(configs, jobs, analyse)
 
 
-def _processes(configs: list[Config], jobs: int) -> Iterator[tuple[Config, object]]:
+def _processes(
+    configs: list[Config], jobs: int, analyse: tuple[str, ...]
+) -> Iterator[tuple[Config, object]]:
     """On this machine.
 
     Where a process is killed, all that were under way are begun again, up to RETRIES
@@ -178,7 +184,7 @@ def _processes(configs: list[Config], jobs: int) -> Iterator[tuple[Config, objec
     while waiting and tries <= RETRIES:
         with _pool(min(jobs, len(waiting))) as pool:
             with _uninterrupted():
-                begun = [pool.submit(_one, config) for config in waiting]
+                begun = [pool.submit(_one, config, analyse) for config in waiting]
             for future in concurrent.futures.as_completed(begun):
                 if isinstance(future.exception(), broken):
                     break
@@ -239,7 +245,9 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def on_ray(configs: list[Config], jobs: int = 1) -> Iterator[tuple[Config, object]]:
+def on_ray(
+    configs: list[Config], jobs: int = 1, analyse: tuple[str, ...] = ()
+) -> Iterator[tuple[Config, object]]:
     """As `run`, on Ray: the cluster of RAY_ADDRESS, or `jobs` workers of this machine.
 
     A run claims one GPU where the cluster has any, else one processor. One whose worker
@@ -270,7 +278,7 @@ def on_ray(configs: list[Config], jobs: int = 1) -> Iterator[tuple[Config, objec
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         claim = {"num_cpus": 0 if gpus else 1, "num_gpus": gpus}
         task = ray.remote(**claim, max_retries=RETRIES, max_calls=1)(_one)
-        waiting = {task.remote(config): config for config in configs}
+        waiting = {task.remote(config, analyse): config for config in configs}
         while waiting:
             for reference in ray.wait(list(waiting))[0]:
                 config = waiting.pop(reference)
@@ -294,11 +302,14 @@ def _environment() -> dict[str, str]:
 
 
 def _one(
-    config: Config, notice: Callable[[str], None] | None = None
+    config: Config,
+    analyse: tuple[str, ...] = (),
+    notice: Callable[[str], None] | None = None,
 ) -> tuple[Config, object]:
     """What a process does: one run, whose failure stops no other."""
     try:
-        return config, experiments.run_or_load(config, notice=notice)
+        record = experiments.run_or_load(config, analyse=analyse, notice=notice)
+        return config, record
     except UserError as problem:
         # its frames would keep the run's networks and features
         return config, problem.with_traceback(None)

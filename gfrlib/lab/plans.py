@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -145,20 +145,28 @@ def _train(chain: training.Chain, t: int, stage: Stage) -> None:
         training.train_generator(memory, network, past, stream, t, config, phase)
 
 
-def plan(configs: list[Config], speed: Callable = seconds_per_step) -> list[dict]:
+def plan(
+    configs: list[Config],
+    speed: Callable = seconds_per_step,
+    *,
+    analyse: Iterable[str] = (),
+) -> list[dict]:
     """One row a run: method, split, seed, whether recorded, stages, new ones, seconds.
 
-    New to the grid, that is: a stage that an earlier run of it trains, or that lies in
-    the cache, costs nothing. Compiled runs count as fast as uncompiled ones.
+    What lacks a part of its analysis that `analyse` names is not recorded yet. New to
+    the grid, that is: a stage that an earlier run of it trains, or that lies in the
+    cache, costs nothing. Compiled runs count as fast as uncompiled ones.
     """
     rows, seen, known, place = [], set(), {}, store.Store().place
     for config in configs:
         stream = load_tasks(config)
+        found = records.find(config, stream.sizes, stream.content)
+        lacking = set(analyse) - set(found and found.analysis or {})
         row = {
             "method": config.method,
             "split": _split(stream.sizes),
             "seed": config.seed,
-            "recorded": records.find(config, stream.sizes, stream.content) is not None,
+            "recorded": found is not None and not lacking,
             "stages": 0,
             "new": 0,
             "seconds": 0.0,

@@ -25,7 +25,7 @@ from gfrlib.lab.analyses import Analysis
 from gfrlib.presets import LIVE
 
 # What a Record knows beside the fields of its file.
-NOT_KEPT = {"status", "path", "sealed"}
+NOT_KEPT = {"status", "path", "sealed", "added"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Record:
     path: Path | None = field(default=None, compare=False)
     # whether its file carries a checksum: not if older code has written it
     sealed: bool = field(default=True, compare=False)
+    # parts of its analysis that were added now, to a record that was there
+    added: tuple = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -208,9 +210,27 @@ def save(
 
 
 def analysed(record: Record, parts: dict, sheet: bytes | None = None) -> Record:
-    """The record with more parts of its analysis, which are kept beside it, too."""
-    analyses.write(record.path, _with_kept(record, parts), sheet)
-    return holding(record, parts)
+    """The record with more parts of its analysis, which are kept beside it, too.
+
+    In the analysis of a larger preset all other parts stay, whichever code has made
+    them, and `added` says which code has made these: {part: code}. It raises UserError
+    where what is kept there is damaged.
+    """
+    live = record.config.preset in LIVE
+    kept = _with_kept(record, parts) if live else _beside_others(record, parts)
+    analyses.write(record.path, kept, sheet)
+    record = dataclasses.replace(record, added=tuple(sorted({*parts} - {"code"})))
+    return holding(record, kept)
+
+
+def _beside_others(record: Record, parts: dict) -> dict:
+    """The parts beside those that are there, each that other code has made with it."""
+    before, code = _fresh(record).analysis, parts["code"]
+    if not before or before.get("code") == code:
+        return {**(before or {}), **parts}
+    names = [name for name in parts if name != "code"]
+    added = {**before.get("added", {}), **dict.fromkeys(names, code)}
+    return {**before, **{name: parts[name] for name in names}, "added": added}
 
 
 def holding(record: Record, parts: dict) -> Record:
