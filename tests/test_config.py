@@ -80,6 +80,7 @@ AT_THE_DEFAULT = {
     "likeness",
     "initial_projection",
     "bottleneck",
+    "weights",
 }
 WITHOUT_EFFECT = {"cut", *AT_THE_DEFAULT}
 

@@ -21,7 +21,7 @@ def settings() -> list[dataclasses.Field]:
 
 
 def run(options) -> None:
-    """Train or load, and print the record."""
+    """Train or load, and print the record; with --save-weights keep F instead."""
     from gfrlib import metrics
     from gfrlib.engine import distributed
     from gfrlib.lab import experiments
@@ -32,6 +32,11 @@ def run(options) -> None:
     }
     config = experiments.settings(options.preset, options.method, **changes)
     progress = Progress()
+    if options.save_weights is not None:
+        _save_weights(config, options, progress)
+        return
+    if options.after is not None:
+        raise UserError("--after says which network --save-weights FILE keeps.")
     record = experiments.run_or_load(
         config, analyse=options.analyse, report=progress, notice=progress.notice
     )
@@ -48,6 +53,31 @@ def run(options) -> None:
     _row("mean over tasks", metrics.mean_over_tasks(record.accuracy))
     _row("forgetting", metrics.forgetting(record.accuracy, record.task_sizes))
     print(f"in percent; {record.path}")
+
+
+def _save_weights(config: Config, options, progress: Progress) -> None:
+    """Write the extractor after a task to a file that --weights takes."""
+    from gfrlib.engine import distributed
+    from gfrlib.lab import experiments, weights
+
+    if options.json:
+        raise UserError("--save-weights makes no record; leave out --json.")
+    path = paths.file_or_folder(options.save_weights, "The file for the weights")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(
+            f"'{path}' cannot be written: give a file in a folder that exists."
+        )
+    found = experiments.extractor_after(
+        config, options.after, report=progress, notice=progress.notice
+    )
+    progress.close()
+    if distributed.rank() > 0:
+        return
+    weights.save(path, found)
+    print(
+        f"{path}: a ResNet-18 of width {found.width}, stem {found.stem}, SHA-256 "
+        f"{found.sha256[:8]}; {found.source}"
+    )
 
 
 def _row(name: str, values) -> None:
