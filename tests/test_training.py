@@ -10,7 +10,7 @@ from memory_store import MemoryStore, until_done
 
 from gfrlib import losses, training
 from gfrlib.config import METHODS, UserError, make_config
-from gfrlib.engine import descent
+from gfrlib.engine import chain, descent
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
 from gfrlib.penalties import Past
@@ -158,9 +158,9 @@ def test_learning_rate_schedules():
 
 def test_generator_steps_are_shared_by_the_later_tasks():
     config = make_config("paper")
-    assert training.generator_steps(config, 6, 0) == 19539
+    assert chain.generator_steps(config, 6, 0) == 19539
     for count in (6, 11, 26):  # 5, 10 and 25 tasks after the base; the last trains none
-        shares = [training.generator_steps(config, count, t) for t in range(count)]
+        shares = [chain.generator_steps(config, count, t) for t in range(count)]
         assert 0 <= 20040 - sum(shares[1:-1]) < count
 
 
