@@ -3,7 +3,7 @@
 Their entries are read as those of `gfrlib.book.paper`.
 """
 
-from gfrlib.book.entries import FOUR, TASKS, read
+from gfrlib.book.entries import FOUR, TASKS, TENS, UNSEEN, read
 
 BEYOND = read(
     """
@@ -29,3 +29,43 @@ FeCAM is above the frozen control
     splits=(*FOUR, *TASKS),
     ours=True,
 )
+BEYOND += read(
+    """
+a flow is above the GAN
+    above | gfr-flow | gfr
+a flow is above whole covariances
+    above | gfr-flow | gfr-gaussian-full
+mixtures are above diagonal Gaussians
+    above | gfr-mixture | gfr-gaussian
+mixtures are above whole covariances
+    above | gfr-mixture | gfr-gaussian-full
+mixtures are above the GAN
+    above | gfr-mixture | gfr
+""",
+    where="Beyond the paper",
+    figure="generator-cifar-table",
+    splits=(*FOUR, *TASKS),
+    ours=True,
+)
+PRETRAINED = read(
+    """
+on unseen photographs, whole covariances are above a frozen F with the same memory
+    above | gfr-gaussian-full | frozen F, same memory
+on unseen photographs, whole covariances are above the frozen control
+    above | gfr-gaussian-full | frozen
+on unseen photographs, whole covariances are above fine-tuning
+    above | gfr-gaussian-full | finetune
+on unseen photographs, whole covariances are above LwF
+    above | gfr-gaussian-full | lwf
+on unseen photographs, whole covariances are above FeCAM
+    above | gfr-gaussian-full | fecam
+on unseen photographs, GFR (GAN) is above a frozen F with the same memory
+    above | gfr | frozen F + GAN
+""",
+    where="Beyond the paper",
+    data=UNSEEN,
+    figure="after-pretrained",
+    splits=TENS,
+    ours=True,
+)
+BEYOND += PRETRAINED

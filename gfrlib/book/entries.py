@@ -14,6 +14,8 @@ from gfrlib.book.claims import Claim, Side
 
 FOUR = ("4 × 25",)  # splits of the 100 classes; the others begin with half of them
 TASKS = ("5 tasks", "10 tasks", "25 tasks")
+UNSEEN = "unseen photographs"  # data of what a pretrained extractor goes on with
+TENS = ("3 × 10",)  # their split
 
 
 def read(entries: str, printed: dict | None = None, **about) -> list[Claim]:

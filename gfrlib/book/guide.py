@@ -11,6 +11,7 @@ import numpy as np
 from IPython.display import Markdown
 
 from gfrlib.book import claims, results, verdict_page, words
+from gfrlib.book.entries import TENS
 from gfrlib.book.scales import COLD, SCALES
 from gfrlib.book.verdicts import Evidence
 from gfrlib.config import METHODS
@@ -26,6 +27,10 @@ STARTS = {  # how the classes arrive: scale and split of the closest runs
     "half of the classes first, 5 tasks follow": ("slim", "5 tasks"),
     "half of the classes first, 25 tasks follow": ("slim", "25 tasks"),
     "photographs, half first, 5 tasks follow": ("photographs, 64 px", "5 tasks"),
+    "photographs, three equal tasks, an extractor pretrained on other ones": (
+        *("pretrained", TENS[0]),
+    ),
+    "photographs, three equal tasks, from scratch": ("from scratch", TENS[0]),
     "a tenth of the classes first, 9 tasks follow": ("slim", COLD),
     "the paper's network, short schedule": ("medium", "5 tasks"),
     "the paper's network and schedule": ("paper", "5 tasks"),
@@ -37,11 +42,13 @@ SHOWN = {  # (scale, split): label of what shows its runs
     ("slim", "5 tasks"): "fig-comparison-tasks",
     ("slim", "25 tasks"): "fig-comparison-tasks",
     ("photographs, 64 px", "5 tasks"): "imagenet-curves",
+    ("pretrained", TENS[0]): "after-pretrained",
+    ("from scratch", TENS[0]): "after-pretrained",
 }
 MEASURED = "half of the classes first, 5 tasks follow"  # whose costs are shown
 UNSEEN = (  # what no setting of the library covers
-    "an extractor that is pretrained on other data: all networks of this book begin at "
-    "random",
+    "an extractor that was pretrained on a million images: the one of this book has "
+    "seen 50 classes of small photographs",
     "data other than images, and streams that bring back a class",
     "networks other than ResNet-18 and a small one",
 )

@@ -10,6 +10,7 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from gfrlib.book import figures, paper, results, words
+from gfrlib.book.entries import TENS, UNSEEN
 from gfrlib.config import Config
 
 # What is asked where ------------------------------------------------------------------
@@ -23,6 +24,9 @@ SPLITS = {  # of 100 classes
     COLD: dict(base=10, tasks=9),
 }
 BFLOAT = dict(precision="bf16")
+PHOTOGRAPHS = dict(dataset="unseen", split=(10, 10, 10), **BFLOAT)
+# the extractor that has learned the other 50 of the 100 classes (grids/pretrained.yaml)
+TAUGHT = dict(weights="photographs-50-3ade7ec7")
 LONG = dict(epochs_base=101, epochs_task=101)  # the paper's epochs on ImageNet
 
 
@@ -81,6 +85,15 @@ SCALES = {
             classes=100,
             stand_in=True,
         ),
+        *(
+            Scale(
+                *(name, UNSEEN, "slim"),
+                "30 classes of Tiny-ImageNet, 64 × 64 pixels",
+                splits={TENS[0]: PHOTOGRAPHS},
+                settings=start,
+            )
+            for name, start in (("from scratch", {}), ("pretrained", TAUGHT))
+        ),
         Scale(
             *("ImageNet-Subset", paper.SUBSET, "paper", "ImageNet-Subset"),
             settings={"dataset": "imagenet-subset", **LONG},
@@ -107,6 +120,15 @@ WAYS = {  # to hold the extractor under the same replay: Table 3 and its two end
 ROWS = {  # of comparisons: what is no method's name
     **WAYS,
     "frozen F, same memory": dict(method="gfr-gaussian-full", penalty="frozen"),
+}
+FROM_ELSEWHERE = {  # rows that go on from a pretrained extractor, or from scratch
+    **{
+        name: dict(method=name)
+        for name in ("joint", "gfr-gaussian-full", "gfr", "lwf", "finetune", "fecam")
+    },
+    "frozen": dict(method="frozen"),
+    "frozen F, same memory": ROWS["frozen F, same memory"],
+    "frozen F + GAN": ROWS["frozen F + GAN"],
 }
 SEARCHED = {"ewc-gan": "EWC + GAN, searched", "mas-gan": "MAS + GAN, searched"}
 WEIGHTS = {"ewc-gan": (5e4, 5e6, 5e8), "mas-gan": (100.0, 1e4, 1e6)}  # that were tried
