@@ -62,7 +62,7 @@ def resolve(text: str) -> str:
     """
     if text == IMAGENET:
         return _imagenet()
-    if NAME.fullmatch(text) and os.path.lexists(_path(text)):
+    if NAME.fullmatch(text) and os.path.exists(_path(text)):
         return text
     path = paths.file_or_folder(text, "The file of weights")
     if path.is_dir():
@@ -89,7 +89,7 @@ def load(name: str) -> Pretrained:
     and for a file that is damaged.
     """
     path = _path(name)
-    if not NAME.fullmatch(name) or not os.path.lexists(path):
+    if not NAME.fullmatch(name) or not os.path.exists(path):
         raise UserError(
             f"There are no weights '{name}' here; bring them in with --weights FILE "
             f"({WHAT})."
@@ -132,8 +132,9 @@ def _named(found: Pretrained, name: str) -> Pretrained:
 
 def _keep(found: Pretrained, stem: str) -> str:
     """Keep weights as <stem>-<hash>; those that are there, undamaged, stay."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:LONGEST].strip(".-") or "weights"
-    name = f"{stem}-{found.sha256[:8]}"
+    digest = found.sha256[:8]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem.removesuffix(f"-{digest}"))
+    name = f"{stem[:LONGEST].strip('.-') or 'weights'}-{digest}"
     try:
         load(name)
     except UserError:
@@ -150,6 +151,7 @@ def _read(path: Path) -> Pretrained:
             f"'{path}' holds no weights for an extractor: {why}; give {WHAT}."
         )
 
+    paths.file_or_folder(path, "The file of weights")  # a pipe blocks its reader
     try:
         if path.stat().st_size > LARGEST:
             raise unusable(f"it is larger than {LARGEST >> 30} GB")
@@ -174,7 +176,10 @@ def _read(path: Path) -> Pretrained:
 def _reason(problem: Exception) -> str:
     said = str(problem)
     if isinstance(problem, pickle.UnpicklingError) and "GLOBAL" in said:
-        return "it holds Python objects, which could run code, and is not opened"
+        return (
+            "it holds Python objects, which could run code, and is not opened (of a "
+            "network save its state_dict())"
+        )
     return "it is cut short, damaged, or no file of PyTorch's"
 
 
