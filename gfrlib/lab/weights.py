@@ -4,12 +4,14 @@ data/weights/NAME.pt    NAME is the file's stem and a hash of its content (git i
                         the folder); see pretrained.read for what a file may hold
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import os
 import pickle
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -199,7 +201,8 @@ def download_imagenet() -> dict:
     from torchvision.models import ResNet18_Weights
 
     try:
-        return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+        with contextlib.redirect_stdout(sys.stderr):  # it tells where it puts the file
+            return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
     except Exception as problem:  # no network, no space, a broken file: many kinds
         raise UserError(
             "torchvision's ImageNet weights could not be downloaded "

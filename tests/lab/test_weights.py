@@ -250,8 +250,9 @@ def test_without_a_network_one_sentence_says_what_to_do(home, monkeypatch, capsy
     monkeypatch.setattr(urllib.request, "_opener", None)
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
     assert cli.main(["run", "--weights", "imagenet"]) == 2
-    said = capsys.readouterr().err
-    assert "could not be downloaded (URLError)" in said and said.count("\n") == 1
+    told = capsys.readouterr()
+    *_, said = told.err.splitlines()
+    assert told.out == "" and "could not be downloaded (URLError)" in said
     assert "https://download.pytorch.org/models/resnet18" in said
     assert "give it as --weights FILE" in said
     assert not (home / "data" / "weights").exists()
@@ -363,6 +364,13 @@ def test_rows_of_one_process_compute_the_features_once(file):
     plain = load_tasks(run_of("frozen", ""))
     assert plain is not streams[0] and plain.pretrained is None
     assert plain.train_images is streams[0].train_images, "the images lie there once"
+
+
+def test_grey_images_are_replayed_in_three_channels(file):
+    config = run_of("mergan", "mine.pt", split=(2, 1), generator_parameters=20_000)
+    record = experiments.run_or_load(config, analyse="samples")
+    sheet = Image.open(record.path.with_suffix(".analysis.png"))
+    assert sheet.mode == "RGB" and record.analysis["samples"]["kinds"][0] == "real"
 
 
 # Keeping an extractor -----------------------------------------------------------------
