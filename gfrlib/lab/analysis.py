@@ -11,7 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gfrlib.config import Config
+from gfrlib.batches import known_features
+from gfrlib.config import Config, fixed
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
 from gfrlib.lab.compared import Compared, features_of, first_of_each
@@ -57,8 +58,8 @@ class Observer:
         config, parts = self.config, self.parts
         phase = Phase("analysis", t, config.seed, self.machine)
         network.eval()
-        extractor, classifier = split(network, len(network.stages))
-        found = [self._features(extractor, k, phase) for k in range(t + 1)]
+        _, classifier = split(network, len(network.stages))
+        found = [self._features(network, k, phase) for k in range(t + 1)]
         now, labels = zip(*found)
         self.then[t] = now[t]
         self.drift.append({"after": t, "of": self._moved(now, labels)})
@@ -96,14 +97,19 @@ class Observer:
 
     @torch.no_grad()
     def _features(
-        self, extractor: nn.Module, k: int, phase: Phase
+        self, network: Network, k: int, phase: Phase
     ) -> tuple[Tensor, Tensor]:
         """u [N, d] and labels [N] of the first test images of each class of task k."""
         stream, index = self.stream, self.stream.test_index(k)
         wanted = PER_CLASS if k else max(PER_CLASS, POINTS)
-        index = index[first_of_each(stream.test_labels[index], wanted)]
-        u = features_of(extractor, stream, stream.test_images, index, phase)
-        return u, stream.test_labels[index]
+        labels = stream.test_labels[index]
+        chosen = first_of_each(labels, wanted)
+        if fixed(self.config):
+            u = known_features(network, stream, "test", k, phase)
+            return u[chosen], labels[chosen]
+        extractor = split(network, len(network.stages))[0]
+        u = features_of(extractor, stream, stream.test_images, index[chosen], phase)
+        return u, labels[chosen]
 
     def _moved(self, now: tuple[Tensor], labels: tuple[Tensor]) -> list[dict]:
         """How far each task's features and class means are from where they were.

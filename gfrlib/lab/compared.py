@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib import quality
-from gfrlib.batches import EVALUATION_BATCH
+from gfrlib.batches import EVALUATION_BATCH, at_once
 from gfrlib.config import Config
 from gfrlib.engine.phase import Phase
 from gfrlib.lab.replayed import rounded
@@ -122,7 +122,7 @@ def features_of(
 ) -> Tensor:
     """u [N, d] of these rows of the stream's training or test images."""
     chunks = []
-    for chosen in index.split(EVALUATION_BATCH):
+    for chosen in index.split(at_once(stream)):
         with phase.autocast():
             chunks.append(extractor(stream.normalise(images[chosen])).float())
     return torch.cat(chunks)

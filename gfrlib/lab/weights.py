@@ -4,12 +4,14 @@ data/weights/NAME.pt    NAME is the file's stem and a hash of its content (git i
                         the folder); see pretrained.read for what a file may hold
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import os
 import pickle
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -39,9 +41,13 @@ def settings(changes: dict) -> dict:
     """The changes to a preset, with `weights` as the name under which they are kept,
     and with what follows from them: network, width, bottleneck.
 
-    Raises UserError where they say another thing, and as `resolve`.
+    A name that is not known here stays as it is: who looks for its records needs no
+    weights, and `load` says so to all others. Raises UserError where they say another
+    thing, and as `resolve`.
     """
     if not isinstance(changes.get("weights"), str) or not changes["weights"]:
+        return changes
+    if NAME.fullmatch(changes["weights"]) and not _is_here(changes["weights"]):
         return changes
     name = resolve(changes["weights"])
     follows = load(name).settings()
@@ -62,7 +68,7 @@ def resolve(text: str) -> str:
     """
     if text == IMAGENET:
         return _imagenet()
-    if NAME.fullmatch(text) and os.path.lexists(_path(text)):
+    if NAME.fullmatch(text) and os.path.exists(_path(text)):
         return text
     path = paths.file_or_folder(text, "The file of weights")
     if path.is_dir():
@@ -89,7 +95,7 @@ def load(name: str) -> Pretrained:
     and for a file that is damaged.
     """
     path = _path(name)
-    if not NAME.fullmatch(name) or not os.path.lexists(path):
+    if not NAME.fullmatch(name) or not os.path.exists(path):
         raise UserError(
             f"There are no weights '{name}' here; bring them in with --weights FILE "
             f"({WHAT})."
@@ -105,6 +111,11 @@ def save(path: Path, weights: Pretrained) -> None:
     buffer = io.BytesIO()
     torch.save(weights.kept(), buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def _is_here(name: str) -> bool:
+    """Whether a name, or a file called like one, can be loaded."""
+    return os.path.lexists(_path(name)) or os.path.lexists(name)
 
 
 def _path(name: str) -> Path:
@@ -132,8 +143,9 @@ def _named(found: Pretrained, name: str) -> Pretrained:
 
 def _keep(found: Pretrained, stem: str) -> str:
     """Keep weights as <stem>-<hash>; those that are there, undamaged, stay."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:LONGEST].strip(".-") or "weights"
-    name = f"{stem}-{found.sha256[:8]}"
+    digest = found.sha256[:8]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem.removesuffix(f"-{digest}"))
+    name = f"{stem[:LONGEST].strip('.-') or 'weights'}-{digest}"
     try:
         load(name)
     except UserError:
@@ -150,6 +162,7 @@ def _read(path: Path) -> Pretrained:
             f"'{path}' holds no weights for an extractor: {why}; give {WHAT}."
         )
 
+    paths.file_or_folder(path, "The file of weights")  # a pipe blocks its reader
     try:
         if path.stat().st_size > LARGEST:
             raise unusable(f"it is larger than {LARGEST >> 30} GB")
@@ -174,7 +187,10 @@ def _read(path: Path) -> Pretrained:
 def _reason(problem: Exception) -> str:
     said = str(problem)
     if isinstance(problem, pickle.UnpicklingError) and "GLOBAL" in said:
-        return "it holds Python objects, which could run code, and is not opened"
+        return (
+            "it holds Python objects, which could run code, and is not opened (of a "
+            "network save its state_dict())"
+        )
     return "it is cut short, damaged, or no file of PyTorch's"
 
 
@@ -194,7 +210,8 @@ def download_imagenet() -> dict:
     from torchvision.models import ResNet18_Weights
 
     try:
-        return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+        with contextlib.redirect_stdout(sys.stderr):  # it tells where it puts the file
+            return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
     except Exception as problem:  # no network, no space, a broken file: many kinds
         raise UserError(
             "torchvision's ImageNet weights could not be downloaded "
