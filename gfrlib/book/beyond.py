@@ -43,7 +43,7 @@ mixtures are above the GAN
     above | gfr-mixture | gfr
 """,
     where="Beyond the paper",
-    figure="generator-cifar-table",
+    figure="fig-generator-recorded",
     splits=(*FOUR, *TASKS),
     ours=True,
 )
