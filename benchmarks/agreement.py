@@ -28,9 +28,10 @@ from gfrlib.config import make_config
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
 from gfrlib.losses import REFERENCE_BATCH
+from gfrlib.memory import Memory
 from gfrlib.networks import Network, build_network, split
 from gfrlib.penalties import Past
-from gfrlib.replay import Memory, build_memory
+from gfrlib.replay import build_memory
 
 STEPS = 4  # of each task
 BATCH = 32  # the official default is 128, which takes minutes in float64

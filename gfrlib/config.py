@@ -31,6 +31,11 @@ def gan(c: "Config") -> bool:
     return c.memory == "gan"
 
 
+def generated(c: "Config") -> bool:
+    """A generator is trained: a GAN or a flow."""
+    return c.memory in ("gan", "flow")
+
+
 def distilled(c: "Config") -> bool:
     """Features are held close to what they were."""
     return c.penalty == "features"
@@ -147,6 +152,10 @@ class Config:
     gaussian_clamp: bool = setting(
         True, read=lambda c: c.memory == "gaussian" and not signed(c), stage="memory"
     )
+    # ours: Gaussians in each class's mixture
+    mixture_components: int = setting(
+        4, bounds=(1, 10**4), read=lambda c: c.memory == "mixture", stage="memory"
+    )
     # code: squared error summed over one batch, x 1e-3 x f_t. "paper": Equation 3,
     # summed over classes. "retrain": MeRGAN's other way, old classes' replays are
     # shown to the discriminator as if they were real
@@ -232,7 +241,7 @@ class Config:
     generator_hidden: int = setting(  # paper, Appendix D
         512,
         bounds=(1, 10**6),
-        read=lambda c: gan(c) and c.cut == FEATURES,
+        read=lambda c: generated(c) and c.cut == FEATURES,
         stage="memory",
     )
     # how the discriminator's projection of the class starts: N(0, 0.02) as its other
@@ -256,27 +265,37 @@ class Config:
         200, bounds=(1, 10**6), read=gan, stage="memory"
     )
     # code: 501 epochs of 195 batches, one G step in 5
-    generator_steps_base: int = setting(19539, bounds=COUNT, read=gan, stage="steps")
+    generator_steps_base: int = setting(
+        19539, bounds=COUNT, read=generated, stage="steps"
+    )
     # code: 501 epochs a task, which is 4,008 G steps at 5 tasks; ours: one sum for all
     # later tasks, shared equally
-    generator_steps_later: int = setting(20040, bounds=COUNT, read=gan, stage="steps")
-    critic_steps: int = setting(5, bounds=(1, 10**4), read=gan, stage="memory")  # code
+    generator_steps_later: int = setting(
+        20040, bounds=COUNT, read=generated, stage="steps"
+    )
+    # code; a flow makes as many updates of its one network as a GAN of its two
+    critic_steps: int = setting(5, bounds=(1, 10**4), read=generated, stage="memory")
     gradient_penalty_weight: float = setting(  # code (WGAN-GP)
         10.0, bounds=NOT_NEGATIVE, read=gan, stage="memory"
     )
     generator_learning_rate: float = setting(  # paper
-        1e-4, bounds=POSITIVE, read=gan, stage="memory"
+        1e-4, bounds=POSITIVE, read=generated, stage="memory"
     )
     generator_batch: int = setting(  # code
-        128, bounds=(1, 10**6), read=gan, stage="memory"
+        128, bounds=(1, 10**6), read=generated, stage="memory"
     )
-    # ours: augmented views whose features are kept for the GAN (code: fresh ones every
-    # epoch)
+    # ours: augmented views whose features are kept for the GAN or the flow (code: fresh
+    # ones every epoch)
     feature_views: int = setting(
         8,
         bounds=(1, 10**4),
-        read=lambda c: gan(c) and c.cut == FEATURES,
+        read=lambda c: generated(c) and c.cut == FEATURES,
         stage="memory",
+    )
+
+    # ours: Euler steps from noise to a feature
+    flow_steps: int = setting(
+        10, bounds=(1, 10**4), read=lambda c: c.memory == "flow", stage="memory"
     )
 
     # what no result depends on

@@ -133,6 +133,24 @@ def replay_alignment(
     raise ValueError(f"unknown alignment '{form}'")
 
 
+def flow_matching(velocity: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """L_FM: mean over batch and dimensions of (v(x_s, s, c) - (x - z))^2, at x_s =
+    s x + (1 - s) z on the straight path from noise z to a feature x. All [B, d].
+
+    Conditional flow matching (Lipman et al. 2023, Equation 23 with sigma_min = 0). The
+    minimiser is the mean of x - z over all paths through x_s, and its flow carries
+    N(0, I) to the features.
+    """
+    return functional.mse_loss(velocity, x - z)
+
+
+def velocity_alignment(velocity: Tensor, velocity_old: Tensor) -> Tensor:
+    """Equation 3 in a flow's form (ours): v_t must repeat v_{t-1} for the old classes,
+    where the old flow leads. Mean over batch and dimensions of (v_t - v_{t-1})^2.
+    """
+    return functional.mse_loss(velocity, velocity_old)
+
+
 def margin_ranking(
     scores: Tensor, labels: Tensor, old: int, *, margin: float = 0.5, rivals: int = 2
 ) -> Tensor:

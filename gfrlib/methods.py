@@ -19,7 +19,7 @@ COLUMNS = {
     ),
     "memory": (  # replay.py
         "none", "real", "exemplars", "means", "translated", "covariances", "gaussian",
-        "gan",
+        "mixture", "gan", "flow",
     ),
     "head": ("single", "per-task", "cosine"),  # heads.py
     "prediction": (  # prediction.py
@@ -141,6 +141,15 @@ METHODS = {
         "features", "gan", batch_norm="frozen",
         searched=searched(learning_rate_task=1e-3),
     ),
+    # beyond the paper: what else may stand for old features
+    "gfr-mixture": Method(
+        "features", "mixture", batch_norm="frozen",
+        searched=searched(learning_rate_task=2e-3),
+    ),
+    "gfr-flow": Method(
+        "features", "flow", batch_norm="frozen",
+        searched=searched(learning_rate_task=1e-3),
+    ),
     # Appendix B, Table 3: another penalty under the same replay
     "ewc-gan": Method(
         "fisher", "gan", batch_norm="frozen",
@@ -183,14 +192,17 @@ METHODS = {
 
 # Which memories a prediction rule reads.
 NEEDS = {
-    "nearest-mean": ("means", "gaussian"),
+    "nearest-mean": ("means", "gaussian", "mixture"),
     "nearest-exemplar-mean": ("exemplars",),
     "mahalanobis": ("covariances",),
 }
 PER_TASK_RULES = ("max-prob", "concat-logits", "over-chance")
 AT_THE_CUT = ("features",)  # penalties on features, wherever the cut is
-VECTORS = ("means", "translated", "covariances", "gaussian")  # live on feature vectors
-REPLAYED = ("gaussian", "gan", "translated")  # train one softmax over all classes
+# live on feature vectors
+VECTORS = ("means", "translated", "covariances", "gaussian", "mixture", "flow")
+# train one softmax over all classes
+REPLAYED = ("gaussian", "mixture", "gan", "flow", "translated")
+MOVED = ("gaussian", "mixture", "gan")  # follow the features' drift
 
 
 # Invalid combinations: (when, what is wrong and what to do). The first that holds is
@@ -220,12 +232,9 @@ CONFLICTS = [
         "single, not {head}.",
     ),
     (
-        lambda c: (
-            c.drift != "none"
-            and (c.memory not in ("gaussian", "gan") or c.cut != FEATURES)
-        ),
-        "Drift compensation moves replayed feature vectors: it needs memory = gaussian "
-        "or gan, cut = features.",
+        lambda c: c.drift != "none" and (c.memory not in MOVED or c.cut != FEATURES),
+        "Drift compensation moves replayed feature vectors: it needs memory = "
+        "gaussian, mixture or gan, cut = features.",
     ),
     (
         lambda c: c.memory not in NEEDS.get(c.prediction, (c.memory,)),
@@ -253,8 +262,8 @@ CONFLICTS = [
             and (c.memory not in (*VECTORS, "gan") or c.cut != FEATURES)
         ),
         "With a frozen extractor only what stands for features can teach new classes: "
-        "use memory = means, gaussian, gan, translated or covariances, and cut = "
-        "features.",
+        "use memory = means, gaussian, mixture, gan, flow, translated or covariances, "
+        "and cut = features.",
     ),
     (
         lambda c: (
@@ -264,7 +273,7 @@ CONFLICTS = [
         ),
         "On a frozen extractor the memory '{memory}' trains no softmax: use prediction "
         "= nearest-mean (with means) or mahalanobis (with covariances), or memory = "
-        "gaussian, gan or translated.",
+        "gaussian, mixture, gan, flow or translated.",
     ),
     (
         lambda c: (

@@ -233,6 +233,34 @@ class Discriminator(nn.Module):
         return self.score(h).squeeze(1) + (self.projection(labels) * h).sum(dim=1)
 
 
+class Velocity(nn.Module):
+    """v(x, s, c) of a flow: labels c [B], x [B, d], times s [B, 1] in 0..1 -> [B, d].
+
+    As wide as the GAN's two networks and with fewer weights than they have together;
+    the time enters as sines and cosines of 1 to 8 half turns (ours: with whole turns,
+    0 and 1 would be the same time).
+    """
+
+    TURNS = 8
+
+    def __init__(self, classes: int, hidden: int, features: int):
+        super().__init__()
+        self.classes = classes
+        turns = torch.pi * torch.arange(1, self.TURNS + 1)
+        self.register_buffer("turns", turns, persistent=False)
+        self.layers = nn.Sequential(
+            nn.Linear(features + 2 * self.TURNS + classes, hidden), nn.SiLU(),
+            nn.Linear(hidden, hidden), nn.SiLU(),
+            nn.Linear(hidden, hidden), nn.SiLU(),
+            nn.Linear(hidden, features),
+        )  # fmt: skip
+
+    def forward(self, labels: Tensor, x: Tensor, s: Tensor) -> Tensor:
+        one_hot = nn.functional.one_hot(labels, self.classes).to(x.dtype)
+        time = [torch.sin(s * self.turns), torch.cos(s * self.turns)]
+        return self.layers(torch.cat([x, *time, one_hot], dim=1))
+
+
 class SpatialGenerator(nn.Module):
     """G(c, z) for images (cut 0) or feature maps (cuts 1 to 3), ours.
 

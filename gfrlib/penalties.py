@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from gfrlib import losses
 from gfrlib.config import Config
 from gfrlib.engine import distributed
+from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
-from gfrlib.replay import Memory
 
 
 def frozen_copy(module: nn.Module | None) -> nn.Module | None:

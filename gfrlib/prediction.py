@@ -14,8 +14,8 @@ from torch.nn import functional
 from gfrlib.batches import EVALUATION_BATCH
 from gfrlib.config import Config
 from gfrlib.engine.phase import Phase
+from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
-from gfrlib.replay import Memory
 from gfrlib.tasks import Tasks
 
 

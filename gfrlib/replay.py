@@ -5,54 +5,18 @@ for all of them.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from gfrlib.config import Config, signed
+from gfrlib.generators import GAN, Flow, SpatialGAN
+from gfrlib.memory import Memory, size_of, within
 from gfrlib.methods import FEATURES
-from gfrlib.networks import (
-    Discriminator,
-    Generator,
-    SpatialDiscriminator,
-    SpatialGenerator,
-    widest,
-)
-
-
-class Memory(nn.Module):
-    """Nothing is carried; the base of all others."""
-
-    trained = False  # by a GAN's loop; otherwise `fit` is closed-form
-    fits = False  # closed-form, from all features of a task
-    replays = False  # samples enter the classifier's loss
-    keeps_means = False  # a buffer `means` [classes, d], for nearest-mean prediction
-
-    rows: Tensor | None = None  # training images kept: their row numbers
-
-    def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
-        """Take up task t's classes from all their features u = F_t(x) [N, d].
-
-        labels [N], row numbers of the images [N].
-        """
-
-    def watch(self, features: Tensor, labels: Tensor) -> None:
-        """Hook before a task is learned, with its features [N, d] and labels [N].
-
-        The default does nothing.
-        """
-
-    def move(self, W: Tensor, b: Tensor) -> None:
-        """Follow the features of old classes: those of class c moved from u to
-        W u + b_c; W [d, d], b [classes, d].
-        """
-
-    def nbytes(self) -> dict[str, int]:
-        """Bytes kept for the next task, item by item."""
-        return {}
 
 
 class AllImages(Memory):
@@ -95,7 +59,7 @@ class ClassMeans(Memory):
         return self.means
 
     def nbytes(self) -> dict[str, int]:
-        return {"class means": _bytes(self.means[self.counts > 0])}
+        return {"class means": size_of(self.means[self.counts > 0])}
 
 
 class Gaussians(ClassMeans):
@@ -160,97 +124,71 @@ class Gaussians(ClassMeans):
 
     def nbytes(self) -> dict[str, int]:
         name = "covariance factors" if self.kind == "full" else "standard deviations"
-        return {**super().nbytes(), name: _bytes(self.spread[self.counts > 0])}
+        return {**super().nbytes(), name: size_of(self.spread[self.counts > 0])}
 
 
-class GAN(Memory):
-    """G(c, z) and D(c, u) of Appendix D, trained by training.train_generator.
+class Mixtures(ClassMeans):
+    """A mixture of a few diagonal Gaussians a class: sum_k w_k N(mu_k, sigma_k^2).
 
-    Both are carried from task to task.
+    Fitted by expectation maximisation (scikit-learn's GaussianMixture, from k-means):
+    a class may have several clusters, between which features go together. A class with
+    fewer images than components has as many components as images.
+    signed: features may be negative, else samples below 0 become 0.
     """
 
-    trained = True
-    replays = True
-    signed = False  # whether features may be negative
-
     def __init__(
-        self,
-        classes: int,
-        features: int,
-        latent_dim: int,
-        hidden: int,
-        projection: str = "normal",
-        *,
-        signed: bool = False,
+        self, classes: int, features: int, components: int = 4, *, signed: bool = False
     ):
-        super().__init__()
+        super().__init__(classes, features)
         self.signed = signed
-        self.generator = Generator(classes, latent_dim, hidden, features, signed=signed)
-        self.discriminator = Discriminator(classes, hidden, features, projection)
-        self.drift: tuple[Tensor, Tensor] | None = None
+        shape = (classes, components, features)
+        self.register_buffer("shares", torch.zeros(classes, components))
+        self.register_buffer("centres", torch.zeros(shape))
+        self.register_buffer("spreads", torch.zeros(shape))
 
-    def latent(self, count: int, rng: torch.Generator) -> Tensor:
-        """z ~ N(0, I): [count, latent_dim]."""
-        device = self.discriminator.score.weight.device
-        return torch.randn(
-            count, self.generator.latent_dim, generator=rng, device=device
-        )
+    def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+
+        super().fit(features, labels)
+        for c in labels.unique().tolist():
+            u = features[labels == c].double().cpu().numpy()
+            count = min(self.shares.shape[1], len(u))
+            # as for whole covariances: no component may shrink to a point
+            ridge = 1e-4 * float(u.var(axis=0).mean()) + 1e-8
+            mixture = GaussianMixture(
+                count, covariance_type="diag", reg_covar=ridge, random_state=0
+            )
+            with warnings.catch_warnings():
+                # the best of 100 rounds will do; equal features are one cluster
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                mixture.fit(u)
+            for kept, found in (
+                (self.shares, mixture.weights_),
+                (self.centres, mixture.means_),
+                (self.spreads, mixture.covariances_**0.5),
+            ):
+                kept[c] = 0
+                kept[c, :count] = torch.from_numpy(found).to(kept)
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """u-hat = G(c, z) for labels [B] -> [B, d]."""
-        return self.replay(labels, self.latent(len(labels), rng))
-
-    def replay(self, labels: Tensor, z: Tensor) -> Tensor:
-        """G(c, z), moved along with the features where `move` was called."""
-        u = self.generator(labels, z)
-        if self.drift is None:
-            return u
-        W, b = self.drift
-        return within(u @ W.T + b[labels], self.signed)
-
-    def class_means(self, rng: torch.Generator) -> Tensor:
-        """[classes, d]: the means of 100 replays a class."""
-        classes = self.generator.classes
-        labels = torch.arange(classes, device=rng.device).repeat_interleave(100)
-        with torch.no_grad():
-            return self.sample(labels, rng).view(classes, 100, -1).mean(dim=1)
+        k = torch.multinomial(self.shares[labels], 1, generator=rng)[:, 0]
+        mean, spread = self.centres[labels, k], self.spreads[labels, k]
+        z = torch.randn(mean.shape, generator=rng, device=mean.device)
+        return within(mean + spread * z, self.signed)
 
     def move(self, W: Tensor, b: Tensor) -> None:
-        self.drift = W, b
+        """mu_k -> W mu_k + b, and the diagonal of W Sigma_k W^T; means stay >= 0, if
+        features do.
+        """
+        self.means = within(self.means @ W.T + b, self.signed)
+        self.centres = within(self.centres @ W.T + b[:, None], self.signed)
+        self.spreads = (self.spreads.square() @ W.T.square()).sqrt()
 
     def nbytes(self) -> dict[str, int]:
-        return {
-            "generator": state_bytes(self.generator),
-            "discriminator": state_bytes(self.discriminator),
-        }
-
-
-class SpatialGAN(GAN):
-    """G and D for images or feature maps u [C, H, W].
-
-    Each has at most `parameters` parameters, at every cut.
-    """
-
-    def __init__(
-        self,
-        classes: int,
-        shape: tuple[int, int, int],
-        latent_dim: int,
-        parameters: int,
-        *,
-        images: bool,
-    ):
-        Memory.__init__(self)
-
-        def generator(width):
-            return SpatialGenerator(classes, latent_dim, shape, width, images=images)
-
-        def discriminator(width):
-            return SpatialDiscriminator(classes, shape, width)
-
-        self.generator = generator(widest(generator, parameters))
-        self.discriminator = discriminator(widest(discriminator, parameters))
-        self.drift = None
+        """The class means are sums of the components and need not be kept."""
+        kept = (t[self.counts > 0] for t in (self.shares, self.centres, self.spreads))
+        return {"mixtures": sum(size_of(t) for t in kept)}
 
 
 class Exemplars(Memory):
@@ -379,19 +317,14 @@ class Covariances(Memory):
 
     def nbytes(self) -> dict[str, int]:
         return {
-            "class means": _bytes(self.centres[self.counts > 0]),
-            "covariances": _bytes(self.precisions[self.counts > 0]),
+            "class means": size_of(self.centres[self.counts > 0]),
+            "covariances": size_of(self.precisions[self.counts > 0]),
         }
 
 
 def root(u: Tensor) -> Tensor:
     """u^(1/2), number by number; a negative one keeps its sign."""
     return u.sign() * u.abs().sqrt()
-
-
-def within(u: Tensor, signed: bool) -> Tensor:
-    """Features that cannot be: negative ones become 0, where none is `signed`."""
-    return u if signed else u.clamp_min(0)
 
 
 def linear_drift(before: Tensor, after: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
@@ -463,7 +396,17 @@ MEMORIES: dict[str, Callable[[Config, Room], Memory]] = {
         not signed(config) and config.gaussian_clamp,
         signed=signed(config),
     ),
+    "mixture": lambda config, room: Mixtures(
+        room.classes, room.shape[0], config.mixture_components, signed=signed(config)
+    ),
     "gan": _gan,
+    "flow": lambda config, room: Flow(
+        room.classes,
+        room.shape[0],
+        config.generator_hidden,
+        config.flow_steps,
+        signed=signed(config),
+    ),
 }
 
 
@@ -484,14 +427,5 @@ def build_memory(
         return MEMORIES[config.memory](config, Room(classes, shape, images))
 
 
-def state_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers."""
-    return sum(_bytes(v) for v in module.state_dict().values())
-
-
 def _eye(matrix: Tensor) -> Tensor:
     return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

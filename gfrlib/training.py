@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib import losses
-from gfrlib.batches import Batches, FeatureBatches, feature_source, real_features
+from gfrlib.batches import Batches, FeatureBatches, real_features
 from gfrlib.config import Config
 from gfrlib.engine import distributed
-from gfrlib.engine.chain import Chain, generator_steps
-from gfrlib.engine.descent import adam, fit, set_rate
+from gfrlib.engine.chain import Chain
+from gfrlib.engine.descent import fit
 from gfrlib.engine.machine import Machine, compiled
 from gfrlib.engine.phase import Phase, seed_of
+from gfrlib.generator_training import TRAINERS
 from gfrlib.heads import Head
-from gfrlib.methods import FEATURES
+from gfrlib.memory import Memory, state_bytes
 from gfrlib.networks import Network, build_network, feature_shape, split
 from gfrlib.penalties import (
     HOLDS_OUTPUTS,
@@ -27,7 +28,7 @@ from gfrlib.penalties import (
     build_importance,
 )
 from gfrlib.prediction import predict
-from gfrlib.replay import DRIFTS, Memory, build_memory, state_bytes
+from gfrlib.replay import DRIFTS, build_memory
 from gfrlib.tasks import Tasks
 
 
@@ -203,9 +204,10 @@ def train_generator(
     config: Config,
     phase: Phase,
 ) -> None:
-    """Train G_t and D_t on the frozen F_t's features of D_t; fit another memory.
+    """Train G_t and D_t on the frozen F_t's features of D_t (generator_training.py);
+    fit another memory.
 
-    The last task trains no GAN: nobody would replay from it.
+    The last task trains no generator: nobody would replay from it.
     """
     if past and config.drift != "none":
         follow_drift(memory, network, past, tasks, t, config, phase)
@@ -213,7 +215,8 @@ def train_generator(
         real = real_features(network, tasks, t, config, phase)
         memory.fit(*real, tasks.train_index(t))
     if memory.trained and t < len(tasks.sizes) - 1:
-        train_gan(memory, network, past, tasks, t, config, phase)
+        train = TRAINERS[config.memory]
+        train(memory, network, past, tasks, t, config, phase)
 
 
 def follow_drift(
@@ -231,128 +234,6 @@ def follow_drift(
     after, _ = real_features(network, tasks, t, config, phase)
     means = moving.class_means(phase.seeded("drift"))
     moving.move(*DRIFTS[config.drift](before, after, means))
-
-
-def train_gan(
-    memory: Memory,
-    network: Network,
-    past: Past | None,
-    tasks: Tasks,
-    t: int,
-    config: Config,
-    phase: Phase,
-) -> None:
-    """Equations 1 to 3: D_t tells features from replays, G_t replays them.
-
-    From task 1 on, G_t also repeats what G_{t-1} replays for the old classes.
-    """
-    G, D = memory.generator, memory.discriminator
-    count, real = feature_source(network, tasks, t, config, phase)
-    rate = config.generator_learning_rate
-    adam_g, adam_d = (adam(m, rate, betas=(0.5, 0.999)) for m in (G, D))
-    whole = config.compiled and config.cut == FEATURES
-    critic = critic_losses(memory, config, phase)
-    d_step = phase.descent(D, adam_d, critic, compiled=whole)
-    generator = generator_losses(memory, past, config, phase)
-    g_step = phase.descent(G, adam_g, generator, compiled=whole)
-    align = past and config.alignment != "retrain"
-    retrain = past and config.alignment == "retrain"
-    total = generator_steps(config, len(tasks.sizes), t)
-    batch, every = (config.generator_batch,), max(1, total // 50)
-    parts = dict(memory=memory, g_optimizer=adam_g, d_optimizer=adam_d)
-
-    def draw(high: int) -> Tensor:
-        return torch.randint(0, high, batch, generator=phase.rng, device=phase.device)
-
-    for step in phase.steps(total, every=every, **parts):
-        # x 0.3 after 40 % and 80 % of the steps (code: every 200 of 501 epochs)
-        for optimizer in (adam_g, adam_d):
-            set_rate(optimizer, rate * 0.3 ** (step * 5 // (2 * total)))
-        for _ in range(config.critic_steps):
-            u, c = real(draw(count))
-            if retrain:
-                u, c = with_replays(u, c, past, tasks.classes(t).stop, config, phase)
-            z = distributed.share(memory.latent(*batch, phase.rng))
-            flat = [1] * (u.ndim - 1)
-            mix = torch.rand(*batch, *flat, generator=phase.rng, device=u.device)
-            _, parts_d = d_step(u, c, z, distributed.share(mix))
-        old = [distributed.share(draw(past.classes))] if align else []
-        D.requires_grad_(False)
-        loss, parts_g = g_step(c, z, *old)
-        D.requires_grad_(True)
-        phase.log(loss=loss, **parts_d, **parts_g)
-
-
-def critic_losses(memory: Memory, config: Config, phase: Phase) -> Callable:
-    """Equation 1 and the gradient penalty, a function (u, c, z, mix) -> loss, parts."""
-    G, D = memory.generator, memory.discriminator
-    spatial = config.cut < FEATURES  # a vector's small networks stay in float32
-    # fp16: the inner gradient would be too small
-    inner = spatial and phase.half != torch.float16
-    weight = config.gradient_penalty_weight
-
-    def losses_of(u: Tensor, c: Tensor, z: Tensor, mix: Tensor):
-        with phase.autocast(spatial):
-            with torch.no_grad():
-                fake = G(c, z)
-            wasserstein = losses.critic(D(c, u), D(c, fake))
-        with phase.autocast(inner):
-            penalty = losses.gradient_penalty(D, c, u, fake, mix)
-        parts = {"wasserstein": -wasserstein, "gradient_penalty": penalty}
-        return wasserstein + weight * penalty, parts
-
-    return losses_of
-
-
-def generator_losses(
-    memory: Memory, past: Past | None, config: Config, phase: Phase
-) -> Callable:
-    """Equation 2 and, with old labels, Equation 3: (c, z, c_old) -> loss, parts."""
-    G, D = memory.generator, memory.discriminator
-    spatial = config.cut < FEATURES
-    scale, old_classes = 1.0, 0  # Equation 3 is printed with weight 1
-    if past:
-        old_classes = past.classes
-        if config.alignment == "code":
-            scale = config.alignment_weight * past.f
-    # tensors: the compiler takes a number for a constant and starts anew with each task
-    scale = torch.full((), scale, device=phase.device)
-    old_classes = torch.full((), old_classes, device=phase.device)
-
-    def losses_of(c: Tensor, z: Tensor, c_old: Tensor | None = None):
-        with phase.autocast(spatial):
-            parts = {"adversarial": losses.generator(D(c, G(c, z)))}
-        if c_old is not None:
-            with phase.autocast(spatial), torch.no_grad():
-                replayed_old = past.memory.replay(c_old, z)
-            with phase.autocast(spatial):
-                apart = losses.replay_alignment(
-                    G(c_old, z),
-                    replayed_old,
-                    form=config.alignment,
-                    old_classes=old_classes,
-                )
-                parts["alignment"] = scale * apart
-        return sum(parts.values()), parts
-
-    return losses_of
-
-
-@torch.no_grad()
-def with_replays(
-    u: Tensor, c: Tensor, past: Past, seen: int, config: Config, phase: Phase
-) -> tuple[Tensor, Tensor]:
-    """MeRGAN's joint retraining: replays of G_{t-1} among the real features.
-
-    Their share of the batch is that of the old classes among the `seen` ones.
-    """
-    batch, rng, device = config.generator_batch, phase.rng, c.device
-    old = torch.rand(batch, generator=rng, device=device) < past.classes / seen
-    c_old = torch.randint(0, past.classes, (batch,), generator=rng, device=device)
-    replayed = past.memory.sample(c_old, rng)
-    old, replayed, c_old = distributed.share(old, replayed, c_old)
-    where = old.view(-1, *[1] * (u.ndim - 1))
-    return torch.where(where, replayed, u), torch.where(old, c_old, c)
 
 
 def measure_importance(

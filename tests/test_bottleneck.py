@@ -6,8 +6,9 @@ from helpers_core import SMALL, load_tasks, tiny, train
 from torch import nn
 
 from gfrlib.config import UserError, make_config
+from gfrlib.generators import GAN
 from gfrlib.networks import Generator, build_network, split
-from gfrlib.replay import GAN, Covariances, Gaussians, build_memory
+from gfrlib.replay import Covariances, Gaussians, build_memory
 
 SHAPES = {"cnn": (1, 8, 8), "resnet18": (3, 16, 16)}
 

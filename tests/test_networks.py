@@ -9,6 +9,7 @@ from helpers_core import environment
 from torch import nn
 
 from gfrlib.config import make_config
+from gfrlib.memory import state_bytes
 from gfrlib.networks import (
     Discriminator,
     Generator,
@@ -18,7 +19,7 @@ from gfrlib.networks import (
     build_network,
     split,
 )
-from gfrlib.replay import build_memory, state_bytes
+from gfrlib.replay import build_memory
 
 NETWORKS = {
     "cnn": dict(network="cnn", width=4),

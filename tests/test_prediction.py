@@ -11,8 +11,8 @@ from gfrlib import prediction
 from gfrlib.config import METHODS
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
+from gfrlib.memory import Memory
 from gfrlib.networks import build_network
-from gfrlib.replay import Memory
 
 PLAIN = {"softmax", "task-aware"}
 PER_TASK = {"max-prob", "concat-logits", "over-chance", "task-aware"}
@@ -35,6 +35,8 @@ RULES = {
     "gfr": PLAIN,
     "gfr-gaussian": MEANS,
     "gfr-gaussian-full": MEANS,
+    "gfr-mixture": MEANS,
+    "gfr-flow": PLAIN,
     "gfr-drift": PLAIN,
     "gfr-gaussian-drift": MEANS,
     "gfr-squared": MEANS,

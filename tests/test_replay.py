@@ -5,15 +5,9 @@ import pytest
 import torch
 
 from gfrlib.config import make_config
-from gfrlib.replay import (
-    GAN,
-    AllImages,
-    ClassMeans,
-    Gaussians,
-    Memory,
-    build_memory,
-    state_bytes,
-)
+from gfrlib.generators import GAN, Flow
+from gfrlib.memory import Memory, state_bytes
+from gfrlib.replay import AllImages, ClassMeans, Gaussians, Mixtures, build_memory
 
 D, COUNT = 4, 40_000
 
@@ -218,7 +212,9 @@ def test_initial_values_of_a_gan_depend_on_the_seed_alone():
         ("real", AllImages),
         ("means", ClassMeans),
         ("gaussian", Gaussians),
+        ("mixture", Mixtures),
         ("gan", GAN),
+        ("flow", Flow),
     ],
 )
 def test_each_memory_of_the_table_is_built(memory, kind):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers_core import SMALL, tiny, train
 
-from gfrlib import losses, replay, training
+from gfrlib import generator_training, losses, replay
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
 from gfrlib.networks import (
@@ -114,7 +114,7 @@ def test_joint_retraining_shows_old_replays_as_real():
     past = SimpleNamespace(memory=replay.GAN(10, 6, 4, 8), classes=3)
     phase = Phase("generator", 1, 0, Machine.of(config))
     u, c = torch.full((4000, 6), -1.0), torch.full((4000,), 4)
-    v, k = training.with_replays(u, c, past, 5, config, phase)
+    v, k = generator_training.with_replays(u, c, past, 5, config, phase)
     old = k < 3
     assert old.float().mean().item() == pytest.approx(3 / 5, abs=0.04)
     assert (

@@ -147,7 +147,8 @@ if __name__ == "__main__":
         "size": distributed.size(),
         "checks": checks(),
         "runs": {
-            m: train(m) for m in ("gfr", "gfr-gaussian", "lucir", "ewc", "block-3")
+            m: train(m)
+            for m in ("gfr", "gfr-flow", "gfr-mixture", "lucir", "ewc", "block-3")
         },
     }
     try:

@@ -6,6 +6,7 @@ from gfrlib import networks, replay
 from gfrlib.book import looks
 from gfrlib.book.looks import styled
 from gfrlib.config import make_config
+from gfrlib.memory import state_bytes
 
 
 def human(count: float) -> str:
@@ -29,7 +30,7 @@ def network_bytes(classes: int, side: int) -> int:
     """The paper's network with all its outputs, for images of this side."""
     network = networks.resnet18(3, make_config("paper").width, side)
     network.head.grow(classes, 0)
-    return replay.state_bytes(network)
+    return state_bytes(network)
 
 
 def memory_bytes(method: str, classes: int, shape=(512,), **changes) -> int:

@@ -16,11 +16,13 @@ from gfrlib.config import Config, digest_of
 from gfrlib.engine.chain import Chain
 from gfrlib.engine.source import code_digest
 from gfrlib.engine.store import Store
+from gfrlib.generators import GAN
 from gfrlib.heads import HEADS
 from gfrlib.lab import experiments
+from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
 from gfrlib.penalties import Past
-from gfrlib.replay import GAN, Memory, build_memory
+from gfrlib.replay import build_memory
 from gfrlib.tasks import Tasks
 
 SIZES = (4, 1, 1)  # classes of every task

@@ -2,22 +2,14 @@
 
 Chapters and the page *Verdicts* take their claims from here. All numbers here are the
 paper's own. What runs say of a claim is in `gfrlib.book.verdicts`.
-
-An entry has two lines: the claim, and below it, indented, its kind (`claims.KINDS`),
-the two sides that are compared and, where they are not the whole list's, the splits:
-
-    "row"              the accuracy of a row's runs after the last task
-    "row: quantity"    another quantity of them (`claims.QUANTITIES`)
-    "row - other @ s"  the row's lead over another one, on split s
+How an entry is written: `gfrlib.book.entries`. The book's own questions, which stand
+beside the paper's claims: `gfrlib.book.beyond`.
 """
 
-import re
-
-from gfrlib.book.claims import Claim, Side
+from gfrlib.book.beyond import BEYOND
+from gfrlib.book.entries import FOUR, TASKS, read
 
 CIFAR, SUBSET, WHOLE = "CIFAR-100", "ImageNet-Subset", "ImageNet-1000"
-FOUR = ("4 × 25",)  # splits of the 100 classes; the others begin with half of them
-TASKS = ("5 tasks", "10 tasks", "25 tasks")
 
 # What the paper prints ----------------------------------------------------------------
 
@@ -42,38 +34,6 @@ TABLE_1 = {
     "G and D of features": ("4.5 Mb", "4.5 Mb", "4.5 Mb"),
 }
 JOINT = {CIFAR: 72.0, SUBSET: 77.6}  # last accuracy (%); captions of Figures 5 and 4
-
-# Reading entries ----------------------------------------------------------------------
-
-
-def read(entries: str, printed: dict | None = None, **about) -> list[Claim]:
-    """The claims of a list of entries; `about` are fields that all of them share.
-
-    printed: {claim's two sides: the numbers that the paper prints for them}. Raises
-    ValueError for an entry that has not the two lines.
-    """
-    lines = [line for line in entries.splitlines() if line.strip()]
-    found = []
-    for text, decided in zip(lines[::2], lines[1::2], strict=True):
-        if text[0] == " " or decided[0] != " ":
-            raise ValueError(f"not the two lines of a claim: '{text}', '{decided}'")
-        kind, first, second, *splits = (w.strip() for w in decided.split("|"))
-        own = {"splits": tuple(splits[0].split(", "))} if splits else {}
-        numbers = (printed or {}).get((first, second), ())
-        sides = side(first), side(second)
-        found.append(
-            Claim(text, kind, *sides, printed=tuple(numbers), **{**about, **own})
-        )
-    return found
-
-
-def side(words: str) -> Side:
-    """What is written for one side, as a Side."""
-    words, _, split = words.partition(" @ ")
-    words, _, quantity = words.partition(": ")
-    row, *minus = re.split(" - ", words)
-    return Side(row, quantity or "last", *minus, split=split)
-
 
 # Figures ------------------------------------------------------------------------------
 
@@ -434,31 +394,6 @@ our question: on digits, image replay far above fine-tuning
     figure="fig-images-final",
     data="digits",
     splits=("4 + 3 × 2",),
-    ours=True,
-)
-
-BEYOND = read(
-    """
-the square is above the length (both with whole covariances)
-    above | gfr-squared | gfr-gaussian-full
-the square is above the frozen control
-    above | gfr-squared | frozen
-the square is above a frozen F with the same memory
-    above | gfr-squared | frozen F, same memory
-the square is above FeCAM
-    above | gfr-squared | fecam
-the square is above GFR (GAN)
-    above | gfr-squared | gfr
-whole covariances are above diagonal Gaussians
-    above | gfr-gaussian-full | gfr-gaussian
-whole covariances are above the frozen control
-    above | gfr-gaussian-full | frozen
-FeCAM is above the frozen control
-    above | fecam | frozen
-""",
-    where="Beyond the paper",
-    figure="fig-still-cifar100-weight",
-    splits=(*FOUR, *TASKS),
     ours=True,
 )
 

@@ -17,6 +17,7 @@ from gfrlib.book.looks import TASK_COLORS
 from gfrlib.book.results_explorer import ResultsExplorer
 from gfrlib.config import Config, make_config
 from gfrlib.lab import datasets
+from gfrlib.memory import state_bytes
 
 __all__ = ["ResultsExplorer", "TaskSplitExplorer"]
 
@@ -265,7 +266,7 @@ class _View:
         d, image = self._network.features, int(np.prod(self.shape))
         memory = replay.build_memory(self._config, len(self.class_names), (d,), 0)
         gan = sum(memory.nbytes().values())
-        network = replay.state_bytes(self._network)
+        network = state_bytes(self._network)
         return {
             f"{EXEMPLARS} exemplars a class": lambda old: EXEMPLARS * image * old,
             "Gaussians, diagonal": lambda old: 4 * 2 * d * old,

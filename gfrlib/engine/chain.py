@@ -126,8 +126,8 @@ class Chain:
         return self.key
 
     def generator_steps(self, t: int) -> int:
-        """G updates of task t; none in the last task, and none without a GAN."""
-        if self.config.memory != "gan" or t == self.last:
+        """Updates of task t's generator; none in the last task, or without one."""
+        if self.config.memory not in ("gan", "flow") or t == self.last:
             return 0
         return generator_steps(self.config, len(self.tasks.sizes), t)
 
@@ -143,8 +143,9 @@ def _check_numbers(done: dict) -> None:
 def generator_steps(config: Config, tasks: int, t: int) -> int:
     """G updates of task t: those of task 0, or an equal share of the later ones'.
 
-    The last task trains none.
+    The last task trains none. A flow has one network, which takes the critic's, too.
     """
+    updates = 1 + config.critic_steps if config.memory == "flow" else 1
     if t == 0:
-        return config.generator_steps_base
-    return max(1, config.generator_steps_later // max(1, tasks - 2))
+        return updates * config.generator_steps_base
+    return updates * max(1, config.generator_steps_later // max(1, tasks - 2))

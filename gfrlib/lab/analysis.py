@@ -17,8 +17,8 @@ from gfrlib.engine.phase import Phase
 from gfrlib.lab.compared import Compared, features_of, first_of_each
 from gfrlib.lab.layers import Layers
 from gfrlib.lab.replayed import POINTS, Replayed, rounded
+from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
-from gfrlib.replay import Memory
 from gfrlib.tasks import Tasks
 
 COSTLY = {"similarity", "projection", "quality"}

@@ -8,9 +8,9 @@ from gfrlib.batches import EVALUATION_BATCH
 from gfrlib.config import Config
 from gfrlib.engine.phase import Phase
 from gfrlib.lab.replayed import rounded
+from gfrlib.memory import Memory
 from gfrlib.methods import FEATURES
 from gfrlib.networks import Network, split
-from gfrlib.replay import Memory
 from gfrlib.tasks import Tasks
 
 MOMENTS = 3  # ends of tasks at which the replay is measured, at most

@@ -11,8 +11,8 @@ from gfrlib.batches import EVALUATION_BATCH
 from gfrlib.config import Config
 from gfrlib.engine import augment
 from gfrlib.engine.phase import Phase
+from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
-from gfrlib.replay import Memory
 from gfrlib.tasks import Tasks
 
 SHOWN = 8  # classes in the projection and on the sheet

@@ -12,6 +12,7 @@ from IPython.display import Markdown
 from gfrlib import metrics
 from gfrlib.book import (
     claims,
+    entries,
     figures,
     guide,
     message,
@@ -151,12 +152,12 @@ def test_chapters_state_no_claim_of_their_own():
 
 def test_an_entry_of_the_list_by_hand():
     decided = "above | a - b @ 10 tasks | c: drift | 5 tasks, 10 tasks"
-    [claim] = paper.read(f"a leads b by more\n    {decided}", where="Figure 9")
+    [claim] = entries.read(f"a leads b by more\n    {decided}", where="Figure 9")
     assert claim.first == claims.Side("a", "last", "b", "10 tasks")
     assert claim.second == claims.Side("c", "drift")
     assert claim.splits == ("5 tasks", "10 tasks") and claim.where == "Figure 9"
     with pytest.raises(ValueError, match="two lines"):
-        paper.read("one\ntwo")
+        entries.read("one\ntwo")
     printed = {c.text: c.printed for c in paper.CLAIMS_2 if c.printed}
     assert printed["features above Image replay"] == (41.5, 9.7)
 

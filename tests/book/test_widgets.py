@@ -17,6 +17,7 @@ from gfrlib.book.costs import human
 from gfrlib.book.widgets import TaskSplitExplorer
 from gfrlib.config import UserError, make_config
 from gfrlib.lab import datasets
+from gfrlib.memory import state_bytes
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_the_table_weighs_the_real_objects(explorer):
     view, config = explorer.views["digits"], make_config("example", "gfr")
     network = networks.build_network(config, (1, 8, 8), 0)
     network.head.grow(6, 0)
-    assert view._weights["old network"](6) == replay.state_bytes(network)
+    assert view._weights["old network"](6) == state_bytes(network)
     gaussians = replay.Gaussians(6, network.features)
     gaussians.counts += 1
     assert view._weights["Gaussians, diagonal"](6) == sum(gaussians.nbytes().values())

@@ -66,7 +66,9 @@ def test_gradients_of_two_shares_are_those_of_the_batch(two):
     ), two["checks"]
 
 
-@pytest.mark.parametrize("method", ["gfr", "gfr-gaussian", "lucir", "ewc", "block-3"])
+@pytest.mark.parametrize(
+    "method", ["gfr", "gfr-flow", "gfr-mixture", "lucir", "ewc", "block-3"]
+)
 def test_two_processes_train_the_run_of_one(two, method):
     found = two["runs"][method]
     assert found["weights"][0] == found["weights"][1], (

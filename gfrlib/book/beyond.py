@@ -1,0 +1,31 @@
+"""Questions that the paper does not ask: claims of this book's own, decided like its.
+
+Their entries are read as those of `gfrlib.book.paper`.
+"""
+
+from gfrlib.book.entries import FOUR, TASKS, read
+
+BEYOND = read(
+    """
+the square is above the length (both with whole covariances)
+    above | gfr-squared | gfr-gaussian-full
+the square is above the frozen control
+    above | gfr-squared | frozen
+the square is above a frozen F with the same memory
+    above | gfr-squared | frozen F, same memory
+the square is above FeCAM
+    above | gfr-squared | fecam
+the square is above GFR (GAN)
+    above | gfr-squared | gfr
+whole covariances are above diagonal Gaussians
+    above | gfr-gaussian-full | gfr-gaussian
+whole covariances are above the frozen control
+    above | gfr-gaussian-full | frozen
+FeCAM is above the frozen control
+    above | fecam | frozen
+""",
+    where="Beyond the paper",
+    figure="fig-still-cifar100-weight",
+    splits=(*FOUR, *TASKS),
+    ours=True,
+)

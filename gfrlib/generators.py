@@ -1,0 +1,166 @@
+"""The trained memories: a GAN, as in the paper, and a flow; their loops are in
+generator_training.py.
+"""
+
+import torch
+from torch import Tensor
+
+from gfrlib.memory import Memory, state_bytes, within
+from gfrlib.networks import (
+    Discriminator,
+    Generator,
+    SpatialDiscriminator,
+    SpatialGenerator,
+    Velocity,
+    widest,
+)
+
+
+class GAN(Memory):
+    """G(c, z) and D(c, u) of Appendix D, trained by training.train_generator.
+
+    Both are carried from task to task.
+    """
+
+    trained = True
+    replays = True
+    signed = False  # whether features may be negative
+
+    def __init__(
+        self,
+        classes: int,
+        features: int,
+        latent_dim: int,
+        hidden: int,
+        projection: str = "normal",
+        *,
+        signed: bool = False,
+    ):
+        super().__init__()
+        self.signed = signed
+        self.generator = Generator(classes, latent_dim, hidden, features, signed=signed)
+        self.discriminator = Discriminator(classes, hidden, features, projection)
+        self.drift: tuple[Tensor, Tensor] | None = None
+
+    def latent(self, count: int, rng: torch.Generator) -> Tensor:
+        """z ~ N(0, I): [count, latent_dim]."""
+        device = self.discriminator.score.weight.device
+        return torch.randn(
+            count, self.generator.latent_dim, generator=rng, device=device
+        )
+
+    def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """u-hat = G(c, z) for labels [B] -> [B, d]."""
+        return self.replay(labels, self.latent(len(labels), rng))
+
+    def replay(self, labels: Tensor, z: Tensor) -> Tensor:
+        """G(c, z), moved along with the features where `move` was called."""
+        u = self.generator(labels, z)
+        if self.drift is None:
+            return u
+        W, b = self.drift
+        return within(u @ W.T + b[labels], self.signed)
+
+    def class_means(self, rng: torch.Generator) -> Tensor:
+        """[classes, d]: the means of 100 replays a class."""
+        classes = self.generator.classes
+        labels = torch.arange(classes, device=rng.device).repeat_interleave(100)
+        with torch.no_grad():
+            return self.sample(labels, rng).view(classes, 100, -1).mean(dim=1)
+
+    def move(self, W: Tensor, b: Tensor) -> None:
+        self.drift = W, b
+
+    def nbytes(self) -> dict[str, int]:
+        return {
+            "generator": state_bytes(self.generator),
+            "discriminator": state_bytes(self.discriminator),
+        }
+
+
+class SpatialGAN(GAN):
+    """G and D for images or feature maps u [C, H, W].
+
+    Each has at most `parameters` parameters, at every cut.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        shape: tuple[int, int, int],
+        latent_dim: int,
+        parameters: int,
+        *,
+        images: bool,
+    ):
+        Memory.__init__(self)
+
+        def generator(width):
+            return SpatialGenerator(classes, latent_dim, shape, width, images=images)
+
+        def discriminator(width):
+            return SpatialDiscriminator(classes, shape, width)
+
+        self.generator = generator(widest(generator, parameters))
+        self.discriminator = discriminator(widest(discriminator, parameters))
+        self.drift = None
+
+
+class Flow(Memory):
+    """A flow: dx/ds = v(x, s, c) carries noise x(0) = z ~ N(0, I) to a feature x(1).
+
+    Flow matching with straight paths (Lipman et al. 2023; Liu et al. 2023, rectified
+    flow), trained by generator_training.train_flow and carried from task to task. x are
+    features with mean 0 and variance 1 in every dimension, by the moments of task 0,
+    which stay. A sample takes `steps` Euler steps. Where features are not `signed`,
+    negative ones become 0.
+    """
+
+    trained = True
+    replays = True
+
+    def __init__(
+        self,
+        classes: int,
+        features: int,
+        hidden: int,
+        steps: int,
+        *,
+        signed: bool = False,
+    ):
+        super().__init__()
+        self.steps, self.signed = steps, signed
+        self.velocity = Velocity(classes, hidden, features)
+        self.register_buffer("shift", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def standardise(self, features: Tensor) -> None:
+        """Take the moments of features u [N, d]."""
+        self.shift.copy_(features.mean(0))
+        spread = features.std(0, correction=0)
+        # a dead feature would be divided by 0
+        self.scale.copy_(spread.clamp_min(1e-2 * float(spread.mean()) + 1e-8))
+
+    def inward(self, u: Tensor) -> Tensor:
+        """x of features u."""
+        return (u - self.shift) / self.scale
+
+    def latent(self, count: int, rng: torch.Generator) -> Tensor:
+        """z ~ N(0, I): [count, d]."""
+        shape = (count, len(self.shift))
+        return torch.randn(shape, generator=rng, device=self.shift.device)
+
+    def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """labels [B] -> features [B, d]."""
+        return self.replay(labels, self.latent(len(labels), rng))
+
+    def replay(self, labels: Tensor, z: Tensor) -> Tensor:
+        """The features [B, d] to which the flow carries z [B, d]."""
+        x = z
+        for k in range(self.steps):
+            s = torch.full_like(z[:, :1], k / self.steps)
+            x = x + self.velocity(labels, x, s) / self.steps
+        return within(x * self.scale + self.shift, self.signed)
+
+    def nbytes(self) -> dict[str, int]:
+        return {"flow": state_bytes(self)}
