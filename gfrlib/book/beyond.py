@@ -29,3 +29,19 @@ FeCAM is above the frozen control
     splits=(*FOUR, *TASKS),
     ours=True,
 )
+BEYOND += read(
+    """
+the flow is above the GAN
+    above | gfr-flow | gfr
+the flow is above whole covariances
+    above | gfr-flow | gfr-gaussian-full
+mixtures are above diagonal Gaussians
+    above | gfr-mixture | gfr-gaussian
+whole covariances are above mixtures
+    above | gfr-gaussian-full | gfr-mixture
+""",
+    where="Beyond the paper",
+    figure="fig-generator-recorded",
+    splits=(*FOUR, "5 tasks", "25 tasks"),
+    ours=True,
+)
