@@ -293,7 +293,7 @@ def aged_rows(panels: dict, name: str = "coverage") -> list[dict]:
     ]
 
 
-# The memory itself ---------------------------------------------------------------------
+# The memory itself --------------------------------------------------------------------
 
 
 def after_task_0(config: Config, c: int = 0) -> tuple:
