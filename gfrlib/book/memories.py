@@ -161,10 +161,20 @@ def questions() -> list[Claim]:
 # Sentences ----------------------------------------------------------------------------
 
 
-def apart(found: dict, row: str, other: str) -> str:
-    """'2.3 points (open) above': a row's last accuracy beside another one's."""
-    sides = (results.last(found.get(name, ())) for name in (row, other))
-    return words.apart(*sides)
+def beside_the_gan(found: dict) -> str:
+    """How far the flow and whole covariances end from the GAN, in short sentences."""
+    gan = results.last(found.get("gfr", ()))
+    said = [
+        f"{subject} {words.apart(results.last(found[row]), gan)} the GAN."
+        for row, subject in (
+            ("gfr-flow", "The flow ends"),
+            ("gfr-gaussian-full", "Whole covariances end"),
+        )
+        if row in found and gan
+    ]
+    if "gfr-flow" not in found:
+        said.append("The flow is not recorded there yet.")
+    return " ".join(said)
 
 
 def extremes(found: dict, after: int = 0) -> Markdown:

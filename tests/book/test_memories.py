@@ -144,8 +144,15 @@ def test_whether_the_newer_generator_is_better_needs_seeds():
     said = memories.newer({"4 × 25": ahead, "5 tasks": behind, "25 tasks": one}).data
     assert "*yes* in 1 and *no* in 1. In 1 the answer" in said
     assert "*yes* in 0 and *no* in 0. In 3 the answer" in memories.newer({}).data
-    assert memories.apart(ahead, "gfr-flow", "gfr") == "10.0 points above"
-    assert memories.apart({}, "gfr-flow", "gfr") == "–"
+    whole = {**ahead, "gfr-gaussian-full": two(0.05)}
+    said = memories.beside_the_gan(whole)
+    assert said == (
+        "The flow ends 10.0 points above the GAN. "
+        "Whole covariances end 5.0 points above the GAN."
+    )
+    missing = "The flow is not recorded there yet."
+    assert memories.beside_the_gan({}) == missing
+    assert memories.beside_the_gan({"gfr": two(0.0)}) == missing
 
 
 def test_the_questions_are_asked_on_the_splits_that_are_shown():
