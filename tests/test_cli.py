@@ -17,7 +17,7 @@ from test_tasks import arrays, write_folder
 
 from gfrlib import cli
 from gfrlib.config import METHODS, Config, UserError, from_text, make_config
-from gfrlib.lab import datasets, experiments, origin, shards
+from gfrlib.lab import datasets, experiments, grids, origin, shards
 from gfrlib.tasks import class_order
 
 QUICK = dict(epochs_base=1, epochs_task=1, width=8, base=4, tasks=2, device="cpu")
@@ -563,6 +563,50 @@ def test_a_grid_commits_every_record_and_nothing_else(tmp_path, monkeypatch, cap
         cli.main(["grid", str(grid), "--commit"]) == 0
         and len(git("log", "--oneline").splitlines()) == 2
     )
+
+
+def test_a_part_of_the_analysis_is_added_told_and_committed(
+    tmp_path, monkeypatch, capsys
+):
+    """To recorded runs of a grid, by one command; what has it already is left alone."""
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    monkeypatch.setattr(origin, "changes", lambda: [])
+    git = ["git", "-C", str(tmp_path)]
+    for words in (
+        ["init", "-q"],
+        ["config", "user.email", "a@b"],
+        ["config", "user.name", "a"],
+    ):
+        subprocess.run([*git, *words], check=True)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "preset: slim\nruns: [{methods: [finetune], "
+        "settings: {dataset: digits, split: [4, 2], "
+        "network: cnn, width: 8, epochs_base: 1, epochs_task: 1, device: cpu}}]\n"
+    )
+    [config] = grids.read(grid)
+    experiments.run_or_load(config, leave_out=["quality", "similarity"])
+    assert cli.main(["grid", str(grid), "--analyse", "tsne"]) == 2
+    assert "no part 'tsne'" in capsys.readouterr().err
+    both = "quality,similarity"
+    assert cli.main(["grid", str(grid), "--commit", "--analyse", both]) == 0
+    assert ": loaded, now with quality, similarity, last" in capsys.readouterr().out
+    log = subprocess.check_output([*git, "log", "--format=%s"], text=True)
+    assert log.startswith("Analysis: digits-4+2-finetune")
+    assert log.endswith(", quality, similarity\n")
+    assert cli.main(["grid", str(grid), "--commit", "--analyse", both]) == 0
+    assert ": loaded, last" in capsys.readouterr().out
+
+
+def test_one_run_gets_a_part_of_its_analysis(run):
+    words = ["run", "--method", "finetune", *flags(QUICK)]
+    _, out, _ = run(*words, "--analyse", "similarity")
+    assert "computed now\n" in out  # a new run has it at once
+    _, out, _ = run(*words, "--analyse", "projection")
+    assert "loaded, now with projection\n" in out
+    _, out, _ = run(*words, "--analyse", "projection")
+    assert "loaded\n" in out
+    refused(run(*words, "--analyse", ""), "no part ''", "choose from drift")
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_a_dropped_mode_halves_coverage_and_recall_but_not_precision():
     precision, recall = quality.precision_recall(modes, one)
     _, coverage = quality.density_coverage(modes, one)
     assert precision > 0.9
-    assert recall == pytest.approx(0.5, abs=0.03)
+    assert recall == pytest.approx(0.5, abs=0.05)
     assert coverage == pytest.approx(0.5, abs=0.03)
 
 

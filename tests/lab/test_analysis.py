@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,21 +12,21 @@ import torch
 from helpers_core import load_tasks, tiny, train
 from PIL import Image
 
-from gfrlib import similarity, training
+from gfrlib import quality, similarity, training
 from gfrlib.config import UserError
-from gfrlib.engine import source
+from gfrlib.engine import source, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
-from gfrlib.lab import analysis, experiments, layers, records
+from gfrlib.lab import analysis, compared, experiments, layers, records
 from gfrlib.networks import split
 
 LAYERS = ["block 1", "block 2", "block 3", "block 4", "classifier"]
 SMALL = dict(base=4, tasks=2, epochs_base=2, epochs_task=1)
 
 
-def observed(config, **kwargs):
+def observed(config, parts=analysis.PARTS, **kwargs):
     """(the observer after the run, the networks and memories after every task)."""
-    observer, kept = analysis.Observer(config, load_tasks(config)), []
+    observer, kept = analysis.Observer(config, load_tasks(config), parts), []
 
     def watch(t, network, memory):
         observer(t, network, memory)
@@ -198,6 +199,7 @@ def computed(monkeypatch):
     for owner, name, part in (
         (layers.Layers, "compare", "similarity"),
         (analysis.Replayed, "project", "projection"),
+        (compared.Compared, "measure", "quality"),
     ):
         original = getattr(owner, name)
 
@@ -226,7 +228,7 @@ def test_a_quick_run_computes_the_costly_parts_when_they_are_asked_for(home, com
     computed.clear()
     both = experiments.seeds(config, [0], analyse=analysis.COSTLY)[0]
     assert set(both.analysis) == CHEAP | analysis.COSTLY
-    assert set(computed) == {"projection"}
+    assert set(computed) == {"projection", "quality"}
     computed.clear()
     found = experiments.run_or_load(config, analyse=("similarity", "projection"))
     assert found.analysis == both.analysis and not computed
@@ -300,3 +302,149 @@ def test_a_larger_preset_computes_every_part_and_keeps_an_old_analysis(
     del kept["checksum"], kept["provenance"]["sealed"]
     first.path.write_text(json.dumps(kept))
     assert experiments.run_or_load(config).analysis == {"drift": []}
+
+
+# --- quality: what is replayed against held-out real features -------------------------
+
+QUALITY = ["quality"]
+
+
+def test_replay_is_measured_at_the_ends_of_tasks_from_which_it_is_used():
+    found = observed(tiny("gfr-gaussian", **SMALL), QUALITY)[0].result()["quality"]
+    assert [e["after"] for e in found] == [0, 1]  # nobody replays after task 2
+    for e in found:
+        assert [row["task"] for row in e["of"]] == [*range(e["after"] + 1)]
+        assert [row["classes"] for row in e["of"]] == [4, 3][: e["after"] + 1]
+        assert {"trained_on_replay", "tested_on_replay", "reference"} <= set(e)
+        assert 0 <= e["trained_on_replay"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [(0, []), (1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (5, [0, 2, 4]), (25, [0, 12, 24])],
+)
+def test_long_streams_are_measured_at_three_ends(last, expected):
+    assert compared.moments(last) == expected
+
+
+def test_the_numbers_of_the_quality_are_those_of_the_functions():
+    observer, kept = observed(tiny("gfr-gaussian", **SMALL), QUALITY)
+    stream, (network, memory) = observer.stream, kept[1]
+    phase = Phase("analysis", 1, 0, Machine.of(observer.config))
+    index = torch.cat([stream.test_index(k) for k in (0, 1)])
+    labels, extractor = stream.test_labels[index], split(network.eval(), 4)[0]
+    with torch.no_grad():
+        real = extractor(stream.normalise(stream.test_images[index]))
+        replayed = memory.sample(labels, phase.seeded("quality"))
+    entry, own = observer.compared.entries[1], labels < 4
+    for row, some in zip(entry["of"], (own, ~own)):
+        of_task = real[some], labels[some], replayed[some], labels[some]
+        assert row == {
+            "task": row["task"],
+            **{
+                name: pytest.approx(value, rel=1e-3)
+                for name, value in quality.by_class(*of_task).items()
+            },
+        }
+    there = quality.crossed(replayed, labels, real, labels)
+    assert entry["trained_on_replay"] == pytest.approx(there, abs=1e-4)
+
+
+def test_a_memory_that_keeps_real_features_is_as_good_as_the_reference():
+    """And one that replays the next class's is as bad as can be."""
+    config = tiny("gfr-gaussian", **SMALL)
+    stream, ((network, memory), *_) = load_tasks(config), observed(config, QUALITY)[1]
+    index = stream.train_index(0)
+    with torch.no_grad():
+        u = split(network.eval(), 4)[0](stream.normalise(stream.train_images[index]))
+    found = {}
+    for shift in (0, 1):
+
+        def kept(labels, rng, shift=shift):
+            rank = torch.arange(len(labels)) - torch.searchsorted(labels, labels)
+            begin = torch.searchsorted(stream.train_labels, (labels + shift) % 4)
+            return u[begin + rank]
+
+        memory.sample = kept
+        observer = analysis.Observer(config, stream, ["quality"])
+        observer.compared.measure(0, network, memory, _phase(config))
+        found[shift] = observer.compared.entries[0]
+    assert found[0]["of"] == found[0]["reference"]["of"]
+    assert found[0]["trained_on_replay"] == found[0]["reference"]["trained_on_real"]
+    assert found[1]["of"][0]["coverage"] < 0.1 < found[0]["of"][0]["coverage"]
+    assert found[1]["trained_on_replay"] < 0.2 < found[0]["trained_on_replay"]
+
+
+@pytest.mark.parametrize("method", ["gfr", "gfr-gaussian", "lwf", "fetril", "joint"])
+def test_quality_of_every_row_is_there_and_empty_where_nothing_is_generated(method):
+    found = observed(tiny(method, **SMALL), QUALITY)[0].result()["quality"]
+    assert bool(found) == method.startswith("gfr")
+
+
+def test_too_few_held_out_images_leave_a_class_out(monkeypatch):
+    monkeypatch.setattr(compared, "IMAGES", 5)
+    found = observed(tiny("gfr-gaussian", **SMALL), QUALITY)[0].result()["quality"]
+    assert all(e["of"] == [] and "trained_on_replay" in e for e in found)
+
+
+# --- parts that are added to what is recorded -----------------------------------------
+
+
+@pytest.fixture
+def recorded(home, monkeypatch):
+    """A slim record without `quality`, analysed by other code."""
+    monkeypatch.setattr(experiments.origin, "changes", lambda: [])
+    config = dataclasses.replace(tiny("gfr-gaussian", **SMALL), preset="slim")
+    monkeypatch.setattr(experiments, "analysis_digest", lambda: "of other code")
+    record = experiments.run_or_load(config, leave_out=analysis.COSTLY)
+    monkeypatch.setattr(experiments, "analysis_digest", lambda: "of this code")
+    assert "quality" not in record.analysis
+    return record
+
+
+def test_a_part_is_added_beside_those_of_other_code(recorded, monkeypatch):
+    config, before = recorded.config, dict(recorded.analysis)
+    assert experiments.run_or_load(config).analysis == before  # not unless asked for
+    monkeypatch.setattr(training, "train_classifier", None)  # its stages are there
+    record = experiments.run_or_load(config, analyse="quality")
+    assert record.status == "loaded" and record.added == ("quality",)
+    code = f"of this code on {record.weights[:12]}"
+    kept = dict(records.load(record.path).analysis)
+    assert kept == dict(record.analysis)
+    assert kept.pop("added") == {"quality": code} and kept.pop("quality")
+    assert kept == before and before["code"].startswith("of other code")
+    # a second part keeps what was added; what is there is not computed again
+    both = experiments.run_or_load(config, analyse=("quality", "projection"))
+    assert both.added == ("projection",)
+    assert set(both.analysis["added"]) == {"quality", "projection"}
+    assert both.analysis["quality"] == record.analysis["quality"]
+    again = experiments.run_or_load(config, analyse=("quality", "projection"))
+    assert again.added == () and dict(again.analysis) == dict(both.analysis)
+
+
+def test_a_part_is_added_by_training_again_where_the_stages_are_gone(recorded):
+    shutil.rmtree(store.cache() / "stages")
+    record = experiments.run_or_load(recorded.config, analyse="quality")
+    assert record.added == ("quality",) and record.analysis["quality"]
+
+
+def test_nothing_is_added_by_other_weights(recorded, monkeypatch):
+    beside = analysis_file(recorded)
+    before = beside.read_bytes()
+    monkeypatch.setattr(training, "weight_checksum", lambda network: "other weights")
+    with pytest.raises(UserError, match="ends with other weights than when it was"):
+        experiments.run_or_load(recorded.config, analyse="quality")
+    assert beside.read_bytes() == before
+
+
+def test_nothing_is_added_to_a_damaged_analysis(recorded):
+    beside = analysis_file(recorded)
+    beside.write_text(beside.read_text()[:-9])
+    before = beside.read_bytes()
+    with pytest.raises(UserError, match="is damaged"):
+        experiments.run_or_load(recorded.config, analyse="quality")
+    assert beside.read_bytes() == before
+
+
+def analysis_file(record):
+    return record.path.with_name(record.path.stem + ".analysis.json")

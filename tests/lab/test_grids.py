@@ -19,7 +19,7 @@ from memory_store import MemoryStore
 from gfrlib.cli import words
 from gfrlib.config import METHODS, UserError, make_config
 from gfrlib.engine import store as stages
-from gfrlib.lab import grids, plans, records
+from gfrlib.lab import experiments, grids, plans, records
 
 SMALL = dict(TINY, split=[3, 2, 2], epochs_base=1)
 
@@ -241,6 +241,16 @@ def test_the_plan_counts_shared_stages_once_and_measured_steps(home):
     assert "3 runs, 0 recorded, 3 to do" in plans.table(rows)
 
 
+def test_a_record_without_a_part_that_is_asked_for_is_to_do(home):
+    config = tiny("finetune", **{k: v for k, v in SMALL.items() if k not in TINY})
+    experiments.run_or_load(config)
+    [known] = plans.plan([config])
+    assert known["recorded"]
+    [lacking] = plans.plan([config], lambda *_: 1.0, analyse=["similarity"])
+    assert not lacking["recorded"]
+    assert lacking["stages"] == 6 and lacking["new"] == 0  # its stages are there
+
+
 @pytest.mark.parametrize(
     "method", ["gfr", "lwf", "ewc-gan", "lucir", "mergan", "fetril", "gfr-gaussian"]
 )
@@ -387,7 +397,7 @@ def test_without_ray_the_flag_says_what_to_install(monkeypatch):
         list(grids.run([tiny("finetune")], 2, ray=True))
 
 
-def _runs_that_end_badly(config):
+def _runs_that_end_badly(config, analyse):
     """Stands for grids._one in a child process: seed 1 kills its process, once."""
     import os
     import signal
@@ -396,7 +406,7 @@ def _runs_that_end_badly(config):
     if config.seed == 1 and not flag.exists():
         flag.write_text("once")
         os.kill(os.getpid(), signal.SIGKILL)
-    return _REAL_ONE(config)
+    return _REAL_ONE(config, analyse)
 
 
 _REAL_ONE = grids._one

@@ -1,0 +1,323 @@
+"""Memories side by side: what was measured of their replay, and what they cost.
+
+`found` are runs as {row: [Record, ...]}, one Record a seed. The numbers are those of
+the analysis's part `quality` (lab.compared); NaN where a record lacks it.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from gfrlib import training
+from gfrlib.batches import real_features
+from gfrlib.book import looks, results, words
+from gfrlib.book.beyond import BEYOND
+from gfrlib.book.claims import FAILS, HOLDS, Claim, by_split, only, verdict
+from gfrlib.book.looks import styled
+from gfrlib.book.paper import FIGURE_5
+from gfrlib.book.scales import SCALES
+from gfrlib.config import Config
+from gfrlib.engine.store import Store
+from gfrlib.lab.runs import load_tasks
+
+RECORDED = ("gfr-gaussian", "gfr-gaussian-full", "gfr-mixture", "gfr", "gfr-flow")
+SPLITS = ("4 × 25", "5 tasks", "25 tasks")  # of CIFAR-100
+SHARES = ("precision", "recall", "density", "coverage")
+CROSSED = {"replay → real": "trained_on_replay", "real → replay": "tested_on_replay"}
+DISTANCE = "Fréchet distance"
+PERFECT = "real training features"
+
+
+# Numbers ------------------------------------------------------------------------------
+
+
+def recorded(seeds: int = 3) -> dict[str, dict]:
+    """{split: {row: its recorded runs}} on CIFAR-100; splits without any left out."""
+    scale = SCALES["slim"]
+    found = {
+        split: results.recorded(
+            "slim", RECORDED, seeds, classes=100, **scale.settings_of(split)
+        )
+        for split in SPLITS
+    }
+    return {split: runs for split, runs in found.items() if runs}
+
+
+def moments(run) -> list[int]:
+    """After which tasks the replay of a run was measured."""
+    return [entry["after"] for entry in _entries(run)]
+
+
+def measured(
+    run, name: str, *, after: int = -1, task: int | None = None, perfect: bool = False
+) -> float:
+    """One number of a run's replay, in percent, as a mean over classes.
+
+    name: DISTANCE (in percent of the spread of the real features), one of SHARES, or a
+    field of CROSSED. after: which of the `moments`; task: that task's classes alone,
+    else all seen; perfect: of real training features in the memory's place. NaN where
+    it was not measured.
+    """
+    entries = _entries(run)
+    if not -len(entries) <= after < len(entries):
+        return float("nan")
+    entry = entries[after]
+    if perfect:
+        entry = entry.get("reference", {"of": []})
+        name = "trained_on_real" if name == "trained_on_replay" else name
+    if name not in (DISTANCE, *SHARES):
+        return 100 * entry.get(name, float("nan"))
+    rows = [row for row in entry["of"] if task in (None, row["task"])]
+    if not rows:
+        return float("nan")
+    weights = np.array([row["classes"] for row in rows])
+    field = "frechet" if name == DISTANCE else name
+    value = weights @ [row[field] for row in rows]
+    whole = (
+        weights @ [row["spread"] for row in rows] if name == DISTANCE else sum(weights)
+    )
+    return float(100 * value / whole)
+
+
+def _entries(run) -> list[dict]:
+    return (run.analysis or {}).get("quality", [])
+
+
+# Tables -------------------------------------------------------------------------------
+
+
+def quality_table(found: dict, after: int = 0) -> pd.DataFrame:
+    """A row a memory, and first one of real training features: all measures.
+
+    In percent, mean and deviation over seeds. Right after task 0 (`after` = 0) all
+    memories stand for the features of one network, so that one such row serves all.
+    """
+    fields = {
+        DISTANCE: DISTANCE, **dict(zip(SHARES, SHARES)), **CROSSED
+    }  # fmt: skip
+
+    def row(label, runs, perfect):
+        options = {"after": after, "perfect": perfect}
+        numbers = {
+            column: words.spread([measured(run, name, **options) for run in runs])
+            for column, name in fields.items()
+        }
+        return {"memory": label, **numbers}
+
+    groups = looks.groups(found)
+    lines = [row(PERFECT, groups[0][1], perfect=True)] if groups else []
+    lines += [row(how["label"], runs, perfect=False) for _, runs, how in groups]
+    return pd.DataFrame(lines)
+
+
+def costs_table(panels: dict) -> pd.DataFrame:
+    """{split: found}: a row a memory and split, with what it brings and what it costs.
+
+    Accuracy after the last task, in percent; distance and coverage at the last of the
+    `moments`; bytes for the old classes, without the old network; seconds of making
+    the memory, over all tasks.
+    """
+    rows = []
+    for split, found in panels.items():
+        for _, runs, how in looks.groups(found):
+            spent = [results.seconds(run, "generator") for run in runs]
+            of = {
+                name: words.spread([measured(run, name) for run in runs])
+                for name in (DISTANCE, "coverage")
+            }
+            rows.append(
+                {
+                    "split": split,
+                    "memory": how["label"],
+                    "seeds": len(runs),
+                    "accuracy": words.spread(results.last(runs)),
+                    **of,
+                    "bytes": words.human(carried(runs[0])),
+                    "seconds": f"{np.mean(spent):.3g}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def carried(run) -> int:
+    """Bytes for the old classes that a run carries into its last task."""
+    return results.carried(run, without=("old network",))
+
+
+def questions() -> list[Claim]:
+    """Which memory is above which: this book's questions about them."""
+    pairs = (
+        ("gfr-flow", "gfr"),
+        ("gfr-gaussian-full", "gfr"),
+        ("gfr-flow", "gfr-gaussian-full"),
+        ("gfr-mixture", "gfr-gaussian"),
+        ("gfr-gaussian-full", "gfr-mixture"),
+    )
+    return only([*FIGURE_5, *BEYOND], pairs)
+
+
+# Sentences ----------------------------------------------------------------------------
+
+
+def beside_the_gan(found: dict) -> str:
+    """How far the flow and whole covariances end from the GAN, in short sentences."""
+    gan = results.last(found.get("gfr", ()))
+    said = [
+        f"{subject} {words.apart(results.last(found[row]), gan)} the GAN."
+        for row, subject in (
+            ("gfr-flow", "The flow ends"),
+            ("gfr-gaussian-full", "Whole covariances end"),
+        )
+        if row in found and gan
+    ]
+    if "gfr-flow" not in found:
+        said.append("The flow is not recorded there yet.")
+    return " ".join(said)
+
+
+def extremes(found: dict, after: int = 0) -> Markdown:
+    """Which memory is best and which worst, by some of the measures."""
+    said = []
+    for name, low in ((DISTANCE, True), ("precision", False), ("coverage", False)):
+        mean = {
+            words.label(row): np.mean(
+                [measured(run, name, after=after) for run in runs]
+            )
+            for row, runs in found.items()
+        }
+        order = sorted(mean, key=mean.get, reverse=not low)
+        said.append(f"by {name}, *{order[0]}* and *{order[-1]}*")
+    return Markdown(f"Best and worst of the memories: {'; '.join(said)}.")
+
+
+def not_measured(panels: dict) -> Markdown:
+    """Of which splits of CIFAR-100 no replay is measured, and what does it."""
+    missing = [
+        split
+        for split in SPLITS
+        if not any(map(moments, itertools.chain(*panels.get(split, {}).values())))
+    ]
+    if not missing:
+        return Markdown("")
+    return Markdown(
+        f"Not measured yet on CIFAR-100: {', '.join(missing)}. "
+        "`python -m gfrlib grid grids/memories.yaml --analyse quality` does it."
+    )
+
+
+def newer(panels: dict) -> Markdown:
+    """In how many splits the seeds say that the flow is above the GAN."""
+    said = [
+        verdict(first, second, kind)
+        for _, kind, first, second in by_split(panels, questions()[:1])
+    ]
+    yes, no = said.count(HOLDS), said.count(FAILS)
+    return Markdown(
+        "So, would a newer generator do better than the GAN of 2020? Of "
+        f"{len(SPLITS)} splits of CIFAR-100, the seeds say *yes* in {yes} and *no* in "
+        f"{no}. In {len(SPLITS) - yes - no} the answer is open, or not recorded."
+    )
+
+
+# Figures ------------------------------------------------------------------------------
+
+
+@styled
+def aging(panels: dict, name: str = "coverage"):
+    """{title: found}: a measure of task 0's replay, over the tasks, a panel each.
+
+    Mean and range of the seeds; dashed: real training features, where they were
+    measured, a mean over all runs. Panels of which nothing was measured are left out.
+    Returns the Figure, or None.
+    """
+    known = {
+        title: {
+            row: [run for run in runs if moments(run)]
+            for row, runs in found.items()
+            if any(map(moments, runs))
+        }
+        for title, found in panels.items()
+    }
+    known = {title: found for title, found in known.items() if found}
+    if not known:
+        return None
+    figure, grid = looks.plt.subplots(
+        len(known), 1, figsize=(5.2, 2.7 * len(known)), squeeze=False
+    )
+    for ax, (title, found) in zip(grid.flat, known.items(), strict=True):
+        _aging(ax, found, name)
+        ax.set_title(title)
+    return figure
+
+
+def _aging(ax, found: dict, name: str) -> None:
+    ends = []
+    for row in aged(found, name):
+        how = looks.look(row["memory"])
+        if row["memory"] == PERFECT:
+            how = {"color": looks.INK, "marker": "", "linestyle": "--", "label": "real"}
+        last = looks.band(ax, row["after"], row["values"], how, ms=5.5, zorder=3)
+        ends.append((row["after"][-1], last, how["label"], how["color"]))
+    ax.set_xticks(sorted({t for row in aged(found, name) for t in row["after"]}))
+    ax.set(xlabel="after task", ylabel=f"{name} (%)", ylim=(0, None))
+    ax.grid(axis="y")
+    looks.label_ends(ax, ends)
+
+
+def aged(found: dict, name: str = "coverage") -> list[dict]:
+    """The lines of `aging`: memory, after [task, ...], values [[seed, ...], ...]."""
+    lines = []
+    for _, runs, how in looks.groups(found):
+        times = moments(runs[0])
+        lines.append(
+            {
+                "memory": how["label"],
+                "after": times,
+                "values": [
+                    [measured(run, name, after=i, task=0) for run in runs]
+                    for i in range(len(times))
+                ],
+            }
+        )
+    runs = [*itertools.chain(*found.values())]
+    steps = [
+        (t, [measured(run, name, after=i, task=0, perfect=True) for run in runs])
+        for i, t in enumerate(moments(runs[0]))
+    ]
+    steps = [(t, values) for t, values in steps if not np.isnan(values).any()]
+    after, values = zip(*((t, [float(np.mean(each))]) for t, each in steps))
+    return [*lines, {"memory": PERFECT, "after": [*after], "values": [*values]}]
+
+
+def aged_rows(panels: dict, name: str = "coverage") -> list[dict]:
+    """The points of `aging` as rows, for `words.show(..., data=...)`."""
+    return [
+        {"panel": title, "memory": line["memory"], "after task": t, name: value}
+        for title, found in panels.items()
+        if any(map(moments, itertools.chain(*found.values())))
+        for line in aged(found, name)
+        for t, values in zip(line["after"], line["values"])
+        for value in values
+    ]
+
+
+# The memory itself --------------------------------------------------------------------
+
+
+def after_task_0(config: Config, c: int = 0) -> tuple:
+    """(features [N, d] of class c's training images, the memory, a random generator).
+
+    As they were right after task 0: trained, or loaded, stage by stage.
+    """
+    stream = load_tasks(config)
+    chain = training.Chain(config, stream, Store())
+    with chain.machine.limited():
+        network, memory, _ = training.build(config, stream, chain.machine.device)
+        training.grow_head(network, config, stream.sizes, 0)
+        chain.phase("classifier", 0, training.train_classifier, network, None)
+        chain.phase("generator", 0, training.train_generator, memory, network, None)
+        phase = chain.new_phase("chapter", 0)
+        u, labels = real_features(network, stream, 0, config, phase)
+    return u[labels == c], memory, phase.seeded("one class")

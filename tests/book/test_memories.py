@@ -1,0 +1,189 @@
+"""Memories side by side: numbers by hand from what a record's analysis holds."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from fakes import fake, texts
+from helpers_core import tiny
+
+from gfrlib.book import claims, memories, scales
+from gfrlib.lab import experiments
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def row(task, classes, coverage, frechet=1.0, spread=4.0):
+    return {
+        "task": task,
+        "classes": classes,
+        "frechet": frechet,
+        "spread": spread,
+        "precision": 0.5,
+        "recall": 0.4,
+        "density": 1.1,
+        "coverage": coverage,
+    }
+
+
+def with_quality(method="gfr", seed=0, coverage=0.8, **more):
+    """A run of four tasks, measured after tasks 0 and 2."""
+    perfect = {"of": [row(0, 4, 0.95, 0.2)], "trained_on_real": 0.99}
+    early = {"after": 0, "of": [row(0, 4, coverage)], "reference": perfect}
+    late = {
+        "after": 2,
+        "of": [row(0, 4, coverage / 2, 3.0, 6.0), row(1, 2, 0.6), row(2, 2, 0.8)],
+        "trained_on_replay": 0.7,
+        "tested_on_replay": 0.6,
+    }
+    early |= {"trained_on_replay": 0.9, "tested_on_replay": 1.0}
+    about = {"quality": [early, late]}
+    spent = [
+        {"task": t, "phase": "generator", "seconds": s} for t, s in ((0, 2), (1, 3))
+    ]
+    kept = [{"G": 2048, "old network": 10**6}] * 4
+    return fake(method, seed, analysis=about, seconds=spent, bytes_kept=kept, **more)
+
+
+def test_numbers_are_means_over_classes_in_percent():
+    run = with_quality()
+    assert memories.moments(run) == [0, 2]
+    assert memories.measured(run, "coverage", after=0) == pytest.approx(80)
+    late = 100 * (4 * 0.4 + 2 * 0.6 + 2 * 0.8) / 8
+    assert memories.measured(run, "coverage") == pytest.approx(late)
+    assert memories.measured(run, "coverage", task=1) == pytest.approx(60)
+    # the distance in percent of the spread, both summed over classes
+    distance = 100 * (4 * 3 + 2 + 2) / (4 * 6 + 2 * 4 + 2 * 4)
+    assert memories.measured(run, memories.DISTANCE) == pytest.approx(distance)
+    assert memories.measured(run, "trained_on_replay", after=0) == pytest.approx(90)
+
+
+def test_the_perfect_memory_is_the_reference():
+    run, perfect = with_quality(), {"after": 0, "perfect": True}
+    assert memories.measured(run, "coverage", **perfect) == pytest.approx(95)
+    assert memories.measured(run, "trained_on_replay", **perfect) == pytest.approx(99)
+    assert np.isnan(memories.measured(run, "tested_on_replay", **perfect))
+    # not measured after task 2
+    assert np.isnan(memories.measured(run, "coverage", after=1, perfect=True))
+
+
+@pytest.mark.parametrize("analysis", [None, {}, {"quality": []}])
+def test_what_is_not_measured_is_nan(analysis):
+    run = fake(analysis=analysis)
+    for name in ("coverage", memories.DISTANCE, "trained_on_replay"):
+        assert np.isnan(memories.measured(run, name))
+        assert np.isnan(memories.measured(run, name, after=0, perfect=True))
+
+
+def test_the_table_of_measures_begins_with_real_features():
+    found = {
+        "gfr": [with_quality(), with_quality(seed=1, coverage=0.6)],
+        "gfr-flow": [with_quality()],
+    }
+    table = memories.quality_table(found)
+    assert [*table["memory"]] == [memories.PERFECT, "GFR, GAN", "GFR, flow"]
+    assert [*table["coverage"]] == [
+        "95.0\u00a0±\u00a00.0",
+        "70.0\u00a0±\u00a014.1",
+        "80.0",
+    ]
+    assert [*table["replay → real"]][0].startswith("99.0")
+    assert [*table["real → replay"]][0] == "–"
+    assert memories.quality_table({}).empty
+
+
+def test_costs_are_those_of_each_split():
+    panels = {"4 × 25": {"gfr": [with_quality()]}, "5 tasks": {"gfr": [fake(
+        seconds=[], bytes_kept=[{"G": 999}] * 4)]}}  # fmt: skip
+    table = memories.costs_table(panels)
+    assert [*table["split"]] == ["4 × 25", "5 tasks"]
+    assert [*table["bytes"]] == ["2 KiB", "999 B"]
+    assert [*table["seconds"]] == ["5", "0"]
+    assert [*table["coverage"]] == ["55.0", "–"]
+
+
+def test_aging_draws_only_what_was_measured():
+    found = {"gfr": [with_quality(), with_quality(seed=1, coverage=0.6)]}
+    figure = memories.aging({"digits": found, "other": {"gfr": [fake()]}})
+    [ax] = figure.axes
+    assert ax.get_title(loc="left") == "digits"
+    gan, real = ax.lines
+    assert gan.get_xdata().tolist() == [0, 2]
+    assert gan.get_ydata() == pytest.approx([70, 35])
+    assert real.get_xdata().tolist() == [0] and real.get_ydata() == pytest.approx([95])
+    assert {"GFR, GAN", "real"} <= set(texts(figure))
+    assert memories.aging({"other": {"gfr": [fake()]}}) is None
+    rows = memories.aged_rows({"digits": found, "other": {"gfr": [fake()]}})
+    assert len(rows) == 2 * 2 + 1 and {r["panel"] for r in rows} == {"digits"}
+
+
+def test_sentences_name_the_best_and_what_is_missing():
+    found = {"gfr": [with_quality()], "gfr-flow": [with_quality(coverage=0.9)]}
+    said = memories.extremes(found).data
+    assert "by coverage, *GFR, flow* and *GFR, GAN*" in said
+    some = {"4 × 25": found, "5 tasks": {"gfr": [fake()]}}
+    assert "5 tasks, 25 tasks." in memories.not_measured(some).data
+    every = dict.fromkeys(memories.SPLITS, found)
+    assert memories.not_measured(every).data == ""
+
+
+def test_whether_the_newer_generator_is_better_needs_seeds():
+    def two(shift):
+        return [fake("gfr", s, shift=shift + s / 1000) for s in (0, 1)]
+
+    ahead = {"gfr": two(0.1), "gfr-flow": two(0.0)}
+    behind = {"gfr": two(0.0), "gfr-flow": two(0.1)}
+    one = {name: some[:1] for name, some in ahead.items()}
+    said = memories.newer({"4 × 25": ahead, "5 tasks": behind, "25 tasks": one}).data
+    assert "*yes* in 1 and *no* in 1. In 1 the answer" in said
+    assert "*yes* in 0 and *no* in 0. In 3 the answer" in memories.newer({}).data
+    whole = {**ahead, "gfr-gaussian-full": two(0.05)}
+    said = memories.beside_the_gan(whole)
+    assert said == (
+        "The flow ends 10.0 points above the GAN. "
+        "Whole covariances end 5.0 points above the GAN."
+    )
+    missing = "The flow is not recorded there yet."
+    assert memories.beside_the_gan({}) == missing
+    assert memories.beside_the_gan({"gfr": two(0.0)}) == missing
+
+
+def test_the_questions_are_asked_on_the_splits_that_are_shown():
+    for claim in memories.questions():
+        assert set(claim.pair) <= set(memories.RECORDED)
+        assert {*memories.SPLITS} <= set(claim.splits) <= set(scales.SPLITS)
+        assert claim.kind == "above" and claim.ours
+    assert memories.questions()[0].pair == ("gfr-flow", "gfr")
+    assert claims.by_split({}, memories.questions()) == []
+
+
+def test_a_memory_is_brought_back_as_it_was_after_task_0(tmp_path, monkeypatch):
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    config = tiny("gfr-gaussian", split=(3, 2), epochs_base=1)
+    u, memory, rng = memories.after_task_0(config, c=1)
+    assert memory.means[1] == pytest.approx(u.mean(0), abs=1e-5)
+    assert (memory.counts > 0).tolist() == [True] * 3 + [False] * 7
+    labels = torch.ones(5, dtype=torch.long)
+    assert memory.sample(labels, rng).shape == (5, u.shape[1])
+    # and the run itself begins with these stages
+    monkeypatch.setattr(
+        experiments.training, "train_classifier", _only_later(experiments.training)
+    )
+    experiments.run_or_load(config)
+
+
+def _only_later(training):
+    real = training.train_classifier
+
+    def train(network, past, *rest):
+        assert past is not None, "task 0 is trained already"
+        return real(network, past, *rest)
+
+    return train
