@@ -10,7 +10,7 @@ from gfrlib.config import Config
 from gfrlib.engine.machine import resolve_device
 from gfrlib.lab import datasets
 
-STREAM = ("dataset", "base", "tasks", "split", "class_order", "validation")
+STREAM = ("dataset", "base", "tasks", "split", "class_order", "validation", "mirror")
 
 
 @functools.lru_cache(maxsize=2)
