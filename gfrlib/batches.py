@@ -5,13 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gfrlib.config import Config
+from gfrlib.config import Config, fixed
 from gfrlib.engine import distributed
 from gfrlib.engine.phase import Phase
 from gfrlib.networks import Network, split
 from gfrlib.tasks import Tasks
 
 EVALUATION_BATCH = 500
+PIXELS_AT_ONCE = 500 << 12  # of an evaluation's batch: 500 images of 64 x 64
 # bytes of cached features; above it they are recomputed from the frozen F, view by view
 FEATURE_BUDGET = 2 << 30
 
@@ -101,6 +102,9 @@ def real_features(
     """
     network.eval()
     index = tasks.train_index(t)
+    if fixed(config) and not views:
+        features = known_features(network, tasks, "train", t, phase)
+        return features, tasks.train_labels[index]
     fit = FEATURE_BUDGET // (len(index) * network.features * 4)
     kept = max(1, min(views, fit))
     extractor, _ = split(network, config.cut)
@@ -108,10 +112,43 @@ def real_features(
     for view in range(kept):
         draws = tasks.draw(len(index), phase.seeded(f"view {view}"))
         numbers = torch.arange(len(index), device=index.device)
-        for rows in numbers.split(EVALUATION_BATCH):
+        for rows in numbers.split(at_once(tasks)):
             images = tasks.train_images[index[rows]]
             if views:
                 images = tasks.augment(images, draws[rows])
             with phase.autocast():
                 chunks.append(extractor(tasks.normalise(images)).float())
     return torch.cat(chunks), tasks.train_labels[index].repeat(kept)
+
+
+def at_once(tasks: Tasks) -> int:
+    """Images of an evaluation's batch: fewer where they are large."""
+    _, high, wide = tasks.shape
+    return max(1, min(EVALUATION_BATCH, PIXELS_AT_ONCE // (high * wide)))
+
+
+@torch.no_grad()
+def known_features(
+    network: Network, tasks: Tasks, part: str, t: int, phase: Phase
+) -> Tensor:
+    """u [N, d] of task t's "train" or "test" images, in eval mode, computed once.
+
+    Of an F that is never trained: every task and every row with the same weights finds
+    them again, as long as they fit the byte budget.
+    """
+    key = (part, t, phase.half, torch.get_num_threads())
+    if key in tasks.known:
+        return tasks.known[key]
+    network.eval()
+    train = part == "train"
+    images = tasks.train_images if train else tasks.test_images
+    index = tasks.train_index(t) if train else tasks.test_index(t)
+    extractor, _ = split(network, len(network.stages))
+    chunks = []
+    for rows in index.split(at_once(tasks)):
+        with phase.autocast():
+            chunks.append(extractor(tasks.normalise(images[rows])).float())
+    found = torch.cat(chunks)
+    if sum(u.nbytes for u in (*tasks.known.values(), found)) <= FEATURE_BUDGET:
+        tasks.known[key] = found
+    return found

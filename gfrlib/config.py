@@ -61,6 +61,16 @@ def important(c: "Config") -> bool:
     return c.penalty in ("fisher", "sensitivity")
 
 
+def fixed(c: "Config") -> bool:
+    """F is never trained, not even in task 0: it was pretrained, and is frozen."""
+    return c.weights != "" and c.penalty == "frozen"
+
+
+def content_of(weights: str) -> str:
+    """The hash at the end of the weights' name, which tells their content."""
+    return weights.rpartition("-")[2]
+
+
 def signed(c: "Config") -> bool:
     """Features may be negative: F ends in a linear layer and not in a ReLU."""
     return c.bottleneck > 0
@@ -205,12 +215,19 @@ class Config:
     width: int = setting(16, bounds=(1, 4096))  # channels of the first block
     # ours: F ends in a linear layer to so many features, of either sign; 0: in none
     bottleneck: int = setting(0, bounds=(0, 4096), read=lambda c: c.bottleneck > 0)
+    # what F starts from: the name of weights that were brought in (lab.weights); "":
+    # nothing. The same run, whatever their file was called
+    weights: str = setting("", read=lambda c: c.weights != "", known_by=content_of)
     # how a ResNet's convolutions start: from N(0, 2 / fan-out), as torchvision's, or as
     # PyTorch's own, U(+-1/sqrt(fan-in)) (code). The small CNN always has the latter
     initial_convolutions: str = setting(
         "fan-out",
         choices=("fan-out", "pytorch"),
-        read=lambda c: c.network == "resnet18" and c.initial_convolutions != "fan-out",
+        read=lambda c: (
+            c.network == "resnet18"
+            and c.weights == ""
+            and c.initial_convolutions != "fan-out"
+        ),
     )
     epochs_base: int = setting(30, bounds=COUNT)
     epochs_task: int = setting(20, bounds=COUNT, read=trains_later, stage="later")
@@ -311,6 +328,8 @@ class Config:
             if not about["read"](self):
                 unread = about["unread"]
                 value = unread(self) if callable(unread) else unread
+            elif about["known_by"]:
+                value = about["known_by"](value)
             if value is not ABSENT:
                 found[name] = value
         return found
@@ -319,7 +338,8 @@ class Config:
         """The settings that can change a stage ("classifier", "generator" or
         "importance"), in a run's first task or in a later one.
 
-        The first classifier is one function for all rows and all splits of one base.
+        The first classifier is one function for all rows and all splits of one base;
+        on a pretrained extractor that is frozen, for all rows that freeze it.
         """
         kinds = {"start", "memory", "later"}
         if stage == "generator":
@@ -331,6 +351,8 @@ class Config:
         }
         if first and stage == "classifier" and self.head == "cosine":
             found["head"] = self.head
+        if first and stage == "classifier" and fixed(self):
+            found["penalty"] = self.penalty
         if stage == "generator":
             more = ("compiled",) if first else ("compiled", "old_task_weighting")
             found |= {k: v for k, v in self.identity().items() if k in more}

@@ -41,6 +41,7 @@ def setting(
     bounds: tuple = (),
     read: Callable = always,
     unread=ABSENT,
+    known_by: Callable | None = None,
     stage: str = "start",
 ):
     """A field of Config.
@@ -49,13 +50,15 @@ def setting(
     read     condition on the Config under which a run reads it
     unread   what the identity holds where nothing reads it: a value, a function of the
              Config, or nothing at all. A value where committed records have one
+    known_by what of a value the identity holds: a function of it; else all of it
     stage    the first stage of a run that it changes: "start" (task 0's classifier),
              "memory" (what is fitted or trained to stand for a task's classes),
              "later" (the classifier from task 1 on), "later memory", "stream" and
              "steps" (which the stages count themselves), "result" (predictions), or
              "nothing", if no result depends on it
     """
-    about = dict(choices=choices, bounds=bounds, read=read, unread=unread, stage=stage)
+    about = dict(choices=choices, bounds=bounds, read=read, unread=unread)
+    about |= dict(known_by=known_by, stage=stage)
     return dataclasses.field(default=default, metadata=about)
 
 

@@ -8,6 +8,7 @@ Sources: *paper* = Liu et al. 2020; *code* = its official code (xialeiliu/GFR-IL
 *ours* = chosen here.
 """
 
+import re
 from dataclasses import dataclass, field
 
 FEATURES = 4  # the cut named `features`: all four stages lie below it
@@ -196,6 +197,16 @@ REPLAYED = ("gaussian", "gan", "translated")  # train one softmax over all class
 # Invalid combinations: (when, what is wrong and what to do). The first that holds is
 # told; settings stand in braces.
 CONFLICTS = [
+    (
+        lambda c: c.weights and not re.fullmatch(r".+-[0-9a-f]{8}", c.weights),
+        "'weights' names weights that were brought in, such as resnet18-0123abcd, not "
+        "'{weights}'; --weights FILE (experiments.settings) brings them in.",
+    ),
+    (
+        lambda c: c.weights and c.network != "resnet18",
+        "Pretrained weights are those of a ResNet-18: they need network = resnet18, "
+        "not {network}.",
+    ),
     (
         lambda c: c.memory in VECTORS and c.cut != FEATURES,
         "The memory '{memory}' lives on feature vectors: it needs cut = features, not "

@@ -69,20 +69,33 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     ]
 
 
-def resnet18(channels: int, width: int, size: int, *, cosine: bool = False) -> Network:
-    """ResNet-18: up to 32 pixels the paper's 3x3 stem; above that ImageNet's, 7x7 and
-    stride 2; its max-pool only above 64 pixels (ours: 64 pixels then cost as much as
-    CIFAR's 32).
+# How a ResNet begins: 3x3 as for CIFAR; 7x7 with stride 2, without or with max-pool
+STEMS = ("3x3", "7x7", "7x7-pool")
+
+
+def usual_stem(size: int) -> str:
+    """Up to 32 pixels the paper's 3x3 stem; above that ImageNet's, 7x7 and stride 2.
+
+    Its max-pool only above 64 pixels (ours: 64 pixels then cost as much as CIFAR's 32).
+    """
+    return STEMS[0] if size <= 32 else STEMS[1] if size <= 64 else STEMS[2]
+
+
+def resnet18(
+    channels: int, width: int, size: int, *, cosine: bool = False, stem: str = ""
+) -> Network:
+    """ResNet-18 for images of `size`, with its usual stem or a word of STEMS.
 
     u [B, 8 width] is never negative. With a cosine head the last ReLU is off, so that
     features point in all directions (LUCIR).
     """
-    stem = _conv(channels, width)
-    if size > 32:
+    stem = stem or usual_stem(size)
+    begin = _conv(channels, width)
+    if stem != "3x3":
         wide = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
-        stem = [wide, nn.BatchNorm2d(width), nn.ReLU()]
-    if size > 64:
-        stem.append(nn.MaxPool2d(3, 2, 1))
+        begin = [wide, nn.BatchNorm2d(width), nn.ReLU()]
+    if stem == "7x7-pool":
+        begin.append(nn.MaxPool2d(3, 2, 1))
     stages, inputs = [], width
     for k in range(4):
         outputs, stride = width * 2**k, 1 if k == 0 else 2
@@ -90,7 +103,7 @@ def resnet18(channels: int, width: int, size: int, *, cosine: bool = False) -> N
         first = Residual(inputs, outputs, stride)
         stages.append(nn.Sequential(first, Residual(outputs, outputs, 1, relu=relu)))
         inputs = outputs
-    stages[0] = nn.Sequential(*stem, *stages[0])
+    stages[0] = nn.Sequential(*begin, *stages[0])
     stages[3] = nn.Sequential(*stages[3], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return Network(stages, inputs)
 
@@ -137,18 +150,23 @@ def narrow(network: Network, features: int) -> None:
     network.features = features
 
 
-def build_network(config: Config, shape: tuple[int, int, int], seed: int) -> Network:
+def build_network(
+    config: Config, shape: tuple[int, int, int], seed: int, *, stem: str = ""
+) -> Network:
     """The preset's network for images of shape (channels, height, width).
 
-    Its head has no blocks yet; its values depend on `seed` alone.
+    Its head has no blocks yet; its values depend on `seed` alone. stem: that of a
+    pretrained extractor, which brings its own weights.
     """
     channels, *sides = shape
+    own = {"stem": stem} if stem else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         cosine = config.head == "cosine"
         build = NETWORKS[config.network]
-        network = build(channels, config.width, max(sides), cosine=cosine)
-        if config.network == "resnet18" and config.initial_convolutions == "fan-out":
+        network = build(channels, config.width, max(sides), cosine=cosine, **own)
+        fan_out = config.network == "resnet18" and not config.weights
+        if fan_out and config.initial_convolutions == "fan-out":
             start_by_fan_out(network)
         if config.bottleneck:
             narrow(network, config.bottleneck)

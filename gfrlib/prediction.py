@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gfrlib.batches import EVALUATION_BATCH
-from gfrlib.config import Config
+from gfrlib.batches import at_once, known_features
+from gfrlib.config import Config, fixed
 from gfrlib.engine.phase import Phase
 from gfrlib.networks import Network, split
 from gfrlib.replay import Memory
@@ -134,10 +134,17 @@ def predict(
     if memory.rows is not None:
         means = nearest_exemplar_means(network, memory, tasks, classes, phase)
     chosen: dict[str, list] = {rule: [] for rule in rules_of(config, memory, t)}
-    for rows in torch.arange(count, device=device).split(EVALUATION_BATCH):
-        images, labels = tasks.test_images[rows], tasks.test_labels[rows]
-        with phase.autocast():
-            u = extractor(tasks.normalise(images)).float()
+    known = None
+    if fixed(config):
+        every = (known_features(network, tasks, "test", k, phase) for k in range(t + 1))
+        known = torch.cat(list(every))
+    for rows in torch.arange(count, device=device).split(at_once(tasks)):
+        labels = tasks.test_labels[rows]
+        if known is not None:
+            u = known[rows]
+        else:
+            with phase.autocast():
+                u = extractor(tasks.normalise(tasks.test_images[rows])).float()
         seen = Seen(
             u,
             classifier(u),
@@ -168,7 +175,7 @@ def nearest_exemplar_means(
     labels = tasks.train_labels[memory.rows]
     total = torch.zeros(seen, network.features, device=labels.device)
     extractor, _ = split(network, len(network.stages))
-    batches = memory.rows.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH)
+    batches = memory.rows.split(at_once(tasks)), labels.split(at_once(tasks))
     for rows, y in zip(*batches):
         images = tasks.train_images[rows]
         for view in (images, images.flip(2)) if tasks.mirror else (images,):

@@ -3,6 +3,7 @@
 Class orders, splits, batched augmentation.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from gfrlib.config import Config, UserError
 from gfrlib.engine import augment
 from gfrlib.engine.streams import resident_or_streamed
+from gfrlib.pretrained import Pretrained
 
 # Pad-and-crop in pixels, and whether a mirrored image keeps its meaning. CIFAR: Section
 # 5 of the paper.
@@ -106,12 +108,35 @@ class Tasks:
     # side of random resized crops in training, of the centre in testing; 0: pad, crop
     crop: int = 0
     content: str = ""  # of the data set, where its name does not tell
+    pretrained: Pretrained | None = None  # what F starts from
+    # features of an extractor that is never trained, computed once (batches.py)
+    known: dict = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of what the network sees."""
-        h, w, c = self.train_images.shape[1:]
-        return c, self.crop or h, self.crop or w
+        h, w = self.train_images.shape[1:3]
+        return len(self.mean), self.crop or h, self.crop or w
+
+    @property
+    def stem(self) -> str:
+        """The stem that a pretrained extractor has (networks.STEMS), or ""."""
+        return self.pretrained.stem if self.pretrained else ""
+
+    def starting_from(self, pretrained: Pretrained) -> "Tasks":
+        """The same stream for a pretrained extractor.
+
+        Images are normalised as those that it was trained on. Of grey ones it sees
+        their channel as often as it reads channels.
+        """
+        device, shape = self.mean.device, (pretrained.channels,)
+        mean, std = self.mean.expand(shape), self.std.expand(shape)
+        if pretrained.mean:
+            mean, std = (
+                torch.tensor(moments, device=device)
+                for moments in (pretrained.mean, pretrained.std)
+            )
+        return dataclasses.replace(self, mean=mean, std=std, pretrained=pretrained)
 
     def classes(self, t: int) -> range:
         """Positions of task t's classes."""
@@ -139,6 +164,8 @@ class Tasks:
         With `crop` set, larger images are cut to their centre: what testing sees.
         """
         images = augment.centre(images, self.crop) if self.crop else images
+        if images.shape[3] < len(self.mean):  # grey, for a network of three channels
+            images = images.expand(-1, -1, -1, len(self.mean)).contiguous()
         return (
             images.to(torch.float32, copy=True)
             .div_(255)

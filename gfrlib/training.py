@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gfrlib import losses
 from gfrlib.batches import Batches, FeatureBatches, feature_source, real_features
-from gfrlib.config import Config
+from gfrlib.config import Config, fixed
 from gfrlib.engine import distributed
 from gfrlib.engine.chain import Chain, generator_steps
 from gfrlib.engine.descent import adam, fit, set_rate
@@ -88,10 +88,14 @@ def build(
     config: Config, tasks: Tasks, device: torch.device
 ) -> tuple[Network, Memory, Importance | None]:
     """F_0 and H_0 without outputs, G_0 with D_0 (or another memory), and Omega = 0 for
-    the penalties that read it. Values depend on the seed alone.
+    the penalties that read it. Values depend on the seed alone, but for those of a
+    pretrained F.
     """
     seeds = seed_of(config.seed, "network"), seed_of(config.seed, "memory")
-    network = build_network(config, tasks.shape, seeds[0]).to(device)
+    network = build_network(config, tasks.shape, seeds[0], stem=tasks.stem)
+    if tasks.pretrained:
+        tasks.pretrained.put_into(network)
+    network = network.to(device)
     shape = feature_shape(network, config.cut, tasks.shape)
     images = tuple(tasks.train_images.shape)
     memory = build_memory(config, tasks.num_classes, shape, seeds[1], images=images)
@@ -117,13 +121,14 @@ def train_classifier(
     """Train F_t and H_t on D_t and on what is replayed, held to M_{t-1} by a penalty.
 
     In the first task, and in joint training, only the cross-entropy is left. With a
-    frozen F nothing is trained but, for a memory that replays into a softmax, the head.
+    frozen F nothing is trained but, for a memory that replays into a softmax, the head;
+    if it was pretrained, so is the first task's head alone.
     """
-    frozen = past is not None and config.penalty == "frozen"
-    if frozen and config.prediction != "softmax":
+    frozen = fixed(config) or past is not None and config.penalty == "frozen"
+    if frozen and past and config.prediction != "softmax":
         return
     # frozen batch norm: running statistics stay, weights learn all the same
-    network.train(past is None or not frozen and config.batch_norm == "train")
+    network.train(not frozen and (past is None or config.batch_norm == "train"))
     data = training_data(network, past, tasks, t, config, phase)
     head, extractor, classifier = network.head, *split(network, config.cut)
     if config.compiled:
@@ -187,10 +192,12 @@ def training_data(
         index = torch.cat([tasks.train_index(k) for k in range(t + 1)])
     if past and past.memory.rows is not None:
         index = torch.cat([index, past.memory.rows])
-    if past is None or config.penalty != "frozen":
+    frozen = fixed(config) or past is not None and config.penalty == "frozen"
+    if not frozen:
         return Batches(tasks, index, config, phase)
     features, labels = real_features(network, tasks, t, config, phase)
-    past.memory.watch(features, labels)
+    if past:
+        past.memory.watch(features, labels)
     return FeatureBatches(tasks, index, config, phase, (features, labels))
 
 

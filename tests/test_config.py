@@ -82,6 +82,7 @@ AT_THE_DEFAULT = {
     "initial_projection",
     "bottleneck",
     "mirror",
+    "weights",
 }
 WITHOUT_EFFECT = {"cut", *AT_THE_DEFAULT}
 

@@ -42,6 +42,8 @@ class Chain:
         self.numbers = range(last if config.memory == "real" else 0, last + 1)
         self.last = last
         beyond = [tasks.content] if tasks.content else []  # what no setting tells
+        if tasks.pretrained:
+            beyond.append(tasks.pretrained.sha256)
         if config.precision == "auto":
             beyond.append(self.machine.precision)
         self.key = digest_of(["start", torch.__version__, self.store.code, *beyond])

@@ -11,7 +11,7 @@ from gfrlib.config import Config, UserError, make_config
 from gfrlib.engine import distributed, limits, paths, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.source import analysis_digest
-from gfrlib.lab import analysis, datasets, footprint, origin, records, runs
+from gfrlib.lab import analysis, datasets, footprint, origin, records, runs, weights
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
 from gfrlib.presets import LIVE
@@ -19,11 +19,14 @@ from gfrlib.tasks import Tasks
 
 
 def settings(preset: str = "quick", method: str = "gfr", **changes) -> Config:
-    """make_config; a `dataset` that is a path is packed first, named by its content."""
+    """make_config; a `dataset` that is a path is packed first, named by its content.
+
+    So are `weights` that are a file; network and width follow from them.
+    """
     if isinstance(changes.get("dataset"), str):
         paths.file_or_folder(changes["dataset"], "The data set")
         changes["dataset"] = datasets.resolve(changes["dataset"])
-    return make_config(preset, method, **changes)
+    return make_config(preset, method, **weights.settings(changes))
 
 
 def run_or_load(
@@ -153,10 +156,14 @@ def _stamp(weights: str) -> str:
 
 def _provenance(here: Machine, stream: Tasks, commit: str) -> dict:
     size = distributed.size()
-    return origin.provenance(
+    found = origin.provenance(
         f"{size} x {here.chip}" if size > 1 else here.chip,
         torch.get_num_threads(),
         here.precision,
         stream.content,
         commit,
     )
+    if stream.pretrained:
+        names = ("name", "sha256", "source")
+        found["pretrained"] = {name: getattr(stream.pretrained, name) for name in names}
+    return found

@@ -35,10 +35,11 @@ def check(config: Config, stream: Tasks, here: Machine) -> None:
 def least(config: Config, stream: Tasks) -> int:
     """Bytes that a run certainly needs at once, without its images."""
     with torch.device("meta"):  # shapes alone: nothing is allocated
-        network = build_network(config, stream.shape, 0)
+        network = build_network(config, stream.shape, 0, stem=stream.stem)
     weights = sum(value.numel() for value in network.parameters())
     _, high, wide = stream.shape
-    shrunk = 1 if high <= 32 else 16  # the stem of a ResNet for larger images
+    # the stem of a ResNet for larger images
+    shrunk = 1 if high <= 32 and stream.stem in ("", "3x3") else 16
     # a batch is never larger than the task
     batch = min(config.batch_size, len(stream.train_index(0)))
     first = batch * config.width * high * wide // shrunk

@@ -8,7 +8,8 @@ import torch
 from gfrlib import tasks
 from gfrlib.config import Config
 from gfrlib.engine.machine import resolve_device
-from gfrlib.lab import datasets
+from gfrlib.lab import datasets, weights
+from gfrlib.pretrained import Pretrained
 
 STREAM = ("dataset", "base", "tasks", "split", "class_order", "validation", "mirror")
 
@@ -20,10 +21,19 @@ def _load(settings: tuple, content: str, device: str) -> tasks.Tasks:
     return tasks.build(config, datasets.packed(config.dataset), torch.device(device))
 
 
+@functools.lru_cache(maxsize=2)
+def _starting_from(
+    settings: tuple, content: str, device: str, pretrained: Pretrained
+) -> tasks.Tasks:
+    """Kept, too: of an extractor that is never trained, all rows share the features."""
+    return _load(settings, content, device).starting_from(pretrained)
+
+
 def load_tasks(config: Config) -> tasks.Tasks:
     """The config's task stream, on its device; kept in memory for the next call.
 
-    Raises UserError as `datasets.packed` does.
+    Raises UserError as `datasets.packed` and `weights.load` do, and for weights that do
+    not fit the network or the images.
     """
     # the seed tells nothing about other orders: all seeds share one copy of the images
     names = (*STREAM, "seed") if config.class_order == "random" else STREAM
@@ -31,7 +41,13 @@ def load_tasks(config: Config) -> tasks.Tasks:
     if config.dataset not in ("digits", *datasets.KNOWN):
         content = datasets.packed(config.dataset).content
     settings = tuple((name, getattr(config, name)) for name in names)
-    return _load(settings, content, str(resolve_device(config)))
+    device = str(resolve_device(config))
+    stream = _load(settings, content, device)
+    if not config.weights:
+        return stream
+    pretrained = weights.load(config.weights)
+    pretrained.check(config, stream.train_images.shape[3])
+    return _starting_from(settings, content, device, pretrained)
 
 
 def numbers(config: Config, stream: tasks.Tasks, outcome) -> dict:
