@@ -84,6 +84,11 @@ def _add_run(commands) -> None:
         action="store_true",
         help="print the record and nothing else on standard output",
     )
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tell how long it will take, and train nothing",
+    )
     settings = run.add_argument_group("settings (any field of gfrlib.config.Config)")
     for field in actions.settings():
         hyphens = f"--{field.name.replace('_', '-')}"

@@ -24,14 +24,19 @@ def run(options) -> None:
     """Train or load, and print the record."""
     from gfrlib import metrics
     from gfrlib.engine import distributed
-    from gfrlib.lab import experiments
+    from gfrlib.lab import experiments, outlook
 
     given = {field.name: getattr(options, field.name) for field in settings()}
     changes = {
         name: from_text(name, text) for name, text in given.items() if text is not None
     }
     config = experiments.settings(options.preset, options.method, **changes)
+    if options.dry_run:
+        print(outlook.sentence([config]))
+        return
     progress = Progress()
+    if _is_own(config) and distributed.announced() == 1:
+        outlook.tell([config], progress.notice)
     record = experiments.run_or_load(config, report=progress, notice=progress.notice)
     progress.close()
     if distributed.rank() > 0:
@@ -46,6 +51,13 @@ def run(options) -> None:
     _row("mean over tasks", metrics.mean_over_tasks(record.accuracy))
     _row("forgetting", metrics.forgetting(record.accuracy, record.task_sizes))
     print(f"in percent; {record.path}")
+
+
+def _is_own(config: Config) -> bool:
+    """Whether the images are the reader's: how long others take, the book tells."""
+    from gfrlib.lab import datasets
+
+    return config.dataset not in datasets.BUILT_IN
 
 
 def _row(name: str, values) -> None:

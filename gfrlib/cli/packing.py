@@ -10,7 +10,6 @@ from gfrlib.engine import paths, values
 
 LARGE = ("size", "crop", "workers")  # options for large images
 FAULTS = 10  # unreadable files that are listed
-LONG = 10.0  # seconds of decoding that are told before
 
 
 def data(options) -> None:
@@ -116,6 +115,8 @@ def _expectation(clock: Callable[[], float] = time.monotonic) -> Callable:
     """A function of images done and of all: at its second call it says what is left,
     at the speed since the first one, if that is long.
     """
+    from gfrlib.lab import outlook
+
     known: list[tuple[float, int]] = []
 
     def tell(done: int, total: int) -> None:
@@ -124,17 +125,10 @@ def _expectation(clock: Callable[[], float] = time.monotonic) -> Callable:
             return
         (began, before), (now, after) = known
         left = (now - began) * (total - after) / max(1, after - before)
-        if left > LONG:
-            _say(f"{total - after} images to decode: {in_words(left)}")
+        if left > outlook.LONG:
+            _say(f"{total - after} images to decode: {outlook.in_words(left)}")
 
     return tell
-
-
-def in_words(seconds: float) -> str:
-    """'about 40 seconds', 'about 3 minutes'."""
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} seconds"
-    return f"about {round(seconds / 60)} minutes"
 
 
 def _print_views(name: str) -> None:

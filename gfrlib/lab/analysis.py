@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gfrlib.batches import EVALUATION_BATCH
-from gfrlib.config import Config
+from gfrlib.batches import EVALUATION_BATCH, known_features
+from gfrlib.config import Config, fixed
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
 from gfrlib.lab.layers import Layers
@@ -53,8 +53,8 @@ class Observer:
         config, parts = self.config, self.parts
         phase = Phase("analysis", t, config.seed, self.machine)
         network.eval()
-        extractor, classifier = split(network, len(network.stages))
-        found = [self._features(extractor, k, phase) for k in range(t + 1)]
+        _, classifier = split(network, len(network.stages))
+        found = [self._features(network, k, phase) for k in range(t + 1)]
         now, labels = zip(*found)
         self.then[t] = now[t]
         self.drift.append({"after": t, "of": self._moved(now, labels)})
@@ -89,7 +89,7 @@ class Observer:
 
     @torch.no_grad()
     def _features(
-        self, extractor: nn.Module, k: int, phase: Phase
+        self, network: Network, k: int, phase: Phase
     ) -> tuple[Tensor, Tensor]:
         """u [N, d] and labels [N] of the first test images of each class of task k."""
         stream, index = self.stream, self.stream.test_index(k)
@@ -97,7 +97,12 @@ class Observer:
         rank = torch.arange(len(labels), device=labels.device)
         rank -= torch.searchsorted(labels, labels)  # within its class
         wanted = PER_CLASS if k else max(PER_CLASS, POINTS)
-        index = index[rank < wanted]
+        looked_at = rank < wanted
+        index = index[looked_at]
+        if fixed(self.config):
+            u = known_features(network, stream, "test", k, phase)[looked_at]
+            return u, stream.test_labels[index]
+        extractor, _ = split(network, len(network.stages))
         chunks = []
         with phase.autocast():
             for chosen in index.split(EVALUATION_BATCH):
