@@ -41,12 +41,14 @@ class Rules:
 
     `turned`: as the EXIF orientation says; False: as stored, torchvision's way.
     `pixels`: an image of more is not decoded. `side`: of the squares that a folder's
-    images are brought to, at most (lab.folders). Raises UserError for an odd limit.
+    images are brought to (lab.folders); that of the first image where it is smaller,
+    unless `exact`. Raises UserError for an odd limit.
     """
 
     turned: bool = True
     pixels: int = PIXELS
     side: int = SIDE
+    exact: bool = False
 
     def __post_init__(self):
         if not 1 <= self.pixels <= MOST_PIXELS:
