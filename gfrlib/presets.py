@@ -22,8 +22,8 @@ PRESETS = {
         feature_views=8, generator_batch=32, generator_learning_rate=4e-3,
         critic_steps=3, threads=1,
     ),
-    # some thousand photographs of the reader's own (--dataset) on a pretrained extractor
-    # (--weights), fine-tuned in minutes on two cores; all values ours
+    # some thousand photographs of the reader's own (--dataset), and a pretrained
+    # extractor (--weights): fine-tuned in minutes on two cores; all values ours
     "photos": dict(
         dataset="digits", base=6, tasks=2, network="resnet18", width=16,
         epochs_base=8, epochs_task=6, batch_size=32, learning_rate=1e-3,

@@ -12,6 +12,7 @@ from gfrlib.lab.records import Record
 from gfrlib.tasks import Tasks
 
 MOST = 20  # classes that a figure has room for
+EXAMPLES = 2  # images of the class that others were taken for
 LONGEST = 18  # characters of a class's name beside images
 
 
@@ -77,25 +78,49 @@ def confused_images(record: Record, stream: Tasks, *, pairs: int = 4, each: int 
     found = confused(record)[:pairs]
     if not found:
         return None
-    examples = 2
-    size = (6.4, 1.3 * len(found))
+    columns = each + EXAMPLES
+    shape = dict(width_ratios=[1] * each + [0.3] + [1] * EXAMPLES)
     figure, grid = plt.subplots(
-        len(found), each + examples, figsize=size, squeeze=False
+        len(found),
+        columns + 1,
+        figsize=(6.4, 1.3 * len(found)),
+        squeeze=False,
+        gridspec_kw=shape,
     )
     for line, pair in zip(grid, found):
         true, taken = (_short(record.class_names[c]) for c in (pair.true, pair.taken))
-        same = np.flatnonzero(record.labels() == pair.taken)[:examples].tolist()
-        rows = [*pair.rows[:each], *[None] * (each - len(pair.rows)), *same]
-        rows += [None] * (each + examples - len(rows))
-        for ax, row in zip(line, rows):
+        rows = [*pair.rows[:each], *[None] * (each - len(pair.rows)), None]
+        rows += _examples(record, pair.taken)
+        for ax in line:
             ax.axis("off")
+        for ax, row in zip(line, rows):
             if row is not None:
                 ax.imshow(_pixels(stream, row), cmap="gray", vmin=0, vmax=255)
         count, of = len(pair.rows), record.test_counts[pair.true]
-        title = f"{true}, taken for {taken}: {count} of {of}"
-        line[0].set_title(title, fontsize=SMALL, loc="left")
-        line[each].set_title(taken, fontsize=SMALL, loc="left")
+        _write_above(line[0], f"{true}, taken for {taken}: {count} of {of}")
+        _write_above(line[each + 1], taken)
     return figure
+
+
+def _write_above(ax, text: str) -> None:
+    """A title that is longer than an image is wide, and does not widen its column."""
+    ax.set_title(" ", fontsize=SMALL)  # its height
+    ax.text(
+        0,
+        1.07,
+        text,
+        transform=ax.transAxes,
+        fontsize=SMALL,
+        fontweight="bold",
+        in_layout=False,
+    )
+
+
+def _examples(record: Record, c: int) -> list[int]:
+    """Rows of test images of a class, those first that were answered rightly."""
+    rows = np.flatnonzero(record.labels() == c)
+    wrong = np.asarray(record.predictions[-1])[rows] != c
+    return rows[np.argsort(wrong, kind="stable")][:EXAMPLES].tolist()
 
 
 def _pixels(stream: Tasks, row: int) -> np.ndarray:
