@@ -13,10 +13,10 @@ SIDE, PRETRAINED_SIDE = 64, 128  # pixels: from scratch, and on a pretrained ext
 HEAD = dict(epochs_base=50, epochs_task=50)
 
 
-def pack(home: Path, side: int | None, weights: str, *, exact: bool) -> tuple:
+def pack(home: Path, side: int, weights: str, *, exact: bool) -> tuple:
     """(name, lines about what was used for what) of the packed folder `home`.
 
-    side: of the squares; None for what the `weights` need. Without `exact` it is the
+    side: of the squares; 0 for what suits the `weights`. Without `exact` it is the
     most: smaller images stay as they are.
     """
     told: list[str] = []
