@@ -102,6 +102,9 @@ class Config:
     # share of each class's training images held out, and evaluated on instead of the
     # test images
     validation: float = setting(0.0, bounds=FRACTION)
+    # half of the training images are shown mirrored; digits never are (tasks.py). ours:
+    # False where left and right tell classes apart
+    mirror: bool = setting(True, read=lambda c: not c.mirror and c.dataset != "digits")
 
     # the method's columns (methods.py)
     penalty: str = setting("features", choices="penalty", stage="later")

@@ -74,9 +74,9 @@ class Method:
 def searched(**settings) -> dict:
     """What was searched at `slim`, on a tenth of the training images held out.
 
-    `medium` takes it over, unsearched.
+    `medium` and `photos` take it over, unsearched.
     """
-    return {"slim": settings, "medium": settings}
+    return {"slim": settings, "medium": settings, "photos": settings}
 
 
 METHODS = {

@@ -214,7 +214,7 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
     few = np.linspace(0, len(train_rows) - 1, some).astype(int)
     mean, std = _moments(images, torch.from_numpy(few).to(device))
     usual = round(images.shape[1] * PADDING_SHARE), True
-    padding, mirror = AUGMENTATION.get(packed.name, usual)
+    padding, mirrors = AUGMENTATION.get(packed.name, usual)
     return Tasks(
         name=packed.name,
         sizes=sizes,
@@ -227,7 +227,7 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
         mean=mean,
         std=std,
         padding=padding,
-        mirror=mirror,
+        mirror=mirrors and config.mirror,
         crop=packed.crop,
         content=packed.content,
     )

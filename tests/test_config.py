@@ -58,6 +58,7 @@ def varies(config: Config) -> set[str]:
 
 
 STREAM = {"dataset", "base", "tasks", "split", "class_order", "seed", "validation"}
+STREAM |= {"mirror"}
 CASES = {name: (name, {}) for name in METHODS} | {
     "gfr, alignment paper": ("gfr", dict(alignment="paper")),
     "gfr, alignment retrain": ("gfr", dict(alignment="retrain")),
@@ -80,6 +81,7 @@ AT_THE_DEFAULT = {
     "likeness",
     "initial_projection",
     "bottleneck",
+    "mirror",
     "weights",
 }
 WITHOUT_EFFECT = {"cut", *AT_THE_DEFAULT}
@@ -115,6 +117,7 @@ def test_the_identity_is_what_a_run_reads(case):
         ("gfr-gaussian", {}, dict(initial_projection="pytorch", shrinkage=3.0)),
         ("gfr", {}, dict(initial_convolutions="pytorch", likeness="euclidean")),
         ("block-3", {}, dict(initial_projection="pytorch")),
+        ("gfr", {}, dict(mirror=False)),  # digits are never mirrored
     ],
 )
 def test_what_a_run_never_reads_does_not_split_it(method, one, other):
@@ -135,6 +138,7 @@ def test_what_a_run_never_reads_does_not_split_it(method, one, other):
         ("fecam", dict(shrinkage=3.0)),
         ("fetril", dict(likeness="euclidean")),
         ("mas", dict(importance="facil")),
+        ("gfr", dict(dataset="mine", mirror=False)),
     ],
 )
 def test_what_a_run_reads_splits_it(method, change):

@@ -24,6 +24,11 @@ SHAPES = {  # x and y run from -1 to 1 or a little further, from the shape's mid
     "fence": lambda x, y: np.sin(5 * x) > 0,
     "checkers": lambda x, y: np.sin(5 * x) * np.sin(5 * y) > 0,
 }
+# Each is the mirror image of the other: training must not mirror them.
+SIGNS = {
+    "left": lambda x, y: (abs(y) < x + 0.9) & (x < 0.3),
+    "right": lambda x, y: (abs(y) < 0.9 - x) & (x > -0.3),
+}
 
 
 def picture(name: str, rng: np.random.Generator) -> Image.Image:
@@ -32,7 +37,7 @@ def picture(name: str, rng: np.random.Generator) -> Image.Image:
     y, x = (np.mgrid[:SIDE, :SIDE] - middle) / size
     dark, bright = rng.uniform(0, 120, 3), rng.uniform(120, 255, 3)
     ink, paper = (dark, bright) if rng.random() < 0.5 else (bright, dark)
-    image = np.where(SHAPES[name](x, y)[..., None], ink, paper)
+    image = np.where({**SHAPES, **SIGNS}[name](x, y)[..., None], ink, paper)
     image += rng.normal(0, 25, (SIDE, SIDE, 3))
     return Image.fromarray(image.clip(0, 255).astype(np.uint8))
 

@@ -5,7 +5,7 @@ Bad input is answered by one sentence on stderr and exit code 2.
 
 import sys
 
-from gfrlib.cli import actions, words
+from gfrlib.cli import actions, packing, words
 from gfrlib.cli.progress import Progress as Progress
 from gfrlib.cli.words import Parser
 from gfrlib.config import METHODS, PRESETS, UserError
@@ -97,6 +97,11 @@ def _add_run(commands) -> None:
         metavar="TASK",
         help="the task after which --save-weights keeps the extractor (0)",
     )
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="tell how long it will take, and train nothing",
+    )
     settings = run.add_argument_group("settings (any field of gfrlib.config.Config)")
     for field in actions.settings():
         hyphens = f"--{field.name.replace('_', '-')}"
@@ -179,24 +184,28 @@ def _add_data(commands) -> None:
         help="the most that an image may have (178956970)",
     )
     large = data.add_argument_group(
-        "large images (always for a name that begins with imagenet)",
+        "photographs of any size (always for a name that begins with imagenet)",
         "decoded in parallel to squares, resumably; unreadable files are named and "
         "left out",
     )
     large.add_argument(
-        "--size", type=words.whole(1, 4096), help="side of the stored squares (256)"
+        "--size",
+        type=words.whole(1, 4096),
+        help="side of the stored squares, such as 128 for photographs of your own "
+        "(imagenet: 256)",
     )
     large.add_argument(
         "--crop",
-        type=words.whole(1, 4096),
-        help="side of the random resized crops in training (224)",
+        type=words.whole(0, 4096),
+        help="side of the random resized crops in training; 0, as with --size alone: "
+        "training pads and crops (imagenet: 224 of 256)",
     )
     large.add_argument(
         "--workers",
         type=words.whole(0, words.MOST_JOBS),
         help="processes that decode (all processors)",
     )
-    data.set_defaults(action=actions.data)
+    data.set_defaults(action=packing.data)
 
 
 def _add_book(commands) -> None:

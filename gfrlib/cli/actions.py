@@ -24,19 +24,24 @@ def run(options) -> None:
     """Train or load, and print the record; with --save-weights keep F instead."""
     from gfrlib import metrics
     from gfrlib.engine import distributed
-    from gfrlib.lab import experiments
+    from gfrlib.lab import experiments, outlook
 
     given = {field.name: getattr(options, field.name) for field in settings()}
     changes = {
         name: from_text(name, text) for name, text in given.items() if text is not None
     }
     config = experiments.settings(options.preset, options.method, **changes)
+    if options.dry_run:
+        print(outlook.sentence([config]))
+        return
     progress = Progress()
     if options.save_weights is not None:
         _save_weights(config, options, progress)
         return
     if options.after is not None:
         raise UserError("--after says which network --save-weights FILE keeps.")
+    if _is_own(config) and distributed.announced() == 1:
+        outlook.tell([config], progress.notice)
     record = experiments.run_or_load(
         config, analyse=options.analyse, report=progress, notice=progress.notice
     )
@@ -78,6 +83,13 @@ def _save_weights(config: Config, options, progress: Progress) -> None:
         f"{path}: a ResNet-18 of width {found.width}, stem {found.stem}, SHA-256 "
         f"{found.sha256[:8]}; {found.source}"
     )
+
+
+def _is_own(config: Config) -> bool:
+    """Whether the images are the reader's: how long others take, the book tells."""
+    from gfrlib.lab import datasets
+
+    return config.dataset not in datasets.BUILT_IN
 
 
 def _row(name: str, values) -> None:
@@ -300,107 +312,6 @@ def compare(options) -> None:
         else "one seed each: a difference of a point or two is within the usual "
         "spread of seeds"
     )
-
-
-LARGE = ("size", "crop", "workers")  # options for large images
-FAULTS = 10  # unreadable files that are listed
-
-
-def data(options) -> None:
-    """Pack a data set, or check one that is packed.
-
-    Of a folder it says what was used for what, and what was left out.
-    """
-    from gfrlib.lab import class_lists, datasets, decoding
-
-    name = datasets.checked(options.name)
-    if options.path is None:
-        _verify(name, options.verify)
-        return
-    path = paths.file_or_folder(options.path, "The data set")
-    if not path.exists():
-        raise UserError(
-            f"'{path}' does not exist; give a folder of images or a packed .npz file."
-        )
-    given = {k: getattr(options, k) for k in LARGE if getattr(options, k) is not None}
-    classes = options.classes or ""
-    large = bool(given) or name.startswith("imagenet")
-    large = large or classes in class_lists.SUBSETS
-    pixels = decoding.PIXELS if options.pixels is None else options.pixels
-    rules = decoding.Rules(turned=not options.as_stored, pixels=pixels)
-    for_folders = large or classes or rules != decoding.Rules()
-    if path.is_file() and for_folders:
-        raise UserError(
-            f"'{path}' is a file; --size, --crop, --classes, --workers, "
-            "--pixels and --as-stored are for a folder of images."
-        )
-    if large:
-        _pack_large(name, path, {**given, "classes": classes, "rules": rules})
-    else:
-        datasets.add(name, path, classes, rules=rules, notice=_say)
-    _print_counts(name)
-
-
-def _print_counts(name: str) -> None:
-    from gfrlib.lab import datasets
-
-    packed = datasets.packed(name)
-    shape = "x".join(map(str, packed.train_images.shape[1:]))
-    # a label of -1 marks a file that could not be read
-    train, test = (
-        (part >= 0).sum() for part in (packed.train_labels, packed.test_labels)
-    )
-    print(
-        f"{name}: {len(packed.class_names)} classes, {train} training and {test} test "
-        f"images of {shape}"
-    )
-
-
-def _verify(name: str, wanted: bool) -> None:
-    from gfrlib.lab import datasets
-
-    if not wanted:
-        raise UserError(
-            "Give the PATH of a folder of images or of a packed .npz file, or --verify "
-            f"to check '{name}' as it is packed."
-        )
-    compared = datasets.verify(name)
-    _print_counts(name)
-    if compared:
-        print("its content is as it was packed")
-    else:
-        print(
-            "older code has packed it without a checksum of its content; it has one "
-            "now, of the content as it is"
-        )
-
-
-def _pack_large(name: str, path: Path, given: dict) -> None:
-    from tqdm import tqdm
-
-    from gfrlib.lab import shards
-
-    silent = not sys.stderr.isatty()
-    with tqdm(unit="image", file=sys.stderr, disable=silent, leave=False) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        packing = shards.pack(name, path, report=report, **given)
-    faults = [f"{file} ({reason})" for file, reason in packing.faults.items()]
-    lines = packing.account + [f"left out: {fault}" for fault in faults[:FAULTS]]
-    if len(faults) > FAULTS:
-        lines.append(f"left out: {len(faults) - FAULTS} unreadable files more")
-    for line in lines:
-        _say(line)
-    decoded = sum(packing.images.values()) - len(faults)
-    left_out = len(faults) + packing.left_out
-    print(f"{decoded} images decoded, {left_out} files or folders left out")
-
-
-def _say(line: str) -> None:
-    print(values.line(line), file=sys.stderr)
 
 
 def book_run(options) -> None:

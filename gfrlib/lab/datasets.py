@@ -42,7 +42,8 @@ _told: set[str] = set()  # a grid asks for its folder once a run
 class Packed:
     """Images uint8 [N, H, W, C]; labels int64 [N]; class_names by label.
 
-    Sorted by label, then by the pixels' hash.
+    Sorted by label, then by the pixels' hash; those that shards.py packed as their
+    files are, with a label of -1 for a faulty one.
     """
 
     name: str
@@ -53,8 +54,7 @@ class Packed:
     class_names: list[str]
     # names the content where the name does not (all but digits and cifar100)
     content: str = ""
-    # side of the random resized crops that training sees; 0: pad and crop.
-    # With it, a label of -1 marks a faulty image
+    # side of the random resized crops that training sees; 0: pad and crop
     crop: int = 0
     # labels in the order `gfr`, where the data set has its own: ImageNet-Subset's
     # official order is that of the 1,000 classes. (): of its classes, as elsewhere

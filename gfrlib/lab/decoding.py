@@ -16,6 +16,10 @@ from gfrlib.config import UserError
 
 PIXELS = 178_956_970  # where Pillow, too, calls a file a decompression bomb
 SIDE, WIDEST = 256, 4096  # of packed squares: what is usual, and the most
+# A JPEG is decoded smaller as long as so many pixels stay for one of the square. With
+# four the square differs from that of the whole image by half a level of 255 on
+# average, with one by four levels: it is sharper, since the filter then has less to do
+SPARE = 4
 MOST_PIXELS = 2**31  # the highest limit: an image of 6 GB
 # What reading may do to an image: one bit each, so that many can be counted in an array
 TURNED, BLENDED, SHORTENED = 1, 2, 4
@@ -37,12 +41,14 @@ class Rules:
 
     `turned`: as the EXIF orientation says; False: as stored, torchvision's way.
     `pixels`: an image of more is not decoded. `side`: of the squares that a folder's
-    images are brought to, at most (lab.folders). Raises UserError for an odd limit.
+    images are brought to (lab.folders); that of the first image where it is smaller,
+    unless `exact`. Raises UserError for an odd limit.
     """
 
     turned: bool = True
     pixels: int = PIXELS
     side: int = SIDE
+    exact: bool = False
 
     def __post_init__(self):
         if not 1 <= self.pixels <= MOST_PIXELS:
@@ -88,21 +94,18 @@ def shorter_side(file: Path, rules: Rules) -> int:
         return min(image.size)
 
 
-def decode(
-    file: Path, side: int, rules: Rules, *, draft: bool = False
-) -> tuple[np.ndarray, int]:
+def decode(file: Path, side: int, rules: Rules) -> tuple[np.ndarray, int]:
     """uint8 [side, side, 3], and what was changed: a sum of CHANGES' keys.
 
-    The shorter side is scaled (bilinear, antialiased) and the centre kept. `draft`: a
-    JPEG is decoded at a half, quarter or eighth where that is enough. Raises
-    Unreadable, whatever the decoder raises.
+    The shorter side is scaled (bilinear, antialiased) and the centre kept. A large JPEG
+    is decoded at a half, quarter or eighth, SPARE times the square's side at least.
+    Raises Unreadable, whatever the decoder raises.
     """
     from PIL import Image
 
     with _explained(file, rules), Image.open(file) as image:
         _check_size(image.size, rules)
-        if draft:
-            image.draft("RGB", (side, side))
+        image.draft("RGB", (SPARE * side, SPARE * side))  # does nothing to a PNG
         image.load()
         upright, turned = _upright(image) if rules.turned else (image, 0)
         colours, changed = _to_rgb(upright, image)

@@ -29,8 +29,9 @@ def read_folder(
 ) -> Folder:
     """All images that surveys.survey finds, brought to the size of the first one.
 
-    The shorter side is scaled and the centre kept, `rules.side` at most. Raises
-    UserError, also for a file that is no image; it names the first ones of these.
+    The shorter side is scaled and the centre kept, `rules.side` at most; exactly that
+    with `rules.exact`. Raises UserError, also for a file that is no image; it names the
+    first ones of these.
     """
     rules = rules or decoding.Rules()
     found = surveys.survey(path, classes)
@@ -56,6 +57,8 @@ def account(found: surveys.Survey, changed: dict[int, int]) -> list[str]:
 
 
 def _side_of(file: Path, rules: decoding.Rules) -> int:
+    if rules.exact:
+        return rules.side
     try:
         return min(decoding.shorter_side(file, rules), rules.side)
     except decoding.Unreadable as problem:

@@ -128,9 +128,7 @@ def _decode_chunk(
             row = rows[k] = np.zeros((), ROW)
             try:
                 row["size"], row["time"] = _size_and_time(file)
-                images[k], row["changed"] = decoding.decode(
-                    file, size, rules, draft=True
-                )
+                images[k], row["changed"] = decoding.decode(file, size, rules)
                 row["sha1"] = _sha1(file)
                 row["state"] = DONE
             except (decoding.Unreadable, OSError) as problem:

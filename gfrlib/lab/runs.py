@@ -11,7 +11,7 @@ from gfrlib.engine.machine import resolve_device
 from gfrlib.lab import datasets, weights
 from gfrlib.pretrained import Pretrained
 
-STREAM = ("dataset", "base", "tasks", "split", "class_order", "validation")
+STREAM = ("dataset", "base", "tasks", "split", "class_order", "validation", "mirror")
 
 
 @functools.lru_cache(maxsize=2)

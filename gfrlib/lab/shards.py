@@ -1,7 +1,8 @@
-"""ImageNet and other large folders -> uint8 arrays of one size on disk.
+"""Photographs of any size, ImageNet too -> uint8 arrays of one size on disk.
 
 Decoded in parallel, resumably, every fault named. An image's shorter side is scaled to
-`size` and its centre kept: a random resized crop of `crop` pixels is later taken there.
+`size` and its centre kept. Training later takes a random resized crop of `crop` pixels
+there; with `crop` 0 it pads and crops, as for small images.
 """
 
 import hashlib
@@ -69,8 +70,8 @@ def pack(
     name: str,
     path: Path,
     *,
-    size: int = 256,
-    crop: int = 224,
+    size: int = decoding.SIDE,
+    crop: int | None = None,
     classes: str = "",
     workers: int = 0,
     rules: decoding.Rules | None = None,
@@ -80,11 +81,12 @@ def pack(
 
     Goes on where it was stopped. A file that is no image, or is cut off, is named and
     left out; once it is repaired, the same call takes it. What an earlier version
-    packed of the same files without a fault stays as it is. `classes`: see
-    class_lists.choose. `workers`: processes, 0 for one a processor. `report(done, of)`
-    hears of progress. Raises UserError as `datasets.add`, and if no image of a class
-    can be read.
+    packed of the same files without a fault stays as it is. `crop`: 0 for pad and crop;
+    None for ImageNet's 224 of 256. `classes`: see class_lists.choose. `workers`:
+    processes, 0 for one a processor. `report(done, of)` hears of progress. Raises
+    UserError as `datasets.add`, and if no image of a class can be read.
     """
+    crop = size * 7 // 8 if crop is None else crop
     _check_numbers(size, crop, workers)
     target = datasets.folder() / datasets.checked(name)
     source = _source(name, path, classes, size, crop, rules or decoding.Rules())
@@ -113,9 +115,10 @@ def _check_numbers(size: int, crop: int, workers: int) -> None:
             f"'size' is the side of the stored squares, from 1 to {WIDEST}, not "
             f"{str(size)[:20]}."
         )
-    if not 0 < crop <= size:
+    if not 0 <= crop <= size:
         raise UserError(
-            f"'crop' must lie from 1 to the stored size {size}, not {str(crop)[:20]}."
+            f"'crop' must lie from 1 to the stored size {size} (0: pad and crop), not "
+            f"{str(crop)[:20]}."
         )
     if not 0 <= workers <= MOST_WORKERS:
         raise UserError(

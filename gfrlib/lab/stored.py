@@ -142,7 +142,7 @@ def _check_labels(part: str, arrays: dict, meta: dict) -> None:
     images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
     if images.ndim != 4 or labels.shape != images.shape[:1] or not images.size:
         raise Damage(f"{part}_labels.npy has not one label for each image")
-    lowest = -1 if meta.get("crop") else 0  # -1 marks a faulty image
+    lowest = -1 if "crop" in meta else 0  # of large images, -1 marks a faulty one
     if labels.min() < lowest or labels.max() >= len(meta["class_names"]):
         raise Damage(f"{part}_labels.npy has labels of no class")
 

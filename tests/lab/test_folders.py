@@ -406,6 +406,7 @@ def test_a_folder_is_packed_no_larger_than_asked_for(home):
     assert (
         side() == (80, 80) and side(side=20) == (20, 20) and side(side=99) == (80, 80)
     )
+    assert side(side=99, exact=True) == (99, 99)
     for wrong in (0, -1, 10**9):
         with pytest.raises(UserError, match="'side' is the most"):
             decoding.Rules(side=wrong)
