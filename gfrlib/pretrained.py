@@ -117,9 +117,14 @@ class Pretrained:
 
 def of_network(network: Network, mean: Tensor, std: Tensor, source: str) -> Pretrained:
     """The extractor of a network, with the moments of the images that it was trained
-    on. Raises Unusable for another network than a ResNet-18.
+    on. Raises UserError for another network than a ResNet-18, and for NaN in it.
     """
-    state = _checked_state(network.state_dict())
+    try:
+        state = _checked_state(network.state_dict())
+    except Unusable as problem:
+        raise UserError(
+            f"This network cannot be kept as a pretrained extractor: {problem}."
+        ) from problem
     return Pretrained(state, tuple(mean.tolist()), tuple(std.tolist()), source)
 
 

@@ -89,6 +89,18 @@ def _add_run(commands) -> None:
         action="store_true",
         help="tell how long it will take, and train nothing",
     )
+    run.add_argument(
+        "--save-weights",
+        metavar="FILE",
+        help="train up to task 0 (or TASK) alone, and write the extractor to FILE, "
+        "which --weights takes",
+    )
+    run.add_argument(
+        "--after",
+        type=words.whole(0, 10**4),
+        metavar="TASK",
+        help="the task after which --save-weights keeps the extractor (0)",
+    )
     settings = run.add_argument_group("settings (any field of gfrlib.config.Config)")
     for field in actions.settings():
         hyphens = f"--{field.name.replace('_', '-')}"

@@ -21,7 +21,7 @@ def settings() -> list[dataclasses.Field]:
 
 
 def run(options) -> None:
-    """Train or load, and print the record."""
+    """Train or load, and print the record; with --save-weights keep F instead."""
     from gfrlib import metrics
     from gfrlib.engine import distributed
     from gfrlib.lab import experiments, outlook
@@ -35,6 +35,11 @@ def run(options) -> None:
         print(outlook.sentence([config]))
         return
     progress = Progress()
+    if options.save_weights is not None:
+        _save_weights(config, options, progress)
+        return
+    if options.after is not None:
+        raise UserError("--after says which network --save-weights FILE keeps.")
     if _is_own(config) and distributed.announced() == 1:
         outlook.tell([config], progress.notice)
     record = experiments.run_or_load(config, report=progress, notice=progress.notice)
@@ -58,6 +63,31 @@ def _is_own(config: Config) -> bool:
     from gfrlib.lab import datasets
 
     return config.dataset not in datasets.BUILT_IN
+
+
+def _save_weights(config: Config, options, progress: Progress) -> None:
+    """Write the extractor after a task to a file that --weights takes."""
+    from gfrlib.engine import distributed
+    from gfrlib.lab import experiments, weights
+
+    if options.json:
+        raise UserError("--save-weights makes no record; leave out --json.")
+    path = paths.file_or_folder(options.save_weights, "The file for the weights")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(
+            f"'{path}' cannot be written: give a file in a folder that exists."
+        )
+    found = experiments.extractor_after(
+        config, options.after, report=progress, notice=progress.notice
+    )
+    progress.close()
+    if distributed.rank() > 0:
+        return
+    weights.save(path, found)
+    print(
+        f"{path}: a ResNet-18 of width {found.width}, stem {found.stem}, SHA-256 "
+        f"{found.sha256[:8]}; {found.source}"
+    )
 
 
 def _row(name: str, values) -> None:

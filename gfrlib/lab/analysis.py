@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gfrlib.batches import EVALUATION_BATCH, known_features
+from gfrlib.batches import at_once, known_features
 from gfrlib.config import Config, fixed
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
@@ -97,15 +97,14 @@ class Observer:
         rank = torch.arange(len(labels), device=labels.device)
         rank -= torch.searchsorted(labels, labels)  # within its class
         wanted = PER_CLASS if k else max(PER_CLASS, POINTS)
-        looked_at = rank < wanted
-        index = index[looked_at]
+        chosen = rank < wanted
         if fixed(self.config):
-            u = known_features(network, stream, "test", k, phase)[looked_at]
-            return u, stream.test_labels[index]
-        extractor, _ = split(network, len(network.stages))
+            u = known_features(network, stream, "test", k, phase)
+            return u[chosen], labels[chosen]
+        index, (extractor, _) = index[chosen], split(network, len(network.stages))
         chunks = []
         with phase.autocast():
-            for chosen in index.split(EVALUATION_BATCH):
+            for chosen in index.split(at_once(stream)):
                 images = stream.normalise(stream.test_images[chosen])
                 chunks.append(extractor(images).float())
         return torch.cat(chunks), stream.test_labels[index]

@@ -1,12 +1,13 @@
 """Run or load: one call returns the recorded result of equal settings, else trains."""
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 
 import torch
 
-from gfrlib import training
+from gfrlib import pretrained, training
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.engine import distributed, limits, paths, store
 from gfrlib.engine.machine import Machine
@@ -15,6 +16,7 @@ from gfrlib.lab import analysis, datasets, footprint, origin, records, runs, wei
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
 from gfrlib.presets import LIVE
+from gfrlib.pretrained import Pretrained
 from gfrlib.tasks import Tasks
 
 
@@ -99,6 +101,67 @@ def _run_or_load(
         path = records.save(record, parts, observer.sheet())
         record = records.holding(dataclasses.replace(record, path=path), parts)
     return distributed.broadcast(record if alone else None)
+
+
+def extractor_after(
+    config: Config,
+    after: int | None = None,
+    *,
+    report: Callable | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Pretrained:
+    """F after task `after`, with what a run that starts from it must know.
+
+    None: task 0, which is what a pretrained extractor has learned from, or all tasks of
+    joint training. Its stages are loaded where they are known, else trained; later
+    tasks are not. Raises UserError.
+    """
+    stream = load_tasks(config)
+    last, joint = len(stream.sizes) - 1, config.memory == "real"
+    after = (last if joint else 0) if after is None else after
+    if not (last if joint else 0) <= after <= last:
+        there = f"its one is {last}" if joint else f"they are 0 to {last}"
+        raise UserError(f"There is no task {after} in this run; {there}.")
+    if config.network != "resnet18":
+        raise UserError(
+            "A pretrained extractor is a ResNet-18, and this run trains the small CNN; "
+            "add --network resnet18."
+        )
+    here = Machine.of(config)
+    here.prepare()
+    distributed.start(here.device)
+    distributed.check(config)
+    footprint.check(config, stream, here)
+    if after == 0 and not config.full_head:  # the task's stage alone, no generator
+        stream = dataclasses.replace(stream, sizes=stream.sizes[:1])
+    found = {}
+
+    def observe(t: int, network, memory) -> None:
+        if t == after:
+            moments, source = (stream.mean, stream.std), _told_of(config, stream, t)
+            found["extractor"] = pretrained.of_network(network, *moments, source)
+            raise _Enough
+
+    with limits.told(), here.limited(), contextlib.suppress(_Enough):
+        kept = store.Store(notice=notice)
+        training.run(
+            config, stream, machine=here, store=kept, report=report, observe=observe
+        )
+    return found["extractor"]
+
+
+class _Enough(Exception):
+    """The task that was asked for is learned."""
+
+
+def _told_of(config: Config, stream: Tasks, t: int) -> str:
+    """Where an extractor comes from, in words."""
+    classes = sum(stream.sizes[: t + 1])
+    start = f", from {config.weights}" if config.weights else ""
+    return (
+        f"{config.method} on {config.dataset}, {classes} classes, after task {t}, seed "
+        f"{config.seed}, settings {config.digest()}{start}"
+    )
 
 
 def seeds(

@@ -103,7 +103,8 @@ class Replayed:
         rows = [torch.nonzero(labels == c)[:SAMPLES, 0] for c in range(self.shown)]
         real = stream.test_images[index[torch.cat(rows)]]
         real = augment.centre(real, stream.crop) if stream.crop else real
-        return real.cpu().numpy()
+        # grey, to a pretrained network of three channels
+        return real.expand(-1, -1, -1, stream.shape[0]).cpu().numpy()
 
     @torch.no_grad()
     def project(

@@ -4,12 +4,14 @@ data/weights/NAME.pt    NAME is the file's stem and a hash of its content (git i
                         the folder); see pretrained.read for what a file may hold
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import os
 import pickle
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -62,7 +64,7 @@ def resolve(text: str) -> str:
     """
     if text == IMAGENET:
         return _imagenet()
-    if NAME.fullmatch(text) and os.path.lexists(_path(text)):
+    if NAME.fullmatch(text) and os.path.exists(_path(text)):
         return text
     path = paths.file_or_folder(text, "The file of weights")
     if path.is_dir():
@@ -89,7 +91,7 @@ def load(name: str) -> Pretrained:
     and for a file that is damaged.
     """
     path = _path(name)
-    if not NAME.fullmatch(name) or not os.path.lexists(path):
+    if not NAME.fullmatch(name) or not os.path.exists(path):
         raise UserError(
             f"There are no weights '{name}' here; bring them in with --weights FILE "
             f"({WHAT})."
@@ -132,8 +134,9 @@ def _named(found: Pretrained, name: str) -> Pretrained:
 
 def _keep(found: Pretrained, stem: str) -> str:
     """Keep weights as <stem>-<hash>; those that are there, undamaged, stay."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:LONGEST].strip(".-") or "weights"
-    name = f"{stem}-{found.sha256[:8]}"
+    digest = found.sha256[:8]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem.removesuffix(f"-{digest}"))
+    name = f"{stem[:LONGEST].strip('.-') or 'weights'}-{digest}"
     try:
         load(name)
     except UserError:
@@ -150,6 +153,7 @@ def _read(path: Path) -> Pretrained:
             f"'{path}' holds no weights for an extractor: {why}; give {WHAT}."
         )
 
+    paths.file_or_folder(path, "The file of weights")  # a pipe blocks its reader
     try:
         if path.stat().st_size > LARGEST:
             raise unusable(f"it is larger than {LARGEST >> 30} GB")
@@ -174,7 +178,10 @@ def _read(path: Path) -> Pretrained:
 def _reason(problem: Exception) -> str:
     said = str(problem)
     if isinstance(problem, pickle.UnpicklingError) and "GLOBAL" in said:
-        return "it holds Python objects, which could run code, and is not opened"
+        return (
+            "it holds Python objects, which could run code, and is not opened (of a "
+            "network save its state_dict())"
+        )
     return "it is cut short, damaged, or no file of PyTorch's"
 
 
@@ -194,7 +201,8 @@ def download_imagenet() -> dict:
     from torchvision.models import ResNet18_Weights
 
     try:
-        return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+        with contextlib.redirect_stdout(sys.stderr):  # it tells where it puts the file
+            return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
     except Exception as problem:  # no network, no space, a broken file: many kinds
         raise UserError(
             "torchvision's ImageNet weights could not be downloaded "
