@@ -104,7 +104,12 @@ class Config:
     validation: float = setting(0.0, bounds=FRACTION)
     # half of the training images are shown mirrored; digits never are (tasks.py). ours:
     # False where left and right tell classes apart
-    mirror: bool = setting(True, read=lambda c: not c.mirror and c.dataset != "digits")
+    mirror: bool = setting(
+        True,
+        read=lambda c: (
+            not c.mirror and c.dataset != "digits" and (not fixed(c) or generated(c))
+        ),
+    )
 
     # the method's columns (methods.py)
     penalty: str = setting("features", choices="penalty", stage="later")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class Memory(nn.Module):
     """Nothing is carried; the base of all others."""
 
-    trained = False  # by a GAN's loop; otherwise `fit` is closed-form
+    trained = False  # by a loop (generator_training.py); else `fit` does it
     fits = False  # closed-form, from all features of a task
     replays = False  # samples enter the classifier's loss
     keeps_means = False  # a buffer `means` [classes, d], for nearest-mean prediction

@@ -142,9 +142,9 @@ METHODS = {
         "features", "gan", batch_norm="frozen",
         searched=searched(learning_rate_task=1e-3),
     ),
-    # beyond the paper: what else may stand for old features. At slim the best of 2, 4, 8
-    # and 16 components; the flow's own rate and number of steps change next to nothing
-    # (grids/search.yaml)
+    # beyond the paper: what else may stand for old features. At slim the best of 2, 4,
+    # 8 and 16 components; the flow's own rate and number of steps change next to
+    # nothing (grids/search.yaml)
     "gfr-mixture": Method(
         "features", "mixture", batch_norm="frozen",
         searched=searched(learning_rate_task=2e-3, mixture_components=16),

@@ -152,7 +152,7 @@ def _of_our_file(content: Mapping) -> Pretrained:
         state = _checked_state(content["state"])
         mean, std = (content[key] and tuple(content[key]) for key in ("mean", "std"))
         source, digest = content["source"], content["sha256"]
-    except (LookupError, TypeError) as problem:
+    except (LookupError, TypeError, RuntimeError) as problem:
         raise Unusable("its format is damaged") from problem
     found = Pretrained(state, mean, std, source)
     moments = (mean or ()) + (std or ())
@@ -217,9 +217,10 @@ def _is_plain(value: object) -> bool:
     """Whether a value is an ordinary tensor of real numbers."""
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False
-    return value.device.type != "meta" and not (
-        value.is_complex() or value.is_quantized
-    )
+    if value.device.type == "meta" or value.is_complex() or value.is_quantized:
+        return False
+    # one number, repeated without taking room, would be a tensor of any size
+    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
 
 
 def _check_shapes(shapes: dict[str, tuple], state: Mapping) -> None:

@@ -149,17 +149,20 @@ class Mixtures(ClassMeans):
     def fit(self, features: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
+        from threadpoolctl import threadpool_limits
 
         super().fit(features, labels)
         for c in labels.unique().tolist():
             u = features[labels == c].double().cpu().numpy()
             count = min(self.shares.shape[1], len(u))
+            u = u.repeat(2, axis=0) if len(u) == 1 else u  # it wants two
             # as for whole covariances: no component may shrink to a point
             ridge = 1e-4 * float(u.var(axis=0).mean()) + 1e-8
             mixture = GaussianMixture(
                 count, covariance_type="diag", reg_covar=ridge, random_state=0
             )
-            with warnings.catch_warnings():
+            # k-means has threads of its own, which `threads` does not reach
+            with warnings.catch_warnings(), threadpool_limits(1):
                 # the best of 100 rounds will do; equal features are one cluster
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 mixture.fit(u)

@@ -121,6 +121,13 @@ def test_a_class_with_fewer_images_than_components():
     assert memory.nbytes() == {"mixtures": 4 * (5 + 2 * 5 * 2)}, "of one class"
 
 
+def test_a_class_of_one_image():
+    memory = Mixtures(1, 3, 4)
+    memory.fit(torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([0]))
+    assert memory.shares[0].tolist() == [1, 0, 0, 0]
+    assert torch.allclose(drawn(memory, 0, 50), torch.tensor([1.0, 0, 2]), atol=1e-2)
+
+
 def test_equal_features_are_one_cluster(recwarn):
     memory = Mixtures(1, 3, 4)
     memory.fit(torch.ones(10, 3), torch.zeros(10, dtype=torch.long))

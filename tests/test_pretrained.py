@@ -354,3 +354,18 @@ def test_a_large_image_makes_a_small_batch():
     _, small = stream_of(found, size=64)
     _, large = stream_of(found, size=224)
     assert (batches.at_once(small), batches.at_once(large)) == (500, 40)
+
+
+def test_a_number_repeated_is_no_weight():
+    """A small file could stand for weights of any size."""
+    state = ours().state_dict()
+    name = next(name for name, value in state.items() if value.ndim == 4)
+    state[name] = torch.ones(1, 1, 1, 1).expand(state[name].shape)
+    with pytest.raises(Unusable, match="named tensors of numbers"):
+        pretrained.read(state, "a file")
+
+
+def test_moments_that_are_a_tensor_are_damaged():
+    kept = pretrained.of_network(ours(), torch.rand(3), torch.ones(3), "a test").kept()
+    with pytest.raises(Unusable, match="format is damaged"):
+        pretrained.read({**kept, "mean": torch.rand(3)}, "a file")

@@ -28,6 +28,8 @@ SHARES = ("precision", "recall", "density", "coverage")
 CROSSED = {"replay → real": "trained_on_replay", "real → replay": "tested_on_replay"}
 DISTANCE = "Fréchet distance"
 PERFECT = "real training features"
+SHIFTED = "the same, shifted and mirrored"
+REAL = (PERFECT, SHIFTED)
 
 
 # Numbers ------------------------------------------------------------------------------
@@ -51,13 +53,14 @@ def moments(run) -> list[int]:
 
 
 def measured(
-    run, name: str, *, after: int = -1, task: int | None = None, perfect: bool = False
+    run, name: str, *, after: int = -1, task: int | None = None, perfect: str = ""
 ) -> float:
     """One number of a run's replay, in percent, as a mean over classes.
 
     name: DISTANCE (in percent of the spread of the real features), one of SHARES, or a
     field of CROSSED. after: which of the `moments`; task: that task's classes alone,
-    else all seen; perfect: of real training features in the memory's place. NaN where
+    else all seen; perfect: of real training features in the memory's place, PERFECT as
+    they are or SHIFTED, augmented as what a GAN and a flow learn from. NaN where
     it was not measured.
     """
     entries = _entries(run)
@@ -66,6 +69,7 @@ def measured(
     entry = entries[after]
     if perfect:
         entry = entry.get("reference", {"of": []})
+        entry = entry.get("augmented", {"of": []}) if perfect == SHIFTED else entry
         name = "trained_on_real" if name == "trained_on_replay" else name
     if name not in (DISTANCE, *SHARES):
         return 100 * entry.get(name, float("nan"))
@@ -88,18 +92,18 @@ def _entries(run) -> list[dict]:
 # Tables -------------------------------------------------------------------------------
 
 
-def quality_table(found: dict, after: int = 0) -> pd.DataFrame:
-    """A row a memory, and first one of real training features: all measures.
+def quality_table(found: dict) -> pd.DataFrame:
+    """A row a memory, and first two of real training features: all measures.
 
-    In percent, mean and deviation over seeds. Right after task 0 (`after` = 0) all
-    memories stand for the features of one network, so that one such row serves all.
+    In percent, mean and deviation over seeds, right after task 0: there all memories
+    stand for the features of one network, so that two such rows serve all.
     """
     fields = {
         DISTANCE: DISTANCE, **dict(zip(SHARES, SHARES)), **CROSSED
     }  # fmt: skip
 
     def row(label, runs, perfect):
-        options = {"after": after, "perfect": perfect}
+        options = {"after": 0, "perfect": perfect}
         numbers = {
             column: words.spread([measured(run, name, **options) for run in runs])
             for column, name in fields.items()
@@ -107,8 +111,8 @@ def quality_table(found: dict, after: int = 0) -> pd.DataFrame:
         return {"memory": label, **numbers}
 
     groups = looks.groups(found)
-    lines = [row(PERFECT, groups[0][1], perfect=True)] if groups else []
-    lines += [row(how["label"], runs, perfect=False) for _, runs, how in groups]
+    lines = [row(kind, runs, kind) for _, runs, _ in groups[:1] for kind in REAL]
+    lines += [row(how["label"], runs, "") for _, runs, how in groups]
     return pd.DataFrame(lines)
 
 
@@ -177,17 +181,18 @@ def beside_the_gan(found: dict) -> str:
     return " ".join(said)
 
 
-def extremes(found: dict, after: int = 0) -> Markdown:
-    """Which memory is best and which worst, by some of the measures."""
+def extremes(found: dict) -> Markdown:
+    """Which memory is best and which worst right after task 0, by some measures."""
     said = []
     for name, low in ((DISTANCE, True), ("precision", False), ("coverage", False)):
         mean = {
-            words.label(row): np.mean(
-                [measured(run, name, after=after) for run in runs]
-            )
+            words.label(row): np.mean([measured(run, name, after=0) for run in runs])
             for row, runs in found.items()
+            if all(map(moments, runs))
         }
         order = sorted(mean, key=mean.get, reverse=not low)
+        if not order:
+            return Markdown("Nothing is measured.")
         said.append(f"by {name}, *{order[0]}* and *{order[-1]}*")
     return Markdown(f"Best and worst of the memories: {'; '.join(said)}.")
 
@@ -283,10 +288,12 @@ def aged(found: dict, name: str = "coverage") -> list[dict]:
         )
     runs = [*itertools.chain(*found.values())]
     steps = [
-        (t, [measured(run, name, after=i, task=0, perfect=True) for run in runs])
+        (t, [measured(run, name, after=i, task=0, perfect=PERFECT) for run in runs])
         for i, t in enumerate(moments(runs[0]))
     ]
     steps = [(t, values) for t, values in steps if not np.isnan(values).any()]
+    if not steps:
+        return lines
     after, values = zip(*((t, [float(np.mean(each))]) for t, each in steps))
     return [*lines, {"memory": PERFECT, "after": [*after], "values": [*values]}]
 
@@ -313,6 +320,7 @@ def after_task_0(config: Config, c: int = 0) -> tuple:
     """
     stream = load_tasks(config)
     chain = training.Chain(config, stream, Store())
+    chain.machine.prepare()
     with chain.machine.limited():
         network, memory, _ = training.build(config, stream, chain.machine.device)
         training.grow_head(network, config, stream.sizes, 0)

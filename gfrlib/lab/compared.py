@@ -31,7 +31,9 @@ class Compared:
     last but one (`moments`), and all tasks up to there are measured: a minute of one
     core at CIFAR-100 and width 16. At the first and the last of them real training
     features stand in for a perfect memory, in `reference`: few rows keep even those
-    from a distance of 0 and a coverage of 1.
+    from a distance of 0 and a coverage of 1. Its `augmented` are features of the same
+    images, shifted and mirrored as in training: what a GAN and a flow learn from, so
+    that a perfect one would replay those.
     """
 
     def __init__(self, config: Config, stream: Tasks):
@@ -69,11 +71,17 @@ class Compared:
         index = torch.cat([stream.train_index(k) for k in range(t + 1)])
         index = index[first_of_each(stream.train_labels[index], wanted)]
         known = stream.train_labels[index]
-        u = features_of(extractor, stream, stream.train_images, index, phase)
-        found = {"of": self._of(t, real, labels, u, known)}
-        if len(wanted) > 1:
-            found["trained_on_real"] = quality.crossed(u, known, real, labels)
-        return found
+
+        def measured(draws: Tensor | None) -> dict:
+            images = stream.train_images
+            u = features_of(extractor, stream, images, index, phase, draws)
+            found = {"of": self._of(t, real, labels, u, known)}
+            if len(wanted) > 1:
+                found["trained_on_real"] = quality.crossed(u, known, real, labels)
+            return found
+
+        draws = stream.draw(len(index), phase.seeded("augmented"))
+        return {**measured(None), "augmented": measured(draws)}
 
     def _of(self, t: int, real, labels, replayed, replayed_labels) -> list[dict]:
         """A row of measures for each task up to t that has enough images."""
@@ -118,13 +126,24 @@ def first_of_each(labels: Tensor, count: int | Tensor) -> Tensor:
 
 @torch.no_grad()
 def features_of(
-    extractor: nn.Module, stream: Tasks, images, index: Tensor, phase: Phase
+    extractor: nn.Module,
+    stream: Tasks,
+    images,
+    index: Tensor,
+    phase: Phase,
+    draws: Tensor | None = None,
 ) -> Tensor:
-    """u [N, d] of these rows of the stream's training or test images."""
-    chunks = []
-    for chosen in index.split(at_once(stream)):
+    """u [N, d] of these rows of the stream's training or test images.
+
+    draws: how each is augmented (Tasks.draw), if it is.
+    """
+    chunks, numbers = [], torch.arange(len(index), device=index.device)
+    for rows in numbers.split(at_once(stream)):
+        some = images[index[rows]]
+        if draws is not None:
+            some = stream.augment(some, draws[rows])
         with phase.autocast():
-            chunks.append(extractor(stream.normalise(images[chosen])).float())
+            chunks.append(extractor(stream.normalise(some)).float())
     return torch.cat(chunks)
 
 

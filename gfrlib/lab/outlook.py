@@ -12,7 +12,7 @@ import torch
 
 from gfrlib import training
 from gfrlib.batches import at_once
-from gfrlib.config import Config, fixed
+from gfrlib.config import Config, fixed, generated
 from gfrlib.engine import store
 from gfrlib.engine.machine import Machine
 from gfrlib.lab import analysis, plans
@@ -34,17 +34,19 @@ def images_looked_at(config: Config, stream: Tasks) -> int:
     chain = training.Chain(config, stream, store.Store())
     train = [len(stream.train_index(t)) for t in range(len(stream.sizes))]
     test = [len(stream.test_index(t)) for t in range(len(stream.sizes))]
+    views = config.feature_views * sum(train[: chain.last])
+    views *= generated(config) and config.cut == FEATURES
     if fixed(config):
-        return sum(train) + sum(test)
+        return sum(train) + sum(test) + views
     analysed = [n * analysis.PER_CLASS for n in stream.sizes]
-    total = 0
+    total = views
+    if config.memory == "flow":
+        total += train[0]  # its moments
     for t in chain.numbers:
         total += sum(test[: t + 1])
         total += sum(map(min, test[: t + 1], analysed))
-        if config.memory not in ("none", "real", "gan"):
+        if config.memory not in ("none", "real", "gan", "flow"):
             total += train[t]
-        if config.memory == "gan" and config.cut == FEATURES and t < chain.last:
-            total += train[t] * config.feature_views
         later = t > chain.numbers.start
         total += train[t] * later * (config.penalty == "frozen")
         total += 2 * train[t] * later * (config.drift != "none")
@@ -94,11 +96,12 @@ def seconds(
             continue
         total += row["seconds"]
         stream = load_tasks(config)
-        kind = (config.network, config.width, config.weights, stream.shape)
+        kind = (config.network, config.width, config.bottleneck, config.weights)
+        kind += (stream.shape, config.precision, config.threads)
         if kind not in per_image:
             per_image[kind] = look(config, stream)
         if fixed(config):
-            once = (kind, stream.content, stream.sizes)
+            once = (kind, stream.name, stream.content, stream.sizes, config.validation)
             if once in read:
                 continue
             read.add(once)

@@ -42,7 +42,8 @@ def settings(changes: dict) -> dict:
     and with what follows from them: network, width, bottleneck.
 
     A name that is not known here stays as it is: who looks for its records needs no
-    weights, and `load` says so to all others. Raises UserError where they say another
+    weights (but their network and width, if they are not the preset's), and `load` says
+    so to all others. Raises UserError where they say another
     thing, and as `resolve`.
     """
     if not isinstance(changes.get("weights"), str) or not changes["weights"]:
@@ -211,7 +212,9 @@ def download_imagenet() -> dict:
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it tells where it puts the file
-            return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+            return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(
+                check_hash=True, weights_only=True
+            )
     except Exception as problem:  # no network, no space, a broken file: many kinds
         raise UserError(
             "torchvision's ImageNet weights could not be downloaded "

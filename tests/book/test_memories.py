@@ -36,6 +36,7 @@ def row(task, classes, coverage, frechet=1.0, spread=4.0):
 def with_quality(method="gfr", seed=0, coverage=0.8, **more):
     """A run of four tasks, measured after tasks 0 and 2."""
     perfect = {"of": [row(0, 4, 0.95, 0.2)], "trained_on_real": 0.99}
+    perfect["augmented"] = {"of": [row(0, 4, 0.85, 0.4)], "trained_on_real": 0.97}
     early = {"after": 0, "of": [row(0, 4, coverage)], "reference": perfect}
     late = {
         "after": 2,
@@ -66,12 +67,15 @@ def test_numbers_are_means_over_classes_in_percent():
 
 
 def test_the_perfect_memory_is_the_reference():
-    run, perfect = with_quality(), {"after": 0, "perfect": True}
+    run, perfect = with_quality(), {"after": 0, "perfect": memories.PERFECT}
     assert memories.measured(run, "coverage", **perfect) == pytest.approx(95)
     assert memories.measured(run, "trained_on_replay", **perfect) == pytest.approx(99)
     assert np.isnan(memories.measured(run, "tested_on_replay", **perfect))
-    # not measured after task 2
-    assert np.isnan(memories.measured(run, "coverage", after=1, perfect=True))
+    shifted = {"after": 0, "perfect": memories.SHIFTED}
+    assert memories.measured(run, "coverage", **shifted) == pytest.approx(85)
+    assert memories.measured(run, "trained_on_replay", **shifted) == pytest.approx(97)
+    perfect["after"] = 1  # not measured after task 2
+    assert np.isnan(memories.measured(run, "coverage", **perfect))
 
 
 @pytest.mark.parametrize("analysis", [None, {}, {"quality": []}])
@@ -79,7 +83,7 @@ def test_what_is_not_measured_is_nan(analysis):
     run = fake(analysis=analysis)
     for name in ("coverage", memories.DISTANCE, "trained_on_replay"):
         assert np.isnan(memories.measured(run, name))
-        assert np.isnan(memories.measured(run, name, after=0, perfect=True))
+        assert np.isnan(memories.measured(run, name, after=0, perfect=memories.PERFECT))
 
 
 def test_the_table_of_measures_begins_with_real_features():
@@ -88,9 +92,10 @@ def test_the_table_of_measures_begins_with_real_features():
         "gfr-flow": [with_quality()],
     }
     table = memories.quality_table(found)
-    assert [*table["memory"]] == [memories.PERFECT, "GFR, GAN", "GFR, flow"]
+    assert [*table["memory"]] == [*memories.REAL, "GFR, GAN", "GFR, flow"]
     assert [*table["coverage"]] == [
         "95.0\u00a0±\u00a00.0",
+        "85.0\u00a0±\u00a00.0",
         "70.0\u00a0±\u00a014.1",
         "80.0",
     ]
