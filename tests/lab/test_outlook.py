@@ -60,6 +60,8 @@ def images_read(config, monkeypatch) -> int:
         ("finetune", {}),
         ("gfr-gaussian", {}),
         ("gfr", {}),
+        ("gfr-flow", {}),
+        ("gfr-mixture", {}),
         ("frozen", {}),
         ("fecam", {}),
         ("fetril", {}),
