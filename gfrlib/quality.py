@@ -23,7 +23,7 @@ FEWEST = K_COVERAGE + 1  # rows of a class that all measures can be taken of
 
 
 def frechet(real: Tensor, replayed: Tensor) -> float:
-    """|mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2)) (Heusel et al. 2017).
+    """(mu - mu')^2 + tr(S + S' - 2 (S S')^(1/2)) (Heusel et al. 2017).
 
     In squared units of the features. With S = A^T A and S' = B^T B, the eigenvalues of
     S S' are the squared singular values of A B^T: no root of a matrix is taken, and

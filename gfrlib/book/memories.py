@@ -150,7 +150,7 @@ def carried(run) -> int:
     return results.carried(run, without=("old network",))
 
 
-def questions() -> list[Claim]:
+def asked() -> list[Claim]:
     """Which memory is above which: this book's questions about them."""
     pairs = (
         ("gfr-flow", "gfr"),
@@ -216,7 +216,7 @@ def newer(panels: dict) -> Markdown:
     """In how many splits the seeds say that the flow is above the GAN."""
     said = [
         verdict(first, second, kind)
-        for _, kind, first, second in by_split(panels, questions()[:1])
+        for _, kind, first, second in by_split(panels, asked()[:1])
     ]
     yes, no = said.count(HOLDS), said.count(FAILS)
     return Markdown(

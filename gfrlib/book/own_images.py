@@ -40,7 +40,7 @@ def systems(weights: str, fine_tune: bool) -> tuple[str, dict]:
     gaussians = dict(method="gfr-gaussian-full", penalty="frozen", **HEAD)
     return "photos", {
         "frozen": {"method": "frozen"},
-        "frozen F, Gaussians": gaussians,
+        "frozen F, whole covariances": gaussians,
         "fecam": {"method": "fecam"},
     }
 

@@ -161,12 +161,12 @@ def test_whether_the_newer_generator_is_better_needs_seeds():
 
 
 def test_the_questions_are_asked_on_the_splits_that_are_shown():
-    for claim in memories.questions():
+    for claim in memories.asked():
         assert set(claim.pair) <= set(memories.RECORDED)
         assert {*memories.SPLITS} <= set(claim.splits) <= set(scales.SPLITS)
         assert claim.kind == "above" and claim.ours
-    assert memories.questions()[0].pair == ("gfr-flow", "gfr")
-    assert claims.by_split({}, memories.questions()) == []
+    assert memories.asked()[0].pair == ("gfr-flow", "gfr")
+    assert claims.by_split({}, memories.asked()) == []
 
 
 def test_a_memory_is_brought_back_as_it_was_after_task_0(tmp_path, monkeypatch):
