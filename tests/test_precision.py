@@ -94,7 +94,7 @@ def test_a_grid_says_it_once_and_a_record_needs_no_notice(monkeypatch, tmp_path)
         assert len(told) == expected and len(found) == 2
     # several processes: this one says it for all of them
     monkeypatch.setattr(machine, "_told", set())
-    monkeypatch.setattr(grids, "_processes", lambda configs, jobs: iter(()))
+    monkeypatch.setattr(grids, "_processes", lambda *_: iter(()))
     assert not list(grids.run(configs, 2, notice=told.append)) and len(told) == 1
     machine.hush()
     assert not list(grids.run(configs, 2, notice=told.append)) and len(told) == 1

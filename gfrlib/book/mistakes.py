@@ -83,7 +83,7 @@ def confused_images(record: Record, stream: Tasks, *, pairs: int = 4, each: int 
     figure, grid = plt.subplots(
         len(found),
         columns + 1,
-        figsize=(6.4, 1.3 * len(found)),
+        figsize=(5.2, 1.1 * len(found)),
         squeeze=False,
         gridspec_kw=shape,
     )
