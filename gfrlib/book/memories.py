@@ -28,7 +28,7 @@ SHARES = ("precision", "recall", "density", "coverage")
 CROSSED = {"replay → real": "trained_on_replay", "real → replay": "tested_on_replay"}
 DISTANCE = "Fréchet distance"
 PERFECT = "real training features"
-SHIFTED = "the same, shifted and mirrored"
+SHIFTED = "the same, augmented"
 REAL = (PERFECT, SHIFTED)
 
 
