@@ -62,7 +62,7 @@ on unseen photographs, GFR (GAN) is above a frozen F with the same memory
 """,
     where="Beyond the paper",
     data=UNSEEN,
-    figure="after-pretrained",
+    figure="after-pretrained-section",
     splits=TENS,
     ours=True,
 )

@@ -42,8 +42,8 @@ SHOWN = {  # (scale, split): label of what shows its runs
     ("slim", "5 tasks"): "fig-comparison-tasks",
     ("slim", "25 tasks"): "fig-comparison-tasks",
     ("photographs, 64 px", "5 tasks"): "imagenet-curves",
-    ("pretrained", TENS[0]): "after-pretrained",
-    ("from scratch", TENS[0]): "after-pretrained",
+    ("pretrained", TENS[0]): "after-pretrained-section",
+    ("from scratch", TENS[0]): "after-pretrained-section",
 }
 MEASURED = "half of the classes first, 5 tasks follow"  # whose costs are shown
 UNSEEN = (  # what no setting of the library covers
