@@ -14,11 +14,12 @@ from gfrlib.book import claims, results, verdict_page, words
 from gfrlib.book.entries import TENS
 from gfrlib.book.scales import COLD, SCALES
 from gfrlib.book.verdicts import Evidence
-from gfrlib.config import METHODS
+from gfrlib.config import METHODS, Config
 
 # What may be kept beside the network itself; each allows what stands before it, too.
 # The importances of weights (EWC, MAS) say nothing of single classes.
-NOTHING, NUMBERS, IMAGES = "nothing of a class", "statistics or a generator", "images"
+NOTHING, NUMBERS = "nothing of a class", "statistics or a generator"
+IMAGES = f"{Config().exemplars} images a class"
 KEPT = (NOTHING, NUMBERS, IMAGES)
 MEMORIES = {"none": NOTHING, "exemplars": IMAGES}  # every other one is numbers
 BEST = 5  # rows of a table of evidence
@@ -38,7 +39,7 @@ STARTS = {  # how the classes arrive: scale and split of the closest runs
     "1,000 classes": ("ImageNet-1000", "5 tasks"),
 }
 SHOWN = {  # (scale, split): label of what shows its runs
-    ("slim", "4 × 25"): "images-table-2",
+    ("slim", "4 × 25"): "after-frozen-table",
     ("slim", "5 tasks"): "fig-comparison-tasks",
     ("slim", "25 tasks"): "fig-comparison-tasks",
     ("photographs, 64 px", "5 tasks"): "imagenet-curves",
@@ -93,6 +94,11 @@ class Case:
         """The rows that the seeds do not tell from the best one."""
         return [r for r in self.others if self.against(r) == claims.UNDECIDED]
 
+    @property
+    def stopped(self) -> float:
+        """What the best row's network ends at if it stops after task 0, in percent."""
+        return float(np.mean([stopped(run) for run in self.found[self.best]]))
+
 
 def keeps(row: str) -> str:
     """What a row keeps of old classes: one of KEPT."""
@@ -119,6 +125,14 @@ def cases(evidence: Evidence) -> list[Case]:
     return [case(keep, start, evidence) for keep in KEPT for start in STARTS]
 
 
+def stopped(run) -> float:
+    """The class-weighted accuracy over all classes, in percent, of knowing task 0 only.
+
+    A network that stops after task 0 keeps its accuracy there and has no other.
+    """
+    return 100 * run.accuracy[0, 0] * run.task_sizes[0] / sum(run.task_sizes)
+
+
 def later_seconds(run) -> float:
     """Seconds of a run in all tasks after the first, every phase."""
     phases = {entry["phase"] for entry in run.seconds}
@@ -138,7 +152,7 @@ def score(case: Case, row: str) -> str:
 def beside(case: Case) -> str:
     """What is not told from the best row, or else which row comes next."""
     if not case.others:
-        return "no other row is recorded"
+        return "no other row is recorded, so nothing is compared"
     rows = case.tied or case.others[:1]
     named = "; ".join(f"{words.label(row)}, {score(case, row)}" for row in rows)
     if case.tied:
@@ -147,16 +161,27 @@ def beside(case: Case) -> str:
     return f"next: {named} ({'decided' if decided else claims.ONE_SEED})"
 
 
+def advice(case: Case) -> str:
+    """The best row in bold; no advice where it has no rival, or stopping is better."""
+    row, end = words.label(case.best), score(case, case.best)
+    if np.mean(case.last(case.best)) < case.stopped:
+        return (
+            f"**none**: who stops after task 0 ends at {case.stopped:.1f}\u00a0%, "
+            f"{row} at {end}"
+        )
+    return f"**{row}** ({end})" if case.others else f"open: {row} alone ({end})"
+
+
 def leaders(known: list[Case], keep: str) -> set[str]:
     """The rows that are the best somewhere where that may be kept."""
-    return {one.best for one in known if one.known and one.keep == keep}
+    return {c.best for c in known if c.known and c.others and c.keep == keep}
 
 
 def decision(known: list[Case]) -> Markdown:
     """The guide itself: a row a case, with the row to take."""
     lines = ["| you may keep; classes arrive | take |", "| --- | --- |"]
     for one in (one for one in known if one.known):
-        take = f"**{words.label(one.best)}** ({score(one, one.best)})"
+        take = advice(one)
         absent = leaders(known, one.keep) - set(one.found)
         names = ", ".join(sorted(words.label(row) for row in absent))
         absent = f"; not recorded here: {names}" if names else ""
@@ -184,6 +209,17 @@ def gained_by_images(known: list[Case]) -> Markdown:
                 "for *above*)."
             )
     return Markdown("\n".join(lines) or "No row with images is recorded.")
+
+
+def all_images(evidence: Evidence) -> Markdown:
+    """Where all images may stay: joint training, for each start that has it."""
+    ends = [
+        f"{claims.mean_and_spread(results.last(runs))}\u00a0% ({start})"
+        for start, (scale, split) in STARTS.items()
+        if (runs := evidence.runs(SCALES[scale], split, "joint"))
+    ]
+    text = f"Joint training ends at {'; '.join(ends)}." if ends else "Not recorded."
+    return Markdown(f"**All images may stay:** train again on all of them. {text}")
 
 
 def machine(known: list[Case], start: str = MEASURED) -> list[dict]:

@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
+from scipy.stats import spearmanr
 
 from gfrlib import training
 from gfrlib.batches import real_features
@@ -195,6 +196,55 @@ def extremes(found: dict) -> Markdown:
             return Markdown("Nothing is measured.")
         said.append(f"by {name}, *{order[0]}* and *{order[-1]}*")
     return Markdown(f"Best and worst of the memories: {'; '.join(said)}.")
+
+
+def telling(found: dict) -> Markdown:
+    """Whether a measure puts the memories in the order of their accuracies.
+
+    Spearman's rank correlation over the memories, of the last of the `moments` with the
+    accuracy after the last task. A distance counts backwards.
+    """
+    known = [runs for runs in found.values() if all(map(moments, runs))]
+    if len(known) < 3:
+        return Markdown("Too few memories are measured to compare orders.")
+    ends = [np.mean(results.last(runs)) for runs in known]
+    said = []
+    for name in (DISTANCE, "coverage", *CROSSED):
+        sign = -1 if name == DISTANCE else 1
+        field = CROSSED.get(name, name)
+        values = [np.mean([measured(run, field) for run in runs]) for runs in known]
+        if len(set(values)) > 1:  # else there is no order
+            rank = float(spearmanr(sign * np.array(values), ends).statistic)
+            said.append(f"{name} {rank:+.2f}")
+    return Markdown(
+        f"Do the measures tell which classifier is better? Over these {len(known)} "
+        "memories, the rank correlation with its accuracy (1: the same order) is "
+        f"{'; '.join(said)}."
+    )
+
+
+def faded(panels: dict, name: str = "coverage") -> Markdown:
+    """With which memory a measure of task 0's replay falls most, and with which least.
+
+    From the first to the last of the `moments`, a sentence for each of the `panels`.
+    """
+    said = []
+    for title, found in panels.items():
+        known = {row: some for row, some in found.items() if all(map(moments, some))}
+        falls = {}
+        for line in aged(known, name) if known else ():
+            first, last = (float(np.mean(line["values"][i])) for i in (0, -1))
+            if line["memory"] != PERFECT and len(line["after"]) > 1:
+                falls[line["memory"]] = (first - last, first, last)
+        order = sorted(falls, key=falls.get, reverse=True)
+        if len(order) > 1:
+            most, least = (
+                f"*{label}* (from {falls[label][1]:.1f} to {falls[label][2]:.1f} %)"
+                for label in (order[0], order[-1])
+            )
+            said.append(f"{title}: most with {most}, least with {least}.")
+    said = [f"- {sentence}" for sentence in said]
+    return Markdown("\n".join([f"How far {name} falls:", "", *said] if said else []))
 
 
 def not_measured(panels: dict) -> Markdown:

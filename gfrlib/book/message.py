@@ -51,8 +51,14 @@ def when_not(evidence: Evidence) -> str:
     leads = "; ".join(f"{split}: {lead(*both)}" for split, *both in told)
     text = (
         "**When it does not:** a frozen extractor with class means keeps every "
-        f"feature, and GFR's lead over it is small or none (points, {leads})."
+        f"feature. GFR's lead over it: {leads} points."
     )
+    ours, still = runs(evidence, FOUR, "gfr", "frozen F + GAN")
+    if ours and still:
+        text += (
+            " Where the frozen extractor has GFR's classifier and GAN, too, it is "
+            f"{lead(results.last(ours), results.last(still))} points ({FOUR})."
+        )
     whole, gan = runs(evidence, FOUR, "gfr-gaussian-full", "gfr")
     if whole and gan:
         ends = results.last(whole), results.last(gan)
@@ -66,21 +72,25 @@ def when_not(evidence: Evidence) -> str:
 
 def use(evidence: Evidence) -> str:
     """What to use: the row that the guide names where no image may be kept."""
-    told: dict[str, list] = {}
-    for case in guide.cases(evidence):
-        if case.keep == guide.NUMBERS and case.known:
-            told.setdefault(case.best, []).append(case)
-    if not told:
+    known = [
+        case
+        for case in guide.cases(evidence)
+        if case.keep == guide.NUMBERS and case.known and case.others
+    ]
+    if not known:
         return ""
-    first = max(told, key=lambda row: len(told[row]))
-    cases = told[first]
-    scores = "; ".join(f"{guide.score(case, first)}: {case.start}" for case in cases)
-    asked = sum(map(len, told.values()))
+    best = [case.best for case in known]
+    first = max(dict.fromkeys(best), key=best.count)
+    asked = [case for case in known if first in case.found]
+    won = [case for case in asked if case.best == first]
+    scores = "; ".join(
+        f"{guide.score(case, first)}{', a tie' if case.tied else ''}: {case.start}"
+        for case in won
+    )
     return (
         f"**What to use** where no image may be kept: {words.label(first)} ends first "
-        f"in {len(cases)} of {asked} settings ({scores}); not every rival is recorded "
-        f"in each. The [guide](#guide) has the "
-        "others."
+        f"in {len(won)} of the {len(asked)} settings in which it is recorded beside "
+        f"others ({scores}). The [guide](#guide) has the others."
     )
 
 

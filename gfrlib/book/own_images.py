@@ -28,11 +28,11 @@ def pack(home: Path, side: int, weights: str, *, exact: bool) -> tuple:
 def systems(weights: str, fine_tune: bool) -> tuple[str, dict]:
     """(preset, {row: settings}): the last row is the one that is looked at closely.
 
-    Without weights three that train from scratch. With them three whose extractor is
+    Without weights five that start from scratch. With them three whose extractor is
     frozen, or, to `fine_tune` it, two that train it on.
     """
     if not weights:
-        rows = ("finetune", "gfr-gaussian", "gfr")
+        rows = ("finetune", "frozen", "fecam", "gfr-gaussian", "gfr")
         return "quick", {row: {"method": row} for row in rows}
     if fine_tune:
         rows = ("finetune", "gfr-gaussian-full")

@@ -236,8 +236,9 @@ def headline(answers: list[Judged]) -> str:
     one = [answer for answer in known if answer.verdict == claims.ONE_SEED]
     agree = sum(answer.agrees for answer in one)
     return (
-        f"The paper makes **{total} comparisons**; runs of this book answer "
-        f"**{somewhere}** of them, some at several scales. Decided: {holds} hold, "
+        f"The paper makes **{total} comparisons** (a claim on a split of the classes); "
+        f"runs of this book answer **{somewhere}** of them. With several scales these "
+        f"are {len(known)} answers. Decided: {holds} hold, "
         f"{fails} do not, {direction} hold without the margin. Open: {len(one)} with "
         f"one seed on a side ({agree} of them agree so far), {count[claims.UNDECIDED]} "
         "with more."

@@ -147,16 +147,15 @@ def table(rows, digits: int = 1):
 def apart(first, second) -> str:
     """'2.3 points below', of the means of two groups of values; a dash for none.
 
-    With '(open)' where several seeds do not decide; one seed is the page's to say.
+    With '(one seed)' or '(open)' where seeds do not decide.
     """
     gap = claims.difference(first, second)
     if np.isnan(gap):
         return "–"
-    open_ = (
-        min(len(first), len(second)) > 1
-        and claims.verdict(first, second, "above") in claims.OPEN
-    )
-    note = " (open)" if open_ else ""
+    higher = (first, second) if gap >= 0 else (second, first)
+    word = claims.verdict(*higher, "above")
+    notes = {claims.ONE_SEED: " (one seed)", claims.UNDECIDED: " (open)"}
+    note = notes.get(word, "")
     return f"{abs(gap):.1f} points{note} {'above' if gap >= 0 else 'below'}"
 
 

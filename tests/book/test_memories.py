@@ -192,3 +192,28 @@ def _only_later(training):
         return real(network, past, *rest)
 
     return train
+
+
+def test_measures_are_set_beside_the_order_of_the_accuracies():
+    def ordered(shares):
+        """Four memories; the lower the coverage, the lower the accuracy."""
+        runs = [with_quality(coverage=share, shift=0.5 - share) for share in shares]
+        return {f"memory {i}": [run] for i, run in enumerate(runs)}
+
+    text = memories.telling(ordered((0.1, 0.4, 0.3, 0.2))).data
+    assert "these 4 memories" in text and "coverage +1.00" in text
+    assert memories.DISTANCE not in text, "the same everywhere is no order"
+    mixed = ordered((0.1, 0.2, 0.3))
+    mixed["memory 3"] = [with_quality(coverage=0.05, shift=0.0)]  # fades, ends first
+    # ranks 2, 3, 4, 1 against 1, 2, 3, 4: 1 - 6 x 12 / (4 x 15)
+    assert "coverage -0.20" in memories.telling(mixed).data
+    assert "Too few" in memories.telling({"gfr": [with_quality()]}).data
+
+
+def test_it_is_said_which_memory_fades_most():
+    found = {"gfr": [with_quality(coverage=0.8)]}
+    found["gfr-flow"] = [with_quality(coverage=0.5)]
+    text = memories.faded({"digits": found, "none": {"gfr": [fake("gfr")]}}).data
+    assert "- digits: most with *GFR, GAN* (from 80.0 to 40.0 %)" in text
+    assert "least with *GFR, flow* (from 50.0 to 25.0 %)." in text
+    assert "none" not in text and memories.faded({}).data == ""

@@ -373,7 +373,7 @@ def test_what_no_run_is_about_is_said():
     at = guide_of({"slim": {"lwf": 30, "gfr": 50}})
     text = guide.unknown(list(at.values())).data
     assert "1,000 classes (*ImageNet-1000*, 5 tasks): no run is recorded." in text
-    assert "5 tasks follow: no row that keeps images is recorded." in text
+    assert "5 tasks follow: no row that keeps 20 images a class is recorded." in text
     assert "pretrained" in text and not any("pretrained" in name for name in METHODS)
 
 
