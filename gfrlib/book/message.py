@@ -51,13 +51,13 @@ def when_not(evidence: Evidence) -> str:
     leads = "; ".join(f"{split}: {lead(*both)}" for split, *both in told)
     text = (
         "**When it does not:** a frozen extractor with class means keeps every "
-        f"feature. GFR's lead over it: {leads} points."
+        f"feature. GFR's lead over it, in points: {leads}."
     )
     ours, still = runs(evidence, FOUR, "gfr", "frozen F + GAN")
     if ours and still:
         text += (
-            " Where the frozen extractor has GFR's classifier and GAN, too, it is "
-            f"{lead(results.last(ours), results.last(still))} points ({FOUR})."
+            " Where the frozen extractor has GFR's classifier and GAN, too, the lead "
+            f"({FOUR}) is {lead(results.last(ours), results.last(still))}."
         )
     whole, gan = runs(evidence, FOUR, "gfr-gaussian-full", "gfr")
     if whole and gan:
@@ -105,7 +105,7 @@ def last(some) -> str:
 
 
 def lead(first, second) -> str:
-    """'+1.5', with what the seeds leave open."""
+    """'+1.5 (one seed)': a difference, with what the seeds leave open."""
     word = claims.verdict(first, second, "above")
-    note = f", {word.removeprefix('open: ')}" if word in claims.OPEN else ""
+    note = f" ({word.removeprefix('open: ')})" if word in claims.OPEN else ""
     return f"{np.mean(first) - np.mean(second):+.1f}{note}"

@@ -20,6 +20,7 @@ from gfrlib.book import (
     results,
     scales,
     verdict_page,
+    words,
     verdicts,
 )
 from gfrlib.config import METHODS, make_config
@@ -391,7 +392,47 @@ def test_the_message_names_no_winner_that_the_seeds_do_not_decide():
     text = message.message(verdicts.Evidence(finder({"slim": values})))
     assert "whole covariances end at 55.5" in text
     text = message.message(verdicts.Evidence(finder({"slim": values}, seeds=1)))
-    assert "Nor is the GAN" not in text and "+5.0, one seed" in text
+    assert "Nor is the GAN" not in text and "+5.0 (one seed)" in text
+
+
+def test_the_guide_gives_no_advice_that_stopping_beats():
+    """After task 0 half of the classes are known: 40 / 2 = 20 % of all."""
+    values = {"slim": {"mas": 15, "ewc": 14, "gfr": 30, "frozen": 25}}
+    evidence = verdicts.Evidence(finder(values))
+    cases = {(c.keep, c.start): c for c in guide.cases(evidence)}
+    poor = cases[guide.NOTHING, guide.MEASURED]
+    for run in (run for runs in poor.found.values() for run in runs):
+        run.accuracy[0, 0] = 0.4
+    assert poor.stopped == pytest.approx(20)
+    assert guide.advice(poor) == (
+        "**none**: who stops after task 0 ends at 20.0\u00a0%, "
+        f"{words.label('mas')} at {guide.score(poor, 'mas')}"
+    )
+    assert guide.advice(cases[guide.NUMBERS, guide.MEASURED]).startswith("**GFR")
+
+
+def test_a_row_without_a_rival_is_no_advice():
+    evidence = verdicts.Evidence(finder({"slim": {"frozen": 30}}))
+    [alone] = [
+        c for c in guide.cases(evidence) if c.known and c.start == guide.MEASURED
+    ]
+    assert guide.advice(alone).startswith("open: Frozen F alone (30.5")
+    assert "nothing is compared" in guide.beside(alone)
+    assert guide.leaders([alone], guide.NUMBERS) == set()
+    assert message.use(evidence) == "", "nor does the message name it"
+
+
+def test_the_message_counts_only_where_its_winner_is_recorded():
+    values = {"slim": {"fecam": 50, "gfr": 40}, "medium": {"gfr": 40, "frozen": 45}}
+    text = message.use(verdicts.Evidence(finder(values)))
+    [(won, asked)] = re.findall(r"FeCAM ends first in (\d+) of the (\d+)", text)
+    assert won == asked, "the paper's network has no run of it"
+
+
+def test_joint_training_is_for_who_may_keep_all_images():
+    text = guide.all_images(verdicts.Evidence(finder({"slim": {"joint": 60}}))).data
+    assert "60.5" in text and guide.MEASURED in text
+    assert "Not recorded" in guide.all_images(verdicts.Evidence(finder({}))).data
 
 
 # Two presets side by side -------------------------------------------------------------
