@@ -20,8 +20,8 @@ from gfrlib.book import (
     results,
     scales,
     verdict_page,
-    words,
     verdicts,
+    words,
 )
 from gfrlib.config import METHODS, make_config
 
