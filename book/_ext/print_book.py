@@ -77,7 +77,8 @@ html, body {background: white; font-size: 15px; overflow: visible; height: auto}
 .gfr-print section.gfr-page {break-before: page}
 .gfr-print figure, .gfr-print img, .gfr-print tr, .gfr-print mjx-container[display],
 .gfr-print :is(.admonition-title, .cell_input, div.highlight) {break-inside: avoid}
-.gfr-print .admonition-title::after {content: none}
+.gfr-print .admonition-title::before, .gfr-print .admonition-title::after
+{content: none !important}
 .gfr-print :is(h1, h2, h3, h4) {break-after: avoid}
 .gfr-print pre {white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px}
 .gfr-print .gfr-scroll, .gfr-print .pst-scrollable-table-container,
