@@ -1,8 +1,10 @@
 """The prose checker, and the book, in which it finds nothing."""
 
+import re
+
 import prose
 import pytest
-from conftest import ROOT
+from conftest import CHAPTERS, ROOT, cells
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,12 @@ def test_every_page_is_read():
         for path in (ROOT / "book").iterdir()
         if path.suffix in (".md", ".ipynb")
     }
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_cell_says_one_thing(chapter):
+    """Jupyter shows what the last line gives: an earlier sentence would be lost."""
+    for cell in cells(chapter):
+        if cell["cell_type"] == "code":
+            starts = re.findall(r"^words\.(?:say|found|table)\(", cell["source"], re.M)
+            assert len(starts) < 2, cell["id"]
