@@ -9,7 +9,7 @@ BEYOND = read(
     """
 the square is above the length (both with whole covariances)
     above | gfr-squared | gfr-gaussian-full
-the square is above the frozen control
+the square is above a frozen F with nearest means
     above | gfr-squared | frozen
 the square is above a frozen F with the same memory
     above | gfr-squared | frozen F, same memory
@@ -19,9 +19,9 @@ the square is above GFR (GAN)
     above | gfr-squared | gfr
 whole covariances are above diagonal Gaussians
     above | gfr-gaussian-full | gfr-gaussian
-whole covariances are above the frozen control
+whole covariances are above a frozen F with nearest means
     above | gfr-gaussian-full | frozen
-FeCAM is above the frozen control
+FeCAM is above a frozen F with nearest means
     above | fecam | frozen
 """,
     where="Beyond the paper",
@@ -49,7 +49,7 @@ PRETRAINED = read(
     """
 on unseen photographs, whole covariances are above a frozen F with the same memory
     above | gfr-gaussian-full | frozen F, same memory
-on unseen photographs, whole covariances are above the frozen control
+on unseen photographs, whole covariances are above a frozen F with nearest means
     above | gfr-gaussian-full | frozen
 on unseen photographs, whole covariances are above fine-tuning
     above | gfr-gaussian-full | finetune

@@ -5,7 +5,7 @@ The row with the best mean is named, with what the seeds do not tell from it; no
 no number is typed. What no run is about stands in a list of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from IPython.display import Markdown
@@ -59,12 +59,15 @@ UNSEEN = (  # what no setting of the library covers
 class Case:
     """What may be kept of old classes (one of KEPT), and how classes arrive (STARTS).
 
-    found  {row: its runs}, the best mean after the last task first
+    found     {row: its runs}, the best mean after the last task first
+    borrowed  {row: the split that its runs are of}: rows whose last accuracy does not
+              depend on how the later classes are split
     """
 
     keep: str
     start: str
     found: dict
+    borrowed: dict = field(default_factory=dict)
 
     @property
     def known(self) -> bool:
@@ -116,8 +119,34 @@ def case(keep: str, start: str, evidence: Evidence) -> Case:
     scale, split = STARTS[start]
     found = {row: evidence.runs(SCALES[scale], split, row) for row in allowed(keep)}
     known = {row: runs for row, runs in found.items() if runs}
+    borrowed = {
+        row: other
+        for row in found
+        if known and row not in known and indifferent(row)
+        for other in same_base(scale, split)
+        if evidence.runs(SCALES[scale], other, row)
+    }
+    for row, other in borrowed.items():
+        known[row] = evidence.runs(SCALES[scale], other, row)
     by_mean = sorted(known, key=lambda row: -np.mean(results.last(known[row])))
-    return Case(keep, start, {row: known[row] for row in by_mean})
+    return Case(keep, start, {row: known[row] for row in by_mean}, borrowed)
+
+
+def indifferent(row: str) -> bool:
+    """Whether a row's last accuracy does not depend on how later classes are split.
+
+    Its extractor is that of task 0, and it keeps statistics of each class by itself.
+    """
+    how = METHODS[row]
+    return how.penalty == "frozen" and how.memory in ("means", "covariances")
+
+
+def same_base(scale: str, split: str) -> list[str]:
+    """The other splits of a scale with the same first task."""
+    splits = SCALES[scale].splits
+    base = splits[split].get("base")
+    alike = [name for name, how in splits.items() if base and how.get("base") == base]
+    return [name for name in alike if name != split]
 
 
 def cases(evidence: Evidence) -> list[Case]:
@@ -146,7 +175,8 @@ def score(case: Case, row: str) -> str:
     """'37.9 ± 0.5 %'; a single seed is named."""
     values = case.last(row)
     seeds = ", one seed" if len(values) == 1 else ""
-    return f"{claims.mean_and_spread(values)}\u00a0%{seeds}"
+    carried = f", of {case.borrowed[row]}" if row in case.borrowed else ""
+    return f"{claims.mean_and_spread(values)}\u00a0%{seeds}{carried}"
 
 
 def beside(case: Case) -> str:
@@ -166,7 +196,7 @@ def advice(case: Case) -> str:
     row, end = words.label(case.best), score(case, case.best)
     if np.mean(case.last(case.best)) < case.stopped:
         return (
-            f"**none**: who stops after task 0 ends at {case.stopped:.1f}\u00a0%, "
+            f"**none**: who never adds a class ends at {case.stopped:.1f}\u00a0%, "
             f"{row} at {end}"
         )
     return f"**{row}** ({end})" if case.others else f"open: {row} alone ({end})"

@@ -217,9 +217,10 @@ def telling(found: dict) -> Markdown:
             rank = float(spearmanr(sign * np.array(values), ends).statistic)
             said.append(f"{name} {rank:+.2f}")
     return Markdown(
-        f"Do the measures tell which classifier is better? Over these {len(known)} "
-        "memories, the rank correlation with its accuracy (1: the same order) is "
-        f"{'; '.join(said)}."
+        "Do the measures, taken the last time a memory was made, tell which "
+        f"classifier is better? Over these {len(known)} "
+        "memories, the rank correlation with its accuracy (1: the same order, a small "
+        f"distance counting as good) is {'; '.join(said)}."
     )
 
 

@@ -81,16 +81,19 @@ def use(evidence: Evidence) -> str:
         return ""
     best = [case.best for case in known]
     first = max(dict.fromkeys(best), key=best.count)
-    asked = [case for case in known if first in case.found]
+    asked = [
+        case for case in known if first in case.found and first not in case.borrowed
+    ]
     won = [case for case in asked if case.best == first]
     scores = "; ".join(
         f"{guide.score(case, first)}{', a tie' if case.tied else ''}: {case.start}"
         for case in won
     )
     return (
-        f"**What to use** where no image may be kept: {words.label(first)} ends first "
+        "**What to use** on photographs, where statistics may be kept and no image: "
+        f"{words.label(first)} ends first "
         f"in {len(won)} of the {len(asked)} settings in which it is recorded beside "
-        f"others ({scores}). The [guide](#guide) has the others."
+        f"others ({scores}). The [guide](#guide) has the others, and a case against it."
     )
 
 

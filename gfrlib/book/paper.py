@@ -135,7 +135,7 @@ GFR (GAN) forgets less than MAS
 
 FIGURE_4 += read(
     """
-our question: GFR (GAN) is above the frozen control
+our question: GFR (GAN) is above a frozen F with nearest means
     above | gfr | frozen
 our question: FeCAM is above GFR (GAN)
     above | fecam | gfr
@@ -191,9 +191,9 @@ FIGURE_5 += read(
     """
 our question: the GAN is above diagonal Gaussians
     above | gfr | gfr-gaussian
-our question: GFR (GAN) is above the frozen control
+our question: GFR (GAN) is above a frozen F with nearest means
     above | gfr | frozen
-our question: diagonal Gaussians are above the frozen control
+our question: diagonal Gaussians are above a frozen F with nearest means
     above | gfr-gaussian | frozen
 our question: FeCAM is above GFR (GAN)
     above | fecam | gfr

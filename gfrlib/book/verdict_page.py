@@ -234,11 +234,13 @@ def headline(answers: list[Judged]) -> str:
     count = Counter(answer.verdict for answer in known)
     holds, fails, direction = (count[verdict] for verdict in DECIDED)
     one = [answer for answer in known if answer.verdict == claims.ONE_SEED]
+    exact = sum(answer.claim.exact for answer in known)
     agree = sum(answer.agrees for answer in one)
     return (
         f"The paper makes **{total} comparisons** (a claim on a split of the classes); "
         f"runs of this book answer **{somewhere}** of them. With several scales these "
-        f"are {len(known)} answers. Decided: {holds} hold, "
+        f"are {len(known)} answers, {exact} of them counts of bytes, which need no "
+        f"seeds. Decided: {holds} hold, "
         f"{fails} do not, {direction} hold without the margin. Open: {len(one)} with "
         f"one seed on a side ({agree} of them agree so far), {count[claims.UNDECIDED]} "
         "with more."

@@ -405,7 +405,7 @@ def test_the_guide_gives_no_advice_that_stopping_beats():
         run.accuracy[0, 0] = 0.4
     assert poor.stopped == pytest.approx(20)
     assert guide.advice(poor) == (
-        "**none**: who stops after task 0 ends at 20.0\u00a0%, "
+        "**none**: who never adds a class ends at 20.0\u00a0%, "
         f"{words.label('mas')} at {guide.score(poor, 'mas')}"
     )
     assert guide.advice(cases[guide.NUMBERS, guide.MEASURED]).startswith("**GFR")
