@@ -33,7 +33,7 @@ def judged(monkeypatch):
 
     def of(panels):
         shown: list = []
-        monkeypatch.setattr(claims, "show", shown.extend)
+        monkeypatch.setattr(claims, "show", lambda some, **_: shown.extend(some))
         around: dict = {}
         exec(source("parameters"), around)
         around |= {"panels": panels, "METHODS": SYSTEMS}

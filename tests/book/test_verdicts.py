@@ -429,6 +429,33 @@ def test_the_message_counts_only_where_its_winner_is_recorded():
     assert won == asked, "the paper's network has no run of it"
 
 
+def test_a_frozen_row_is_carried_over_to_other_splits_of_the_later_classes():
+    """Its statistics end alike; a row that trains, or another base, does not."""
+
+    def find(preset, rows, wanted, classes=None, **shared):
+        few = dict(tasks=5, base=50)
+        given = {"fecam": few, "gfr": few, "lwf": {**few, "tasks": 25}}
+        given["frozen"] = {"tasks": 25, "base": 50}
+        known = {m: how for m, how in given.items() if how.items() <= shared.items()}
+        known = {m: 40 + len(m) for m in known if preset == "slim"}
+        return finder({preset: known})(preset, rows, wanted, classes, **shared)
+
+    cases = {
+        c.start: c
+        for c in guide.cases(verdicts.Evidence(find))
+        if c.keep == guide.NUMBERS
+    }
+    many = cases["half of the classes first, 25 tasks follow"]
+    assert many.borrowed == {"fecam": "5 tasks"}
+    assert set(many.found) == {"fecam", "lwf", "frozen"}
+    assert guide.score(many, "fecam").endswith(", of 5 tasks")
+    assert cases[guide.MEASURED].borrowed == {"frozen": "25 tasks"}
+    quarter = cases["a quarter of the classes first, 3 tasks follow"]
+    assert not quarter.found and not quarter.borrowed
+    assert guide.indifferent("frozen") and guide.indifferent("fecam")
+    assert not any(map(guide.indifferent, ("fetril", "gfr", "gfr-squared", "lwf")))
+
+
 def test_joint_training_is_for_who_may_keep_all_images():
     text = guide.all_images(verdicts.Evidence(finder({"slim": {"joint": 60}}))).data
     assert "60.5" in text and guide.MEASURED in text
