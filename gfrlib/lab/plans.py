@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gfrlib import training
+from gfrlib.batches import real_features
 from gfrlib.config import Config
 from gfrlib.engine import limits, store
 from gfrlib.engine.machine import Machine
@@ -136,6 +137,10 @@ def _train(chain: training.Chain, t: int, stage: Stage) -> None:
     past = None
     if stage.task > 0 and config.memory != "real":
         training.grow_head(network, config, stream.sizes, t - 1)
+        if memory.fits:  # some memories cannot be sampled before
+            phase = chain.new_phase("test", 0)
+            real = real_features(network, stream, 0, config, phase)
+            memory.fit(*real, stream.train_index(0))
         past = Past(network, memory, importance, config, stream.sizes, t)
     training.grow_head(network, config, stream.sizes, t)
     phase = chain.new_phase(stage.phase, t)

@@ -251,9 +251,7 @@ def test_a_record_without_a_part_that_is_asked_for_is_to_do(home):
     assert lacking["stages"] == 6 and lacking["new"] == 0  # its stages are there
 
 
-@pytest.mark.parametrize(
-    "method", ["gfr", "lwf", "ewc-gan", "lucir", "mergan", "fetril", "gfr-gaussian"]
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_step_can_be_timed(method):
     config = tiny(method)
     stream = load_tasks(config)
