@@ -158,6 +158,15 @@ def loss_curves(record, phase: str = "classifier", names: tuple = (), ax=None):
 
 # Layers -------------------------------------------------------------------------------
 
+NULLS = ("svcca", "cka")  # the measures whose null is recorded
+SHUFFLED = dict(linestyle=":", color=INK, lw=1.4)
+
+
+def _null(record, measure: str, task: int, after: int | None) -> list[float]:
+    """The measure at every layer when the images of one network are shuffled."""
+    found = results.similarity(record, f"{measure}_null", task=task, after=after)
+    return list(found.values())
+
 
 @styled
 def layer_similarity(
@@ -176,11 +185,11 @@ def layer_similarity(
         x = range(len(layers))
         last = looks.band(ax, x, list(values.T), how, clip_on=False, zorder=3)
         ends.append((x[-1], last, how["label"], how["color"]))
-    if measure in ("svcca", "cka"):
-        every, null = [r for _, runs, _ in groups for r in runs], f"{measure}_null"
-        nulls = [results.similarity(r, null, task=task, after=after) for r in every]
-        mean = np.mean([list(e.values()) for e in nulls], axis=0)
-        ax.plot(x, mean, ":", color=INK, lw=1.4)
+    if measure in NULLS:
+        every = [r for _, runs, _ in groups for r in runs]
+        null = [_null(r, measure, task, after) for r in every]
+        mean = np.mean(null, axis=0)
+        ax.plot(x, mean, **SHUFFLED)
         ends.append((x[-1], mean[-1], "images shuffled", INK))
     ax.set_xticks(x, layers)
     ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
@@ -194,7 +203,8 @@ def layer_similarity(
 def similarity_panels(records, measure: str = "svcca", *, after: int | None = None):
     """After the paper's Figure 2: a Figure with a panel a method, over the layers.
 
-    A line for every task's test images: the mean of the seeds.
+    A line for every task's test images: the mean of the seeds. Where there is a null,
+    its mean over tasks and seeds (grey, dotted).
     """
     groups = looks.groups(records)
     figure, grid = looks.panels(len(groups), 2.1)
@@ -213,6 +223,10 @@ def similarity_panels(records, measure: str = "svcca", *, after: int | None = No
                 clip_on=False,
                 label=f"images of task {task}",
             )
+        if measure in NULLS:
+            null = [_null(r, measure, t, last) for r in runs for t in range(last)]
+            x = range(len(layers))
+            ax.plot(x, np.mean(null, axis=0), label="images shuffled", **SHUFFLED)
         short = [s.replace("block ", "").replace("classifier", "H") for s in layers]
         ax.set_xticks(range(len(layers)), short)
         ax.set(ylim=(0, 1.02), yticks=(0, 0.5, 1), title=looks.look(label)["label"])
@@ -221,5 +235,5 @@ def similarity_panels(records, measure: str = "svcca", *, after: int | None = No
         ax.set_xlabel("block, and classifier H")
     grid[0].set_ylabel(MEASURES[measure])
     keys = grid[0].get_legend_handles_labels()
-    figure.legend(*keys, loc="outside upper left", ncols=3, handlelength=1.4)
+    figure.legend(*keys, loc="outside upper left", ncols=2, handlelength=1.4)
     return figure

@@ -262,10 +262,13 @@ def test_similarity_is_drawn_layer_by_layer_with_its_null():
     figure = figures.similarity_panels(
         {"gfr": with_similarity(), "lwf": with_similarity()}
     )
-    assert [len(ax.lines) for ax in figure.axes[:2]] == [
-        3,
-        3,
-    ]  # one line for each earlier task
+    for ax in figure.axes[:2]:
+        *_, null = ax.lines
+        assert len(ax.lines) == 3 + 1  # a line for each earlier task, and the null
+        np.testing.assert_allclose(null.get_ydata(), 0.1)
+    assert "images shuffled" in texts(figure)
+    figure = figures.similarity_panels({"gfr": with_similarity()}, "pwcca")
+    assert len(figure.axes[0].lines) == 3 and "images shuffled" not in texts(figure)
 
 
 def test_the_confusion_matrix_shows_shares():
