@@ -318,9 +318,16 @@ class Config:
         stage="memory",
     )
 
-    # ours: Euler steps from noise to a feature
+    # ours: steps from noise to a feature; an Euler step asks the network once, a
+    # midpoint step twice
     flow_steps: int = setting(
         10, bounds=(1, 10**4), read=lambda c: c.memory == "flow", stage="memory"
+    )
+    flow_solver: str = setting(
+        "euler",
+        choices=("euler", "midpoint"),
+        read=lambda c: c.memory == "flow" and c.flow_solver != "euler",
+        stage="memory",
     )
 
     # what no result depends on

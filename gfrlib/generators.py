@@ -2,6 +2,8 @@
 generator_training.py.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from gfrlib.networks import (
 
 
 class GAN(Memory):
-    """G(c, z) and D(c, u) of Appendix D, trained by training.train_generator.
+    """G(c, z) and D(c, u) of Appendix D, trained by generator_training.train_gan.
 
     Both are carried from task to task.
     """
@@ -106,14 +108,43 @@ class SpatialGAN(GAN):
         self.drift = None
 
 
+def euler(v: Callable, x: Tensor, s: Tensor, steps: int) -> Tensor:
+    """x(s + 1/steps) along the arrow where the step begins. x [B, d], s [B, 1]."""
+    return x + v(x, s) / steps
+
+
+def midpoint(v: Callable, x: Tensor, s: Tensor, steps: int) -> Tensor:
+    """x(s + 1/steps) along the arrow halfway, where half an Euler step leads."""
+    half = 2 * steps
+    return x + v(euler(v, x, s, half), s + 1 / half) / steps
+
+
+def carried(v: Callable, z: Tensor, steps: int, solver: str = "euler") -> Tensor:
+    """x(1) [B, d] of x(0) = z along dx/ds = v(x, s), in so many steps of a SOLVER.
+
+    Raises KeyError for an unknown solver.
+    """
+    x = z
+    for k in range(steps):
+        x = SOLVERS[solver](v, x, torch.full_like(z[:, :1], k / steps), steps)
+    return x
+
+
+SOLVERS = {"euler": euler, "midpoint": midpoint}
+
+
 class Flow(Memory):
     """A flow: dx/ds = v(x, s, c) carries noise x(0) = z ~ N(0, I) to a feature x(1).
 
     Flow matching with straight paths (Lipman et al. 2023; Liu et al. 2023, rectified
     flow), trained by generator_training.train_flow and carried from task to task. x are
     features with mean 0 and variance 1 in every dimension, by the moments of task 0,
-    which stay. A sample takes `steps` Euler steps. Where features are not `signed`,
-    negative ones become 0.
+    which stay. Where features are not `signed`, negative ones become 0.
+
+    A sample takes `steps` steps of a `solver` (SOLVERS). Few Euler steps end in a cloud
+    that is too narrow: of the width sigma of a class, in units of all features' width,
+    10 steps keep 0.88 at sigma = 1 and 0.62 at 0.1, even where v is exact. 5 midpoint
+    steps, which ask v as often, keep all but a hundredth at 1, and 0.88 at 0.1.
     """
 
     trained = True
@@ -125,11 +156,12 @@ class Flow(Memory):
         features: int,
         hidden: int,
         steps: int,
+        solver: str = "euler",
         *,
         signed: bool = False,
     ):
         super().__init__()
-        self.steps, self.signed = steps, signed
+        self.steps, self.solver, self.signed = steps, solver, signed
         self.velocity = Velocity(classes, hidden, features)
         self.register_buffer("shift", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
@@ -156,10 +188,11 @@ class Flow(Memory):
 
     def replay(self, labels: Tensor, z: Tensor) -> Tensor:
         """The features [B, d] to which the flow carries z [B, d]."""
-        x = z
-        for k in range(self.steps):
-            s = torch.full_like(z[:, :1], k / self.steps)
-            x = x + self.velocity(labels, x, s) / self.steps
+
+        def v(x: Tensor, s: Tensor) -> Tensor:
+            return self.velocity(labels, x, s)
+
+        x = carried(v, z, self.steps, self.solver)
         return within(x * self.scale + self.shift, self.signed)
 
     def nbytes(self) -> dict[str, int]:

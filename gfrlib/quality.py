@@ -66,8 +66,9 @@ def density_coverage(
 
     Balls reach from every real feature to its k-th nearest real neighbour. Density: the
     balls around a replayed feature, on average, over k; may exceed 1, where replays
-    crowd together. Coverage: the share of balls with a replayed feature inside. One
-    far-off real feature with its large ball changes both little, unlike precision.
+    keep to where real features are dense. Coverage: the share of balls with a replayed
+    feature inside. One far-off real feature with its large ball changes both little,
+    unlike precision.
     """
     real, replayed = _checked(real, replayed, rows=k + 1)
     inside = _distances(real, replayed) <= _radii(real, k)[:, None]

@@ -114,11 +114,14 @@ class Gaussians(ClassMeans):
     def move(self, W: Tensor, b: Tensor) -> None:
         """mu -> W mu + b and Sigma -> W Sigma W^T; means stay >= 0, if features do.
 
-        Exactly for `full`, the diagonal of it for the others.
+        Exactly for `full` and `scalar` (whose line turns), the diagonal of it for
+        `diagonal`.
         """
         self.means = within(self.means @ W.T + b, self.signed)
         if self.kind == "full":
             self.spread = W @ self.spread
+        elif self.kind == "scalar":
+            self.spread = self.spread @ W.T
         else:
             self.spread = (self.spread.square() @ W.T.square()).sqrt()
 
@@ -296,14 +299,21 @@ class Covariances(Memory):
         for c in labels.unique().tolist():
             u = root(features[labels == c].double())
             self.centres[c], self.counts[c] = u.mean(0), len(u)
-            covariance = torch.cov(u.T)
+            covariance = torch.cov(u.T, correction=int(len(u) > 1))  # one image: 0
             diagonal = covariance.diagonal()
             d = len(diagonal)
             rest = (covariance.sum() - diagonal.sum()) / max(1, d * (d - 1))
             own = (diagonal.mean() - rest) * _eye(covariance)
             shrunk = covariance + self.shrinkage * rest + self.shrinkage * own
+            # where nothing varies, as in a single image: no correlation
+            shrunk = shrunk + torch.diag((shrunk.diagonal() <= 0).to(shrunk))
             scale = shrunk.diagonal().rsqrt()
-            self.precisions[c] = torch.linalg.inv(shrunk * scale[:, None] * scale)
+            correlation = shrunk * scale[:, None] * scale
+            self.precisions[c] = (
+                torch.linalg.inv(correlation)
+                if self.shrinkage
+                else torch.linalg.pinv(correlation, hermitian=True)  # may be singular
+            )
 
     def distances(self, features: Tensor, classes: int) -> Tensor:
         """Squared Mahalanobis distances [N, classes] of features [N, d].
@@ -408,6 +418,7 @@ MEMORIES: dict[str, Callable[[Config, Room], Memory]] = {
         room.shape[0],
         config.generator_hidden,
         config.flow_steps,
+        config.flow_solver,
         signed=signed(config),
     ),
 }

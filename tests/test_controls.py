@@ -127,6 +127,42 @@ def test_moved_gaussians_are_the_gaussians_of_moved_features(kind):
     )
 
 
+@pytest.mark.parametrize("kind", ["diagonal", "full", "scalar"])
+def test_moved_gaussians_replay_what_they_replayed_before_moved(kind):
+    memory = replay.Gaussians(1, 4, kind, clamp=False)
+    rng = torch.Generator().manual_seed(0)
+    memory.fit(torch.rand(50, 4, generator=rng), torch.zeros(50, dtype=torch.long))
+    W, b = torch.randn(4, 4, generator=rng), torch.randn(1, 4, generator=rng)
+    c = torch.zeros(100_000, dtype=torch.long)
+    before = memory.sample(c, rng.manual_seed(1)) @ W.T + b
+    memory.move(W, b)
+    memory.means[0] = before.mean(0)  # without `signed`, means stay >= 0
+    after = memory.sample(c, rng.manual_seed(1))
+    torch.testing.assert_close(after.var(0), before.var(0), rtol=0.03, atol=1e-3)
+    if kind != "diagonal":
+        torch.testing.assert_close(after.T.cov(), before.T.cov(), rtol=0.03, atol=2e-3)
+
+
+@pytest.mark.parametrize("shrinkage", [1.0, 0.0])
+def test_a_class_of_one_image_or_of_equal_ones_does_not_take_all_answers(shrinkage):
+    """Without an image to vary from, a class has no correlations: the distance is
+    that to its mean."""
+    rng = torch.Generator().manual_seed(0)
+    sizes = (30, 30, 1, 5)
+    y = torch.arange(4).repeat_interleave(torch.tensor(sizes))
+    means = torch.rand(4, 8, generator=rng) + 0.5
+    u = means[y] + 0.05 * torch.randn(len(y), 8, generator=rng).abs()
+    u[y == 3] = u[y == 3][0]  # one image, five times
+    u[:, 7] = 0.0  # a dead feature
+    memory = replay.Covariances(4, 8, shrinkage)
+    memory.fit(u, y)
+    assert torch.isfinite(memory.precisions).all()
+    for c in (2, 3):
+        torch.testing.assert_close(memory.precisions[c], torch.eye(8))
+    near = memory.distances(u, 4).argmin(1)
+    assert (near == y).float().mean() > 0.95
+
+
 def test_the_drift_map_is_least_squares():
     rng = np.random.default_rng(0)
     before = rng.random((500, 6))

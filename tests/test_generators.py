@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from gfrlib import losses
 from gfrlib.config import UserError, make_config
 from gfrlib.generator_training import flow_losses
-from gfrlib.generators import Flow
+from gfrlib.generators import Flow, carried
 from gfrlib.memory import state_bytes
 from gfrlib.replay import Gaussians, Mixtures, build_memory
 
@@ -186,6 +186,41 @@ def test_euler_steps_follow_a_known_velocity():
     z = torch.tensor([[1.0, -1.0]])
     found = memory.replay(torch.zeros(1, dtype=torch.long), z)
     assert found.tolist() == [[pytest.approx(0.5 + 2 * 1.25**4), 0.0]]
+
+
+def test_midpoint_steps_follow_a_known_velocity():
+    """With v = x, k steps multiply by (1 + h + h^2 / 2)^k, h = 1/k; with v = 2 s they
+    are exact: x(1) = z + 1, where Euler steps end at z + 1 - 1/k.
+    """
+    memory = Flow(1, 2, 4, 4, "midpoint", signed=True)
+    memory.velocity.forward = lambda labels, x, s: x
+    z, c = torch.tensor([[1.0, -1.0]]), torch.zeros(1, dtype=torch.long)
+    grown = (1 + 0.25 + 0.25**2 / 2) ** 4
+    assert memory.replay(c, z).tolist() == [
+        [pytest.approx(grown), pytest.approx(-grown)]
+    ]
+    for solver, off in (("midpoint", 0.0), ("euler", 0.25)):
+        found = carried(lambda x, s: 2 * s.expand_as(x), z, 4, solver)
+        torch.testing.assert_close(found, z + 1 - off)
+
+
+@pytest.mark.parametrize(
+    "width, euler, midpoint", [(1.0, 0.88, 1.0), (0.1, 0.62, 0.88)]
+)
+def test_few_euler_steps_end_in_a_cloud_that_is_too_narrow(width, euler, midpoint):
+    """The arrows of N(0, width^2) are known: they scale z, to width where steps are
+    many. The figures stand in Flow's docstring.
+    """
+
+    def v(x, s):
+        return x * (s * width**2 - (1 - s)) / ((s * width) ** 2 + (1 - s) ** 2)
+
+    z = torch.ones(1, 1, dtype=torch.float64)
+    for solver, steps, kept in (
+        ("euler", 10, euler), ("midpoint", 5, midpoint), ("euler", 10**4, 1.0)
+    ):  # fmt: skip
+        found = float(carried(v, z, steps, solver)) / width
+        assert found == pytest.approx(kept, abs=0.005)
 
 
 def test_the_start_and_the_end_are_two_times():

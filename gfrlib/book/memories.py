@@ -31,6 +31,8 @@ DISTANCE = "Fréchet distance"
 PERFECT = "real training features"
 SHIFTED = "the same, augmented"
 REAL = (PERFECT, SHIFTED)
+YARDSTICKS = {PERFECT: ("--", "real"), SHIFTED: (":", "real, augmented")}
+LEARNS_FROM = {"gan": SHIFTED, "flow": SHIFTED}  # its yardstick, else PERFECT
 
 
 # Numbers ------------------------------------------------------------------------------
@@ -122,12 +124,11 @@ def costs_table(panels: dict) -> pd.DataFrame:
 
     Accuracy after the last task, in percent; distance and coverage at the last of the
     `moments`; bytes for the old classes, without the old network; seconds of making
-    the memory, over all tasks.
+    what is replayed.
     """
     rows = []
     for split, found in panels.items():
         for _, runs, how in looks.groups(found):
-            spent = [results.seconds(run, "generator") for run in runs]
             of = {
                 name: words.spread([measured(run, name) for run in runs])
                 for name in (DISTANCE, "coverage")
@@ -140,10 +141,17 @@ def costs_table(panels: dict) -> pd.DataFrame:
                     "accuracy": words.spread(results.last(runs)),
                     **of,
                     "bytes": words.human(carried(runs[0])),
-                    "seconds": f"{np.mean(spent):.3g}",
+                    "seconds": words.spread([making(run) for run in runs]),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def making(run) -> float:
+    """Seconds in which a run made what it replays: of all tasks but the last, at which
+    closed-form memories are fitted too, and trained ones are not.
+    """
+    return results.seconds(run, "generator", "to replay")
 
 
 def carried(run) -> int:
@@ -182,20 +190,32 @@ def beside_the_gan(found: dict) -> str:
     return " ".join(said)
 
 
+def off(run, name: str) -> float:
+    """How far a measure right after task 0 is from what a perfect memory would reach,
+    which replays what it learned from: real features as they are, or augmented.
+    """
+    perfect = LEARNS_FROM.get(run.config.memory, PERFECT)
+    return abs(
+        measured(run, name, after=0) - measured(run, name, after=0, perfect=perfect)
+    )
+
+
 def extremes(found: dict) -> Markdown:
-    """Which memory is best and which worst right after task 0, by some measures."""
+    """Which memory is nearest to its yardstick right after task 0, which farthest."""
     said = []
-    for name, low in ((DISTANCE, True), ("precision", False), ("coverage", False)):
+    for name in (DISTANCE, "precision", "coverage"):
         mean = {
-            words.label(row): np.mean([measured(run, name, after=0) for run in runs])
+            words.label(row): np.mean([off(run, name) for run in runs])
             for row, runs in found.items()
             if all(map(moments, runs))
         }
-        order = sorted(mean, key=mean.get, reverse=not low)
+        order = sorted(mean, key=mean.get)
         if not order:
             return Markdown("Nothing is measured.")
         said.append(f"by {name}, *{order[0]}* and *{order[-1]}*")
-    return Markdown(f"Best and worst of the memories: {'; '.join(said)}.")
+    return Markdown(
+        f"Nearest to its yardstick, and farthest from it: {'; '.join(said)}."
+    )
 
 
 def telling(found: dict) -> Markdown:
@@ -235,7 +255,7 @@ def faded(panels: dict, name: str = "coverage") -> Markdown:
         falls = {}
         for line in aged(known, name) if known else ():
             first, last = (float(np.mean(line["values"][i])) for i in (0, -1))
-            if line["memory"] != PERFECT and len(line["after"]) > 1:
+            if line["memory"] not in REAL and len(line["after"]) > 1:
                 falls[line["memory"]] = (first - last, first, last)
         order = sorted(falls, key=falls.get, reverse=True)
         if len(order) > 1:
@@ -284,9 +304,9 @@ def newer(panels: dict) -> Markdown:
 def aging(panels: dict, name: str = "coverage"):
     """{title: found}: a measure of task 0's replay, over the tasks, a panel each.
 
-    Mean and range of the seeds; dashed: real training features, where they were
-    measured, a mean over all runs. Panels of which nothing was measured are left out.
-    Returns the Figure, or None.
+    Mean and range of the seeds; dashed and dotted: real training features as they are
+    and augmented, where they were measured, means over all runs. Panels of which
+    nothing was measured are left out. Returns the Figure, or None.
     """
     known = {
         title: {
@@ -312,8 +332,9 @@ def _aging(ax, found: dict, name: str) -> None:
     ends = []
     for row in aged(found, name):
         how = looks.look(row["memory"])
-        if row["memory"] == PERFECT:
-            how = {"color": looks.INK, "marker": "", "linestyle": "--", "label": "real"}
+        if row["memory"] in REAL:
+            line, label = YARDSTICKS[row["memory"]]
+            how = {"color": looks.INK, "marker": "", "linestyle": line, "label": label}
         last = looks.band(ax, row["after"], row["values"], how, ms=5.5, zorder=3)
         ends.append((row["after"][-1], last, how["label"], how["color"]))
     ax.set_xticks(sorted({t for row in aged(found, name) for t in row["after"]}))
@@ -338,15 +359,16 @@ def aged(found: dict, name: str = "coverage") -> list[dict]:
             }
         )
     runs = [*itertools.chain(*found.values())]
-    steps = [
-        (t, [measured(run, name, after=i, task=0, perfect=PERFECT) for run in runs])
-        for i, t in enumerate(moments(runs[0]))
-    ]
-    steps = [(t, values) for t, values in steps if not np.isnan(values).any()]
-    if not steps:
-        return lines
-    after, values = zip(*((t, [float(np.mean(each))]) for t, each in steps))
-    return [*lines, {"memory": PERFECT, "after": [*after], "values": [*values]}]
+    for kind in REAL:
+        steps = [
+            (t, [measured(run, name, after=i, task=0, perfect=kind) for run in runs])
+            for i, t in enumerate(moments(runs[0]))
+        ]
+        steps = [(t, values) for t, values in steps if not np.isnan(values).any()]
+        if steps:
+            after, values = zip(*((t, [float(np.mean(each))]) for t, each in steps))
+            lines.append({"memory": kind, "after": [*after], "values": [*values]})
+    return lines
 
 
 def aged_rows(panels: dict, name: str = "coverage") -> list[dict]:

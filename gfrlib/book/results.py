@@ -144,10 +144,18 @@ def leads(found: dict, control: str) -> dict[str, list[tuple[int, list[float]]]]
 
 
 def seconds(record: Record, phase: str, when: str = "") -> float:
-    """Seconds of training in a phase of one run; `when`: "task 0" or "later" only."""
-    known = {"": (True, False), "task 0": (True,), "later": (False,)}
+    """Seconds of training in a phase of one run; `when`: "task 0" or "later" only, or
+    "to replay", all but those of the last task, from which nobody replays.
+    """
+    last = len(record.task_sizes) - 1
+    known = {
+        "": range(last + 1),
+        "task 0": (0,),
+        "later": range(1, last + 1),
+        "to replay": range(last),
+    }
     of = [s for s in record.seconds if s["phase"] == phase]
-    return sum(s["seconds"] for s in of if (s["task"] == 0) in known[when])
+    return sum(s["seconds"] for s in of if s["task"] in known[when])
 
 
 def kept(record: Record, without: tuple = ()) -> int:

@@ -166,6 +166,15 @@ def ranking(found: dict) -> str:
     return "; ".join(f"{label(row)}\u00a0{ends[row]:.1f}" for row in best_first)
 
 
+def seeds_of(found: dict) -> str:
+    """'2 seeds', or '1 to 3 seeds' where rows of runs differ; 'no seed' for none."""
+    counts = sorted({len(runs) for runs in found.values()})
+    if counts in ([], [1]):
+        return "one seed" if counts else "no seed"
+    ends = dict.fromkeys((counts[0], counts[-1]))
+    return f"{' to '.join(map(str, ends))} seeds"
+
+
 def summary(records, **columns) -> pd.DataFrame:
     """One row a method: seeds, accuracy of task 0 and last, average, forgetting, bytes.
 

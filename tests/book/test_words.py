@@ -192,6 +192,13 @@ def test_source_is_the_librarys_own():
     assert method.startswith("```python\ndef sample("), "at the margin"
 
 
+def test_seeds_of_rows_that_differ():
+    assert words.seeds_of({}) == "no seed"
+    assert words.seeds_of({"a": [1], "b": [2]}) == "one seed"
+    assert words.seeds_of({"a": [1, 2], "b": [3, 4]}) == "2 seeds"
+    assert words.seeds_of({"a": [1, 2, 3], "b": [3], "c": [1, 2]}) == "1 to 3 seeds"
+
+
 def test_spread_for_tables():
     assert words.spread([40.0, 42.0]) == "41.0\u00a0±\u00a01.4"
     assert words.spread([]) == words.spread([float("nan")]) == "–"
