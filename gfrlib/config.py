@@ -255,8 +255,8 @@ class Config:
         "last-epoch", choices=("last-epoch", "cosine")
     )
     weight_decay: float = setting(2e-4, bounds=NOT_NEGATIVE)  # code
-    # of convolutions; weights stay in float32. "auto": what the chip computes fast,
-    # see the record
+    # of convolutions, and of the head while it trains; weights stay in float32.
+    # "auto": what the chip computes fast, see the record
     precision: str = setting("float32", choices=("float32", "bf16", "fp16", "auto"))
     # torch.compile: the network, and a feature GAN's whole update; starts later, then
     # runs faster

@@ -1,6 +1,7 @@
 """One pure function per equation.
 
-Tensors in, scalar out; weights are applied by the caller. All in float32 or wider.
+Tensors in, scalar out; weights are applied by the caller. All in float32 or wider, but
+for the alignment of maps and images, which stays in bfloat16 where they are.
 """
 
 from collections.abc import Callable
@@ -125,7 +126,10 @@ def replay_alignment(
            not a hidden weight)
     Raises ValueError for another name.
     """
-    squared = (replayed - replayed_old).square().flatten(1).sum(dim=1)  # [B]
+    moved = replayed - replayed_old
+    if moved.dtype == torch.float16:  # whose range the sum would leave
+        moved = moved.float()
+    squared = moved.square().flatten(1).sum(dim=1)  # [B]
     if form == "paper":
         return old_classes * squared.mean()
     if form == "code":

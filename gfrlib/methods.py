@@ -240,6 +240,16 @@ CONFLICTS = [
         "take both or neither.",
     ),
     (
+        lambda c: c.head == "per-task" and c.memory in ("means", "real"),
+        "The memory '{memory}' trains one softmax over all classes: it needs head = "
+        "single, not {head}.",
+    ),
+    (
+        lambda c: c.penalty == "less-forget" and c.cut != FEATURES,
+        "The penalty 'less-forget' (Rebalance) compares feature vectors: it needs cut "
+        "= features, not {cut}.",
+    ),
+    (
         lambda c: c.full_head and c.head != "single",
         "'full_head' gives all classes their outputs from task 0 on: it needs head = "
         "single, not {head}.",

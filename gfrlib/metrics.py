@@ -57,10 +57,10 @@ def class_weighted(accuracy: np.ndarray, task_sizes: ArrayLike) -> np.ndarray:
 
 
 def average_incremental(curve: ArrayLike) -> float:
-    """Mean of a curve over all steps, the first included (PODNet, PASS, LUCIR); steps
-    that do not exist are left out.
+    """Mean of a curve over all steps, the first included (PODNet, PASS, LUCIR); NaN
+    where a step is missing, as in joint training, which has only the last.
     """
-    return float(np.nanmean(curve))
+    return float(np.mean(curve))
 
 
 def forgetting_per_task(accuracy: np.ndarray) -> np.ndarray:

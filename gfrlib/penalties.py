@@ -60,7 +60,10 @@ class Past:
         sizes: tuple[int, ...],
         t: int,
     ):
-        self.network, self.memory = frozen_copy(network), frozen_copy(memory)
+        self.network = frozen_copy(network)
+        # what is neither sampled nor trained stays as it is until the task is learned
+        copied = memory.replays or memory.trained
+        self.memory = frozen_copy(memory) if copied else memory
         self.config, self.new_classes = config, sizes[t]
         self.sizes, self.classes = sizes[:t], sum(sizes[:t])  # of the old tasks
         self.extractor, self.classifier = split(self.network, config.cut)
@@ -189,23 +192,25 @@ class Importance(nn.Module):
         *,
         batch: int,
         rng: torch.Generator,
+        prepare: Callable = lambda images: images,
     ) -> None:
-        """Add the importance for `images` [N, C, H, W], `batch` at a time (1: each).
+        """Add the importance for `images` [N, ...], `batch` at a time (1: each).
 
-        `first` is where the outputs begin that compete for this task. The mean over
-        images (or batches) is added. The network stays in eval mode.
+        `first` is where the outputs begin that compete for this task. `prepare` makes
+        what enters the network, [B, C, H, W], of a batch. The mean over images (or
+        batches) is added. The network stays in eval mode.
         """
         network.eval()
         parameters = list(network.stages.parameters())
         chunks = images.split(batch)
-        count = len(chunks)
         if self.halved:
-            count *= 2
             for omega in self.omegas:
                 omega /= 2
         for x in chunks:
-            value, size_of = self.measure(network(x), first, rng)
+            value, size_of = self.measure(network(prepare(x)), first, rng)
             gradients = torch.autograd.grad(value, parameters)
+            # FACIL weighs a batch by its images, which a short last one has less of
+            count = 2 * len(images) / len(x) if self.halved else len(chunks)
             for omega, gradient in zip(self.omegas, gradients):
                 omega += size_of(gradient) / count
 

@@ -46,7 +46,8 @@ def softmax(seen: Seen) -> Tensor:
 def max_prob(seen: Seen) -> Tensor:
     """Largest probability over heads, one softmax each: the paper's rule.
 
-    FACIL's --multi-softmax is the same, since the logarithm keeps the order.
+    A head of a single class is always sure of it, and takes every image. FACIL's
+    --multi-softmax is the same, since the logarithm keeps the order.
     """
     return torch.cat(_per_head(seen), dim=1)
 

@@ -95,7 +95,8 @@ class Gaussians(ClassMeans):
         for c in labels.unique().tolist():
             u = features[labels == c].double()
             if self.kind == "full":
-                covariance = torch.cov(u.T, correction=0)
+                # of one feature it is a number
+                covariance = torch.cov(u.T, correction=0).view(u.shape[1], -1)
                 # ours: so that fewer images than dimensions still factorise
                 ridge = 1e-4 * covariance.diagonal().mean() + 1e-8
                 covariance += ridge * _eye(covariance)
@@ -299,7 +300,8 @@ class Covariances(Memory):
         for c in labels.unique().tolist():
             u = root(features[labels == c].double())
             self.centres[c], self.counts[c] = u.mean(0), len(u)
-            covariance = torch.cov(u.T, correction=int(len(u) > 1))  # one image: 0
+            correction = int(len(u) > 1)  # one image has a covariance of 0
+            covariance = torch.cov(u.T, correction=correction).view(u.shape[1], -1)
             diagonal = covariance.diagonal()
             d = len(diagonal)
             rest = (covariance.sum() - diagonal.sum()) / max(1, d * (d - 1))

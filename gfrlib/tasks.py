@@ -206,7 +206,8 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
     test, test_rows = _positions(packed.test_labels, order)
     test_source, test = packed.test_images, test[test_rows]
     if config.validation:
-        held = _held_out(train_rows, train, config.validation)
+        names = [packed.class_names[c] for c in order]
+        held = _held_out(train_rows, train, config.validation, names)
         test_source, test_rows, test = packed.train_images, held, train[held]
         train_rows = train_rows[~np.isin(train_rows, held)]
     images = resident_or_streamed(packed.train_images, train_rows, device)
@@ -241,12 +242,22 @@ def _positions(labels: np.ndarray, order: list[int]) -> tuple[np.ndarray, np.nda
     return position, np.argsort(position, kind="stable")[(position < 0).sum() :]
 
 
-def _held_out(rows: np.ndarray, position: np.ndarray, share: float) -> np.ndarray:
-    """The last share of each class's rows, which stands in for the test images."""
+def _held_out(
+    rows: np.ndarray, position: np.ndarray, share: float, names: list[str]
+) -> np.ndarray:
+    """The last share of each class's rows, which stands in for the test images: one at
+    least, and not all. Raises UserError for a class that has one alone.
+    """
     edges = np.flatnonzero(np.diff(position[rows])) + 1
     held = []
     for own in np.split(rows, edges):
-        count = max(1, round(len(own) * share))
+        if len(own) == 1:
+            raise UserError(
+                f"The class '{names[position[own[0]]]}' has a single training image, "
+                "so that none of it can be held out; leave out 'validation', or add "
+                "images."
+            )
+        count = min(len(own) - 1, max(1, round(len(own) * share)))
         held.append(own[len(own) - count :])
     return np.concatenate(held)
 

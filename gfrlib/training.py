@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gfrlib import losses
 from gfrlib.batches import Batches, FeatureBatches, real_features
-from gfrlib.config import Config, fixed
+from gfrlib.config import Config, UserError, fixed
 from gfrlib.engine import distributed
 from gfrlib.engine.chain import Chain
 from gfrlib.engine.descent import fit
@@ -220,6 +220,11 @@ def train_generator(
         follow_drift(memory, network, past, tasks, t, config, phase)
     if memory.fits:
         real = real_features(network, tasks, t, config, phase)
+        if not torch.isfinite(real[0]).all():
+            raise UserError(
+                "The features are no finite numbers any more, as after a learning rate "
+                "far too large; lower it or a weight, or take precision float32."
+            )
         memory.fit(*real, tasks.train_index(t))
     if memory.trained and t < len(tasks.sizes) - 1:
         train = TRAINERS[config.memory]
@@ -262,7 +267,8 @@ def measure_importance(
     images = tasks.train_images[index[order[: config.importance_images]]]
     first = tasks.classes(t).start if config.head == "per-task" else 0
     batch = 1 if config.importance == "per-sample" else config.batch_size
-    importance.add(network, tasks.normalise(images), first, batch=batch, rng=rng)
+    options = dict(batch=batch, rng=rng, prepare=tasks.normalise)
+    importance.add(network, images, first, **options)
 
 
 def bytes_kept(
@@ -270,7 +276,8 @@ def bytes_kept(
 ) -> dict[str, int]:
     """{item: bytes} that the next task needs beside the network itself."""
     kept = dict(memory.nbytes())
-    if config.penalty in PENALTIES:
+    follows = config.drift != "none" and config.penalty != "frozen"
+    if config.penalty in PENALTIES or follows:
         kept["old network"] = state_bytes(network)
     if importance is not None:
         kept["importances"] = state_bytes(importance)

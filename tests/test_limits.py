@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers_core import environment, flags
+from helpers_core import SMALL, environment, flags, tiny, train
 from test_cli import QUICK, home_fixture, left, refused, run_fixture  # noqa: F401
+
+from gfrlib import training
+from gfrlib.config import UserError
+from gfrlib.engine import limits
+from gfrlib.lab import experiments
 
 
 @pytest.mark.parametrize(
@@ -147,3 +152,22 @@ def test_a_terminal_without_the_letters_gets_escapes(tmp_path):
         check=False,
     )
     assert done.returncode == 2 and b"'gr\\xfcn'" in done.stderr
+
+
+def test_one_image_has_no_batch_statistics():
+    """Where the last maps are a single place, batch norm has nothing to compare."""
+    config = tiny("finetune", **SMALL, network="resnet18", batch_size=1)
+    with pytest.raises(UserError, match="batch of one image"):
+        experiments.run_or_load(config)
+    with pytest.raises(ValueError, match="another"), limits.told():
+        raise ValueError("another")
+
+
+def test_features_that_are_no_numbers_are_said_before_a_memory_is_fitted(monkeypatch):
+    def diverged(*args, **more):
+        return torch.full((4, 2), torch.nan), torch.arange(4)
+
+    monkeypatch.setattr(training, "real_features", diverged)
+    for method in ("fecam", "gfr-mixture", "gfr-gaussian", "frozen"):
+        with pytest.raises(UserError, match="no finite numbers"):
+            train(tiny(method, **SMALL))

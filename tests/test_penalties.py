@@ -8,10 +8,10 @@ import torch
 from helpers_core import SMALL, load_tasks, tiny, train
 from torch.nn import functional
 
-from gfrlib import losses, penalties, replay
+from gfrlib import losses, penalties, replay, training
 from gfrlib.config import make_config
 from gfrlib.networks import build_network
-from gfrlib.penalties import PENALTIES, Batch
+from gfrlib.penalties import PENALTIES, Batch, Past
 
 
 @pytest.fixture
@@ -154,6 +154,34 @@ def test_importances_as_facils_code_by_hand(method):
     importance.add(network, images[:2], 1, batch=2, rng=rng)
     expected = first / 4 + of(batches[0]) / 2
     assert importance.omegas[0].item() == pytest.approx(expected, rel=1e-5)
+    # a short last batch counts as its images do
+    fresh = importance_of(tiny(method, importance="facil"), network)
+    fresh.add(network, images[:3], 1, batch=2, rng=rng)
+    expected = (2 * of(batches[0]) + of(batches[1][:1])) / 3 / 2
+    assert fresh.omegas[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_images_are_prepared_batch_by_batch():
+    network, seen = Product(1.0), []
+
+    def prepare(x):
+        seen.append(len(x))
+        return 2 * x
+
+    one, two = (importance_of(tiny("mas"), network) for _ in range(2))
+    images, rng = torch.tensor([1.0, -2.0, 3.0]), torch.Generator()
+    one.add(network, images, 1, batch=1, rng=rng, prepare=prepare)
+    two.add(network, 2 * images, 1, batch=1, rng=rng)
+    assert seen == [1, 1, 1] and torch.equal(one.omegas[0], two.omegas[0])
+
+
+@pytest.mark.parametrize("method, copied", [("fecam", False), ("gfr-gaussian", True)])
+def test_only_a_memory_that_is_sampled_is_copied(method, copied):
+    """FeCAM's covariances are large, and stay as they are while a task is learned."""
+    config = tiny(method)
+    network, memory, _ = training.build(config, load_tasks(config), "cpu")
+    past = Past(network, memory, None, config, (4, 2), 1)
+    assert (past.memory is not memory) == copied and past.network is not network
 
 
 def test_the_parameter_penalty_by_hand():

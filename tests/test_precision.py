@@ -113,6 +113,9 @@ def test_a_gpu_computes_what_the_record_says(monkeypatch):
     assert cudnn.allow_tf32  # a run on the CPU leaves the GPU as it is
     with pytest.raises(UserError, match="There is no GPU here"):
         machine.Machine.of(tiny("gfr", device="cuda"))
+    if not torch.cuda.is_available():  # data are loaded before a machine is asked
+        with pytest.raises(UserError, match="There is no GPU here"):
+            load_tasks(tiny("gfr", device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     monkeypatch.setattr(

@@ -44,6 +44,9 @@ def test_every_row_is_named_by_its_columns():
         (dict(method="fetril", penalty="features"), "FeTrIL"),
         (dict(method="fetril", memory="none"), "stands for features"),
         (dict(method="gfr", penalty="frozen", cut=3), "cut = features"),
+        (dict(method="lucir", memory="none", cut=3), "compares feature vectors"),
+        (dict(method="lwf", memory="means"), "one softmax over all classes"),
+        (dict(method="joint", head="per-task", prediction="max-prob"), "one softmax"),
     ],
 )
 def test_combinations_that_cannot_be_meant(changes, says):

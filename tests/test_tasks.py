@@ -228,6 +228,28 @@ def test_held_out_images_are_disjoint_from_those_trained_on():
     assert len(untouched.train_images) == 100
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.89])
+def test_no_share_holds_out_all_images_of_a_class(share):
+    source = generated(5, per_class=4)
+    two = np.flatnonzero(source.train_labels == 3)[2:]
+    keep = np.setdiff1d(np.arange(len(source.train_labels)), two)
+    source.train_images, source.train_labels = (
+        source.train_images[keep], source.train_labels[keep]
+    )  # fmt: skip
+    config = make_config("quick", base=3, tasks=1, validation=share)
+    stream = tasks.build(config, source, CPU)
+    for labels in (stream.train_labels, stream.test_labels):
+        assert (torch.bincount(labels, minlength=5) >= 1).all()
+    one = np.flatnonzero(source.train_labels == 3)[1:]
+    keep = np.setdiff1d(np.arange(len(source.train_labels)), one)
+    source.train_images, source.train_labels = (
+        source.train_images[keep], source.train_labels[keep]
+    )  # fmt: skip
+    name = source.class_names[3]
+    with pytest.raises(UserError, match=f"'{name}' has a single training image"):
+        tasks.build(config, source, CPU)
+
+
 # --- packing --------------------------------------------------------------------------
 
 

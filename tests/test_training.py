@@ -99,6 +99,9 @@ def test_bytes_kept_name_what_is_carried(whole):
     }.items():
         assert set(whole(method).bytes_kept[1]) == carried
     assert whole("finetune").bytes_kept == [{}, {}, {}]
+    # drift is fitted to what the old network says
+    moved = train(tiny("gfr-gaussian-drift", **SMALL, penalty="none"))
+    assert "old network" in moved.bytes_kept[1]
     joint = load_tasks(tiny("joint", **SMALL))
     used = int((joint.train_labels < 7).sum()) * 64
     assert whole("joint").bytes_kept[2]["training images"] >= used

@@ -63,7 +63,8 @@ def verdict(first, second, kind: str, *, exact: bool = False) -> str:
     low, high = (gap, gap) if exact else interval(first, second)
     if lowest < low and high < highest:
         return HOLDS
-    if lowest < high and low < highest:
+    touches = lowest == high or low == highest  # equal values of both: no answer
+    if (lowest < high and low < highest) or (touches and not exact):
         return UNDECIDED
     return DIRECTION if kind == "far above" and low > 0 else FAILS
 
@@ -96,9 +97,10 @@ def interval(first, second) -> tuple[float, float]:
 
     Runs of the same seed begin with the same network, so that their pairs could be
     compared. That would cost half of the degrees of freedom, and with two seeds the
-    interval would be 2.4 times as wide. What the pairs share makes this interval too
-    wide, never too narrow. Two seeds give 2 degrees of freedom (a factor of 4.3 where
-    many seeds have 2), three seeds 4.
+    interval would be 2.4 times as wide. What makes both values of a pair good or bad
+    together, as their common start, makes this interval too wide; were one good where
+    the other is bad, it would be too narrow. Two seeds give 2 degrees of freedom (a
+    factor of 4.3 where many seeds have 2), three seeds 4.
     """
     sizes = len(first), len(second)
     if min(sizes) < 2:
@@ -111,13 +113,23 @@ def interval(first, second) -> tuple[float, float]:
     return gap - half, gap + half
 
 
+def matched(first: dict, second: dict) -> tuple[list[float], list[float]]:
+    """Two groups {seed: value} as lists; of one seed where either has one, and shares
+    it with the other.
+    """
+    shared = [seed for seed in first if seed in second]
+    if shared and min(len(first), len(second)) == 1:
+        first, second = ({s: side[s] for s in shared} for side in (first, second))
+    return list(first.values()), list(second.values())
+
+
 def mean_and_spread(values) -> str:
     """'41.2 ± 0.8', never broken into lines: mean and standard deviation over seeds.
 
-    One value has no spread; none is a dash.
+    One value has no spread; none, or one that is NaN, is a dash.
     """
     values = np.asarray(values, dtype=float)
-    if not len(values):
+    if not len(values) or np.isnan(values).any():
         return "–"
     spread = f"\u00a0±\u00a0{values.std(ddof=1):.1f}" if len(values) > 1 else ""
     return f"{values.mean():.1f}{spread}"
@@ -161,7 +173,14 @@ QUANTITIES = {
     "at last": (RECOGNISED + "at the end", lambda run: _recognised(run, -1)),
     "bytes": ("bytes", None),  # of objects that are built: verdicts.size_of
 }
-OF_ANALYSIS = {*QUANTITIES} - {"last", "average", "forgetting", "old", "new", "bytes"}
+# the part of a run's analysis that a quantity is read from
+PART_OF = {
+    **dict.fromkeys(
+        ("block 1", "block 4", "classifier", "blocks 1 to 3", "shuffled"), "similarity"
+    ),
+    "drift": "drift",
+    **dict.fromkeys(("at once", "at last"), "recognised"),
+}
 
 
 @dataclass(frozen=True)
@@ -177,18 +196,21 @@ class Side:
     minus: str = ""
     split: str = ""
 
-    def values(self, runs_of: Callable) -> list[float]:
-        """One value a seed; runs_of(row, split) gives the Records of a row."""
+    def values(self, runs_of: Callable) -> dict[int, float]:
+        """{seed: value}; runs_of(row, split) gives the Records of a row.
+
+        Runs whose analysis lacks what the quantity is read from have no value.
+        """
         own = self._by_seed(runs_of(self.row, self.split))
         if not self.minus:
-            return list(own.values())
+            return own
         other = self._by_seed(runs_of(self.minus, self.split))
-        return [own[seed] - other[seed] for seed in own if seed in other]
+        return {seed: own[seed] - other[seed] for seed in own if seed in other}
 
     def _by_seed(self, runs) -> dict[int, float]:
-        value = QUANTITIES[self.quantity][1]
-        if self.quantity in OF_ANALYSIS:
-            runs = [run for run in runs if run.analysis]
+        value, part = QUANTITIES[self.quantity][1], PART_OF.get(self.quantity)
+        if part:
+            runs = [run for run in runs if (run.analysis or {}).get(part)]
         return {run.config.seed: float(value(run)) for run in runs}
 
 
@@ -232,8 +254,13 @@ class Claim:
         return QUANTITIES[self.first.quantity][1] is None
 
     def values(self, runs_of: Callable) -> tuple[list[float], list[float]]:
-        """The two groups of values; runs_of(row, split) gives the Records of a row."""
-        return self.first.values(runs_of), self.second.values(runs_of)
+        """The two groups of values; runs_of(row, split) gives the Records of a row.
+
+        Where one side has a single seed, the other one has that seed alone, too, if it
+        can: runs of a seed begin with the same network, and the rest would compare
+        beginnings.
+        """
+        return matched(self.first.values(runs_of), self.second.values(runs_of))
 
 
 def about(found: dict, some) -> list[tuple]:

@@ -12,7 +12,7 @@ from IPython.display import Markdown
 
 from gfrlib.book import claims, results, verdict_page, words
 from gfrlib.book.entries import TENS
-from gfrlib.book.scales import COLD, SCALES
+from gfrlib.book.scales import COLD, ROWS, SCALES
 from gfrlib.book.verdicts import Evidence
 from gfrlib.config import METHODS, Config
 
@@ -23,6 +23,8 @@ IMAGES = f"{Config().exemplars} images a class"
 KEPT = (NOTHING, NUMBERS, IMAGES)
 MEMORIES = {"none": NOTHING, "exemplars": IMAGES}  # every other one is numbers
 BEST = 5  # rows of a table of evidence
+# controls of this book that a reader may take, too: a frozen extractor with replay
+FROZEN = tuple(row for row, how in ROWS.items() if how.get("penalty") == "frozen")
 STARTS = {  # how the classes arrive: scale and split of the closest runs
     "a quarter of the classes first, 3 tasks follow": ("slim", "4 × 25"),
     "half of the classes first, 5 tasks follow": ("slim", "5 tasks"),
@@ -45,6 +47,10 @@ SHOWN = {  # (scale, split): label of what shows its runs
     ("photographs, 64 px", "5 tasks"): "imagenet-curves",
     ("pretrained", TENS[0]): "after-pretrained-section",
     ("from scratch", TENS[0]): "after-pretrained-section",
+}
+ALONE = {  # beside other rows of a chapter, shorter names do
+    "frozen F, same memory": "Frozen F with replay from whole covariances",
+    "frozen F + GAN": "Frozen F with replay from the GAN",
 }
 MEASURED = "half of the classes first, 5 tasks follow"  # whose costs are shown
 UNSEEN = (  # what no setting of the library covers
@@ -98,20 +104,43 @@ class Case:
         return [r for r in self.others if self.against(r) == claims.UNDECIDED]
 
     @property
+    def close(self) -> list[str]:
+        """The tied rows and, down to the last of them, those of too few seeds."""
+        tied = self.tied
+        end = self.others.index(tied[-1]) + 1 if tied else 0
+        return [r for r in self.others[:end] if self.against(r) in claims.OPEN]
+
+    @property
     def stopped(self) -> float:
         """What the best row's network ends at if it stops after task 0, in percent."""
         return float(np.mean([stopped(run) for run in self.found[self.best]]))
 
 
+def method_of(row: str):
+    """The Method of a row: a method's name, or one of FROZEN."""
+    return METHODS[ROWS.get(row, {"method": row})["method"]]
+
+
 def keeps(row: str) -> str:
     """What a row keeps of old classes: one of KEPT."""
-    return MEMORIES.get(METHODS[row].memory, NUMBERS)
+    return MEMORIES.get(method_of(row).memory, NUMBERS)
+
+
+def label(row: str) -> str:
+    """What a row is called where it stands alone."""
+    return ALONE.get(row) or words.label(row)
+
+
+def frozen(row: str) -> bool:
+    """Whether a row's extractor is never trained after task 0."""
+    return row in FROZEN or method_of(row).penalty == "frozen"
 
 
 def allowed(keep: str) -> list[str]:
     """The rows that keep no more than that; not joint training, which keeps it all."""
     known = KEPT[: KEPT.index(keep) + 1]
-    return [name for name in METHODS if name != "joint" and keeps(name) in known]
+    rows = (*METHODS, *FROZEN)
+    return [name for name in rows if name != "joint" and keeps(name) in known]
 
 
 def case(keep: str, start: str, evidence: Evidence) -> Case:
@@ -137,8 +166,7 @@ def indifferent(row: str) -> bool:
 
     Its extractor is that of task 0, and it keeps statistics of each class by itself.
     """
-    how = METHODS[row]
-    return how.penalty == "frozen" and how.memory in ("means", "covariances")
+    return frozen(row) and method_of(row).memory in ("means", "covariances")
 
 
 def same_base(scale: str, split: str) -> list[str]:
@@ -183,8 +211,8 @@ def beside(case: Case) -> str:
     """What is not told from the best row, or else which row comes next."""
     if not case.others:
         return "no other row is recorded, so nothing is compared"
-    rows = case.tied or case.others[:1]
-    named = "; ".join(f"{words.label(row)}, {score(case, row)}" for row in rows)
+    rows = case.close or case.others[:1]
+    named = "; ".join(f"{label(row)}, {score(case, row)}" for row in rows)
     if case.tied:
         return f"not told apart by the seeds: {named}"
     decided = case.against(rows[0]) == claims.HOLDS
@@ -193,7 +221,7 @@ def beside(case: Case) -> str:
 
 def advice(case: Case) -> str:
     """The best row in bold; no advice where it has no rival, or stopping is better."""
-    row, end = words.label(case.best), score(case, case.best)
+    row, end = label(case.best), score(case, case.best)
     if np.mean(case.last(case.best)) < case.stopped:
         return (
             f"**none**: who never adds a class ends at {case.stopped:.1f}\u00a0%, "
@@ -213,7 +241,7 @@ def decision(known: list[Case]) -> Markdown:
     for one in (one for one in known if one.known):
         take = advice(one)
         absent = leaders(known, one.keep) - set(one.found)
-        names = ", ".join(sorted(words.label(row) for row in absent))
+        names = ", ".join(sorted(label(row) for row in absent))
         absent = f"; not recorded here: {names}" if names else ""
         where = SHOWN.get(STARTS[one.start])
         shown = f" ({verdict_page.link(where)})" if where else ""
@@ -233,8 +261,8 @@ def gained_by_images(known: list[Case]) -> Markdown:
         if without:
             gap = claims.signed(one.last(with_images), one.last(without))
             lines.append(
-                f"- {one.start}: {words.label(with_images)}, the best row with images, "
-                f"against {words.label(without)}, the best without: {gap} points "
+                f"- {one.start}: {label(with_images)}, the best row with images, "
+                f"against {label(without)}, the best without: {gap} points "
                 f"({claims.verdict(one.last(with_images), one.last(without), 'above')} "
                 "for *above*)."
             )
@@ -256,10 +284,10 @@ def machine(known: list[Case], start: str = MEASURED) -> list[dict]:
     """What the best rows of a start cost: a row a system, for `words.table`."""
     [one] = [c for c in known if (c.keep, c.start) == (IMAGES, start)]
     chosen = [*one.found][:BEST]
-    cheap = [row for row in one.found if METHODS[row].penalty == "frozen"]
+    cheap = [row for row in one.found if frozen(row)]
     return [
         {
-            "system": words.label(row),
+            "system": label(row),
             "last (%)": claims.mean_and_spread(one.last(row)),
             "later tasks (s)": f"{later_seconds(one.found[row][0]):.0f}",
             "kept for old classes": words.human(

@@ -6,7 +6,7 @@ is left out.
 
 import numpy as np
 
-from gfrlib.book import claims, guide, results, words
+from gfrlib.book import claims, guide, results
 from gfrlib.book.scales import SCALES
 from gfrlib.book.verdicts import Evidence
 
@@ -49,8 +49,10 @@ def when_not(evidence: Evidence) -> str:
     if not told:
         return ""
     leads = "; ".join(f"{split}: {lead(*both)}" for split, *both in told)
+    ahead = all(claims.verdict(*both, "above") == claims.HOLDS for _, *both in told)
+    head = "Beside a frozen extractor" if ahead else "When it may not"
     text = (
-        "**When it does not:** a frozen extractor with class means keeps every "
+        f"**{head}:** a frozen extractor with class means keeps every "
         f"feature. GFR's lead over it, in points: {leads}."
     )
     ours, still = runs(evidence, FOUR, "gfr", "frozen F + GAN")
@@ -86,15 +88,23 @@ def use(evidence: Evidence) -> str:
     ]
     won = [case for case in asked if case.best == first]
     scores = "; ".join(
-        f"{guide.score(case, first)}{', a tie' if case.tied else ''}: {case.start}"
-        for case in won
+        f"{guide.score(case, first)}{unsettled(case)}: {case.start}" for case in won
     )
     return (
         "**What to use** on photographs, where statistics may be kept and no image: "
-        f"{words.label(first)} ends first "
+        f"{guide.label(first)} ends first "
         f"in {len(won)} of the {len(asked)} settings in which it is recorded beside "
         f"others ({scores}). The [guide](#guide) has the others, and a case against it."
     )
+
+
+def unsettled(case: guide.Case) -> str:
+    """What is left open between the best row and the next: ', a tie' or ', open'."""
+    if case.tied:
+        return ", a tie"
+    several = len(case.last(case.best)) > 1  # one seed is named by the score
+    open_ = several and case.against(case.others[0]) in claims.OPEN
+    return ", open" if open_ else ""
 
 
 def runs(evidence: Evidence, split: str, *rows: str) -> list[list]:

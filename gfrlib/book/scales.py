@@ -82,7 +82,7 @@ SCALES = {
             *("photographs, 64 px", paper.SUBSET, "slim"),
             "100 classes of Tiny-ImageNet, 64 × 64 pixels",
             settings={"dataset": "tiny-imagenet-64", **BFLOAT},
-            # recorded on a processor that does not compute in bfloat16
+            # float32 is quick on any processor; bfloat16 only on those that have it
             extra={"25 tasks": dict(precision="float32")},
             classes=100,
             stand_in=True,
@@ -168,6 +168,15 @@ def best_weights(tried: dict) -> dict[str, float]:
     }
 
 
+def at_the_edge(tried: dict[str, list[tuple[float, float]]]) -> list[str]:
+    """The rows whose best value is the first or last that was tried: a search that may
+    not have gone far enough. tried: as `by_method` gives it.
+    """
+    best = best_weights(tried)
+    ends = {row: sorted(w for w, _ in pairs) for row, pairs in tried.items() if pairs}
+    return [row for row, tried in ends.items() if best[row] in (tried[0], tried[-1])]
+
+
 def searched_rows(weights: dict) -> dict[str, dict]:
     """{label: settings} of the rows with the weights that `best_weights` gives."""
     return {
@@ -226,8 +235,9 @@ def beside(at: dict[str, dict]) -> list[dict]:
     """Rows for `words.table`: every system at each preset, then the difference.
 
     at: as `recorded` gives it, with two presets. Mean and deviation over seeds, in
-    percent. *Gap closed* is the share of the way from fine-tuning to joint training
-    that the last accuracy goes, where both are recorded.
+    percent; a difference is that of the seeds which both presets have. *Gap closed* is
+    the share of the way from fine-tuning to joint training that the last accuracy goes,
+    where both are recorded.
     """
     rows = []
     for row in dict.fromkeys(row for found in at.values() for row in found):
@@ -244,7 +254,7 @@ def beside(at: dict[str, dict]) -> list[dict]:
             )
         if len(known) == 2:
             pair = [{n: np.mean(of(runs)) for n, of in NUMBERS.items()} for runs in
-                    known.values()]  # fmt: skip
+                    of_shared_seeds(*known.values())]  # fmt: skip
             rows.append(
                 {
                     "system": words.label(row),
@@ -257,6 +267,13 @@ def beside(at: dict[str, dict]) -> list[dict]:
                 }
             )
     return rows
+
+
+def of_shared_seeds(*groups) -> list[list]:
+    """The runs of the seeds that all groups have, or all runs where they share none."""
+    seeds = set.intersection(*({r.config.seed for r in runs} for runs in groups))
+    known = [[r for r in runs if r.config.seed in seeds] for runs in groups]
+    return known if seeds else [list(runs) for runs in groups]
 
 
 def _signed(gap: float) -> str:

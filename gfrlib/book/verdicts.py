@@ -119,11 +119,9 @@ def size_of(item: str) -> int:
     what, _, name = item.partition(", ")
     if what == "24 images":
         return 24 * 256**2 * 3
-    classes, _, side = costs.SETS[name]
+    classes, *_, side = costs.SETS[name]
     if what == "exemplars":
         return costs.exemplar_bytes(classes, side)
-    if what == "GAN of images":
-        return costs.memory_bytes("mergan", classes, (3, side, side))
     return costs.memory_bytes("gfr", classes)
 
 

@@ -175,6 +175,17 @@ def seeds_of(found: dict) -> str:
     return f"{' to '.join(map(str, ends))} seeds"
 
 
+def by_seeds(found: dict) -> str:
+    """'3 seeds: GFR, GAN; one seed: EWC, MAS': rows of runs by how many they are."""
+    counts: dict = {}
+    for row, runs in found.items():
+        counts.setdefault(len(runs), []).append(label(row))
+    return "; ".join(
+        f"{seeds_of({'': range(count)})}: {', '.join(counts[count])}"
+        for count in sorted(counts, reverse=True)
+    )
+
+
 def summary(records, **columns) -> pd.DataFrame:
     """One row a method: seeds, accuracy of task 0 and last, average, forgetting, bytes.
 

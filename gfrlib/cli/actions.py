@@ -171,11 +171,9 @@ def _refuse_uncommittable(configs: list[Config]) -> None:
 def _in_short(record) -> str:
     from gfrlib import metrics
 
-    average = metrics.average_incremental(record.curve)
-    return (
-        f"last {100 * record.curve[-1]:5.1f} %, "
-        f"average incremental {100 * average:5.1f} %"
-    )
+    average = 100 * metrics.average_incremental(record.curve)
+    shown = "    –  " if np.isnan(average) else f"{average:5.1f} %"
+    return f"last {100 * record.curve[-1]:5.1f} %, average incremental {shown}"
 
 
 def _status(record) -> str:
@@ -305,7 +303,9 @@ def compare(options) -> None:
     for name, value in _measures().items():
         x, y = (100 * np.array([value(r) for r in group]) for group in (a, b))
         ours, theirs = claims.mean_and_spread(x), claims.mean_and_spread(y)
-        print(f"{name:<26} {ours:>16} {theirs:>16} {y.mean() - x.mean():+8.1f}")
+        gap = y.mean() - x.mean()
+        gap = "–" if np.isnan(gap) else f"{gap:+.1f}"
+        print(f"{name:<26} {ours:>16} {theirs:>16} {gap:>8}")
     print(
         f"mean ± standard deviation over {len(a)} and {len(b)} seeds"
         if max(len(a), len(b)) > 1

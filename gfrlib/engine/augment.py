@@ -100,6 +100,11 @@ def _cut_at_once(images: Tensor, edges: Tensor, mirrored: Tensor, side: int) -> 
     grid = functional.affine_grid(
         theta, [len(images), images.shape[3], side, side], align_corners=False
     )
+    # the centres of the box's outermost pixels: nothing from beyond is mixed in
+    _, high, wide, _ = images.shape
+    low = torch.stack([2 * left - 1 + 1 / wide, 2 * top - 1 + 1 / high], dim=1)
+    last = torch.stack([2 * right - 1 - 1 / wide, 2 * bottom - 1 - 1 / high], dim=1)
+    grid = grid.maximum(low[:, None, None]).minimum(last[:, None, None])
     boxes = functional.grid_sample(
         images.permute(0, 3, 1, 2).float(),
         grid,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gfrlib.config import Config, digest_of
+from gfrlib.config import RESULT_VERSION, Config, digest_of
 from gfrlib.engine import distributed
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
@@ -46,7 +46,8 @@ class Chain:
             beyond.append(tasks.pretrained.sha256)
         if config.precision == "auto":
             beyond.append(self.machine.precision)
-        self.key = digest_of(["start", torch.__version__, self.store.code, *beyond])
+        code = RESULT_VERSION, self.store.code
+        self.key = digest_of(["start", torch.__version__, *code, *beyond])
 
     def phase(self, name: str, t: int, train: Callable, module: nn.Module, *others):
         """Load a stage's result into `module`, or train it, and keep it.

@@ -17,6 +17,8 @@ GROUP_LIMITS = (
 )
 # How PyTorch says that there is no memory, or that no memory could be as large.
 NO_MEMORY = ("allocate memory", "out of memory", "overflow", "Invalid size")
+# How it says that a batch of one image has no spread.
+ONE_VALUE = "Expected more than 1 value per channel"
 SMALLER = (
     "make the network (width, generator_hidden) or the batch smaller, or take a "
     "machine with more memory"
@@ -48,6 +50,14 @@ def told() -> Iterator[None]:
             "A matrix of the features could not be decomposed: they became too large "
             "or too much alike; lower the learning rate or a weight, or take precision "
             "float32."
+        ) from problem
+    except ValueError as problem:
+        if ONE_VALUE not in str(problem):
+            raise
+        raise UserError(
+            "Batch norm cannot train on a batch of one image whose last maps are one "
+            "place each; take a batch_size of at least 2, tasks of at least 2 training "
+            "images, or larger images."
         ) from problem
     except RuntimeError as problem:
         if not any(words in str(problem) for words in NO_MEMORY):

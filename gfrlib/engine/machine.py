@@ -104,7 +104,12 @@ def hush() -> None:
 
 
 def resolve_device(config: Config) -> torch.device:
-    """cuda where there is one, if the config says auto."""
+    """cuda where there is one, if the config says auto.
+
+    Raises UserError for a cuda that is not there.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("There is no GPU here; use device = auto or cpu.")
     if config.device != "auto":
         return torch.device(config.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -137,8 +142,6 @@ def _check(config: Config, device: torch.device) -> None:
             f"'threads' is {config.threads}, and this machine has {processors} "
             f"processors: so many would wait for each other; take {processors}."
         )
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("There is no GPU here; use device = auto or cpu.")
     if device.type != "cuda" or config.precision != "bf16":
         return
     if not torch.cuda.is_bf16_supported(including_emulation=False):

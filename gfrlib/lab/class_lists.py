@@ -1,9 +1,11 @@
 """Which classes of a folder are taken: a known list, a number, names, or a file."""
 
+import contextlib
 import unicodedata
 from pathlib import Path
 
 from gfrlib.config import UserError
+from gfrlib.engine import values
 from gfrlib.tasks import class_order
 
 SUBSET = 100  # classes of ImageNet-Subset
@@ -22,8 +24,8 @@ def choose(names: list[str], which: str) -> list[str]:
     """
     if which in SUBSETS:
         return subset(names, which)
-    if which.isdecimal():
-        return _first(names, int(which))
+    with contextlib.suppress(ValueError):
+        return _first(names, values.number(which, int))
     wanted = _listed(which)
     lacking = sorted(set(wanted) - set(names))
     if lacking:
@@ -75,8 +77,8 @@ def _first(names: list[str], count: int) -> list[str]:
 
 def _listed(which: str) -> list[str]:
     """The names of a file, or those written out. Raises UserError."""
-    path = Path(which).expanduser()
-    if path.is_file():
+    path = _file(which)
+    if path:
         found = [line.split("\t")[0].strip() for line in lines(path)]
         found = [name for name in found if name and not name.startswith("#")]
     elif "," in which:
@@ -93,6 +95,15 @@ def _listed(which: str) -> list[str]:
             "class-incremental learning needs at least two."
         )
     return [unicodedata.normalize("NFC", name) for name in found]
+
+
+def _file(which: str) -> Path | None:
+    """The file of that name; None where there is none, or none can be: a list of names
+    may be longer than names of files are, or begin with a ~.
+    """
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        path = Path(which).expanduser()
+        return path if path.is_file() else None
 
 
 def lines(file: Path) -> list[str]:

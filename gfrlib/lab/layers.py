@@ -66,7 +66,9 @@ class Layers:
 def _maps(x: torch.Tensor, stage: nn.Module) -> np.ndarray:
     """[B, channels, side, side] of a stage's output, which may be flattened."""
     if x.ndim != 4:
-        side = max(1, round((x.shape[1] / stage_width(stage)) ** 0.5))
+        [*_, last] = stage.modules()
+        linear = isinstance(last, nn.Linear)  # a bottleneck has no places
+        side = 1 if linear else max(1, round((x.shape[1] / stage_width(stage)) ** 0.5))
         x = x.view(len(x), -1, side, side)
     return x.float().cpu().numpy()
 

@@ -140,7 +140,7 @@ class Record:
             "class_weighted": finite(self.curve),
             "mean_over_tasks": finite(metrics.mean_over_tasks(self.accuracy)),
             "forgetting": finite(metrics.forgetting(self.accuracy, self.task_sizes)),
-            "average_incremental": round(metrics.average_incremental(self.curve), 6),
+            "average_incremental": finite([metrics.average_incremental(self.curve)])[0],
         }
 
 

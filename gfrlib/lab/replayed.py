@@ -97,10 +97,13 @@ class Replayed:
         return buffer.getvalue()
 
     def _real_images(self) -> np.ndarray:
-        """The first test images of every class shown, as the network sees them."""
+        """The first test images of every class shown, as the network sees them; where
+        a class has fewer, they come again.
+        """
         stream, index = self.stream, self.stream.test_index(0)
         labels = stream.test_labels[index]
         rows = [torch.nonzero(labels == c)[:SAMPLES, 0] for c in range(self.shown)]
+        rows = [own.repeat(-(-SAMPLES // len(own)))[:SAMPLES] for own in rows]  # of few
         real = stream.test_images[index[torch.cat(rows)]]
         real = augment.centre(real, stream.crop) if stream.crop else real
         # grey, to a pretrained network of three channels
@@ -152,6 +155,8 @@ def _in_the_plane(u: torch.Tensor) -> torch.Tensor:
     from sklearn.manifold import TSNE
 
     perplexity = min(30, len(u) // 4)
+    if u.shape[1] == 1:  # its start needs two dimensions
+        u = torch.cat([u, torch.zeros_like(u)], dim=1)
     tsne = TSNE(random_state=0, perplexity=perplexity, init="pca", max_iter=500)
     return torch.from_numpy(tsne.fit_transform(u.cpu().numpy()))
 
@@ -166,7 +171,9 @@ def _block(images: np.ndarray, classes: int) -> np.ndarray:
 
 def _within(u: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean over dimensions of the standard deviation inside each class."""
-    return torch.stack([u[labels == c].std(0).mean() for c in labels.unique()])
+    groups = [u[labels == c] for c in labels.unique()]
+    # of a single row it is 0
+    return torch.stack([v.std(0, correction=int(len(v) > 1)).mean() for v in groups])
 
 
 def rounded(value: torch.Tensor | list | float) -> list | float:

@@ -1,6 +1,7 @@
 """Verdicts on a paper's claims: intervals by hand, invariances, known cases."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +145,40 @@ CASES = {  # name: (first, second, kind, verdict); runs of CIFAR-100 at `slim`
 def test_known_cases(name):
     first, second, kind, verdict = CASES[name]
     assert claims.verdict(first, second, kind) == verdict
+
+
+@pytest.mark.parametrize("kind", ["above", "not below"])
+def test_equal_values_decide_nothing(kind):
+    """Without a spread the interval is a point, on the border of what is claimed."""
+    equal = {"above": 0.0, "not below": -claims.NEAR}[kind]
+    assert claims.verdict([5 + equal] * 2, [5.0] * 2, kind) == UNDECIDED
+    assert claims.verdict([5 + equal], [5.0], kind, exact=True) == FAILS
+
+
+def test_one_seed_is_compared_with_its_own():
+    """Runs of a seed begin with the same network; other seeds have other beginnings."""
+    one, three = {1: 40.0}, {0: 50.0, 1: 39.0, 2: 60.0}
+    assert claims.matched(one, three) == ([40], [39])
+    assert claims.matched(three, one) == ([39], [40])
+    assert claims.matched({5: 40.0}, three) == ([40], [50, 39, 60]), "none is shared"
+    two = {0: 1.0, 3: 2.0}
+    assert claims.matched(two, three) == ([1, 2], [50, 39, 60]), "an interval is there"
+    assert claims.matched({}, three) == ([], [50, 39, 60])
+
+
+def test_runs_without_the_part_of_the_analysis_have_no_value():
+    def run(analysis):
+        return SimpleNamespace(config=SimpleNamespace(seed=0), analysis=analysis)
+
+    for quantity in claims.PART_OF:
+        side = claims.Side("gfr", quantity)
+        for analysis in (None, {}, {"samples": {}}):
+            assert side.values(lambda row, split, a=analysis: [run(a)]) == {}
+    assert set(claims.PART_OF) < set(claims.QUANTITIES)
+
+
+def test_no_value_is_a_dash():
+    assert claims.mean_and_spread([math.nan]) == claims.mean_and_spread([]) == "–"
 
 
 def test_an_unknown_kind_is_refused():

@@ -169,8 +169,8 @@ def test_a_lead_is_taken_seed_by_seed():
         "b": [pretended("slim", "lucir", 45, 1)],
     }
     side = claims.Side("a", minus="b", split="5 tasks")
-    assert side.values(lambda row, split: runs[row]) == pytest.approx([15])
-    assert claims.Side("a").values(lambda row, split: runs[row]) == [50, 60]
+    assert side.values(lambda row, split: runs[row]) == pytest.approx({1: 15})
+    assert claims.Side("a").values(lambda row, split: runs[row]) == {0: 50, 1: 60}
 
 
 # Verdicts and page --------------------------------------------------------------------
@@ -244,9 +244,9 @@ def test_counts_of_the_summary_add_up():
 def test_without_any_run_the_page_says_so():
     evidence = verdicts.Evidence(finder({}))
     text = page(evidence)
-    assert "answer **6** of them" in text, "memory: what is built needs no run"
+    assert "answer **5** of them" in text, "memory: what is built needs no run"
     assert "No run that could decide is recorded." in text
-    assert "Why it works" not in text and "When it does not" not in text
+    assert "Why it works" not in text and "When it may not" not in text
     assert "No claim is recorded both at *slim* and at *medium* yet." in text
     assert "python -m gfrlib grid grids/medium-cifar100.yaml" in text
     assert "python -m gfrlib grid grids/figure-5.yaml" in text
@@ -329,6 +329,20 @@ def test_no_result_is_typed_into_the_page():
     assert not re.search(r"\d\.\d", re.sub(r'"""(.|\n)*?"""', "", source))
 
 
+def test_a_best_value_at_the_end_of_a_search_is_named():
+    tried = {"ewc-gan": [(1.0, 50.0), (10.0, 60.0)], "mas-gan": [(1.0, 5.0),
+             (2.0, 9.0), (3.0, 7.0)], "lwf": []}  # fmt: skip
+    assert scales.at_the_edge(tried) == ["ewc-gan"]
+
+
+def test_a_difference_is_of_the_seeds_that_both_have():
+    a, b = ([pretended("slim", "gfr", 1, s) for s in seeds] for seeds in ((0, 1), (1,)))
+    assert [[r.config.seed for r in some] for some in scales.of_shared_seeds(a, b)] == [
+        [1], [1]
+    ]  # fmt: skip
+    assert scales.of_shared_seeds(a[:1], b) == [a[:1], b]
+
+
 # The guide ----------------------------------------------------------------------------
 
 
@@ -361,6 +375,64 @@ def test_the_guide_takes_the_best_row_and_names_what_the_seeds_do_not_tell_from_
     images = guide.gained_by_images(list(at.values())).data
     assert "Rebalance, the best row with images, against FeCAM" in images
     assert "+4.0 (1.0 to 7.0) points (holds for *above*)" in images
+
+
+def test_a_frozen_extractor_with_replay_is_advice_too():
+    """The controls of this book keep no more than the rows that they control."""
+    assert set(guide.FROZEN) == {"frozen F, same memory", "frozen F + GAN"}
+    for row in guide.FROZEN:
+        assert guide.keeps(row) == guide.NUMBERS and guide.frozen(row)
+        assert row in guide.allowed(guide.NUMBERS) and not guide.indifferent(row)
+        assert guide.label(row).startswith("Frozen F with replay from ")
+    values = {"gfr-gaussian-full": 40, "frozen": 30}
+
+    def find(preset, rows, wanted, classes=None, **shared):
+        """Replay ends higher where F is frozen."""
+        found = finder({"slim": values})(preset, rows, wanted, classes, **shared)
+        for row in rows if preset == "slim" else ():
+            if row == "frozen F, same memory":
+                found[row] = [pretended("slim", "gfr-gaussian-full", 50)]
+        return found
+
+    known = {(c.keep, c.start): c for c in guide.cases(verdicts.Evidence(find))}
+    case = known[guide.NUMBERS, guide.MEASURED]
+    assert case.best == "frozen F, same memory"
+    assert "**Frozen F with replay from whole covariances**" in guide.advice(case)
+
+
+def test_a_closer_rival_of_one_seed_stands_beside_a_tie():
+    runs = {
+        "fecam": [pretended("slim", "fecam", v, s) for s, v in enumerate((37, 39))],
+        "gfr-flow": [pretended("slim", "gfr-flow", 38)],
+        "gfr-squared": [
+            pretended("slim", "gfr-squared", v, s) for s, v in enumerate((36, 39))
+        ],
+        "gfr": [pretended("slim", "gfr", 35)],
+    }
+    case = guide.Case(guide.NUMBERS, guide.MEASURED, runs)
+    assert case.tied == ["gfr-squared"] and case.close == ["gfr-flow", "gfr-squared"]
+    said = guide.beside(case)
+    assert said.startswith("not told apart by the seeds: GFR, flow, 38.0\u00a0%, one")
+    assert "GFR, GAN" not in said
+    assert message.unsettled(case) == ", a tie"
+    alone = guide.Case(guide.NUMBERS, guide.MEASURED, {**runs, "gfr-squared": []})
+    alone.found.pop("gfr-squared")
+    assert message.unsettled(alone) == ", open" and not alone.tied
+    one = {row: some[:1] for row, some in runs.items()}
+    assert message.unsettled(guide.Case(guide.NUMBERS, guide.MEASURED, one)) == ""
+
+
+def test_a_heading_says_what_the_leads_say():
+    def of(ours):
+        def find(preset, rows, wanted, classes=None, **shared):
+            values = {"slim": {"gfr": ours, "frozen": 50}}
+            return finder(values)(preset, rows, wanted, classes, **shared)
+
+        return message.when_not(verdicts.Evidence(find))
+
+    assert of(60).startswith("**Beside a frozen extractor:**")
+    assert of(50.5).startswith("**When it may not:**")
+    assert of(40).startswith("**When it may not:**")
 
 
 def test_a_clear_lead_is_called_decided_and_one_seed_is_not():

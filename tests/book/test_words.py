@@ -199,6 +199,12 @@ def test_seeds_of_rows_that_differ():
     assert words.seeds_of({"a": [1, 2, 3], "b": [3], "c": [1, 2]}) == "1 to 3 seeds"
 
 
+def test_rows_by_their_seeds():
+    found = {"gfr": [1, 2, 3], "ewc": [1], "mas": [1]}
+    assert words.by_seeds(found) == "3 seeds: GFR, GAN; one seed: EWC, MAS"
+    assert words.by_seeds({}) == ""
+
+
 def test_spread_for_tables():
     assert words.spread([40.0, 42.0]) == "41.0\u00a0±\u00a01.4"
     assert words.spread([]) == words.spread([float("nan")]) == "–"

@@ -17,8 +17,8 @@ from gfrlib.config import UserError
 from gfrlib.engine import source, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
-from gfrlib.lab import analysis, compared, experiments, layers, records
-from gfrlib.networks import split
+from gfrlib.lab import analysis, compared, experiments, layers, records, replayed
+from gfrlib.networks import build_network, split
 
 LAYERS = ["block 1", "block 2", "block 3", "block 4", "classifier"]
 SMALL = dict(base=4, tasks=2, epochs_base=2, epochs_task=1)
@@ -158,6 +158,44 @@ def test_the_sheet_shows_real_images_first_and_as_they_are():
         first = stream.test_images[stream.test_labels == c][0, :, :, 0].numpy()
         np.testing.assert_array_equal(sheet[8 * c : 8 * c + 8, :8], first)
     assert sheet[:, 8 * columns :].std() > 0
+
+
+def test_few_test_images_come_again_on_the_sheet():
+    config = tiny("mergan", **SMALL, generator_parameters=20_000)
+    observer, _ = observed(config)
+    own, stream, count = observer.replayed, observer.stream, replayed.SAMPLES
+    keep = torch.ones(len(stream.test_labels), dtype=torch.bool)
+    keep[torch.nonzero(stream.test_labels == 1)[2:, 0]] = False  # two of class 1
+    own.stream = dataclasses.replace(
+        stream,
+        test_images=stream.test_images[keep],
+        test_labels=stream.test_labels[keep],
+    )
+    first, second = stream.test_images[stream.test_labels == 1][:2]
+    shown = own._real_images()[count : 2 * count]
+    for k, image in enumerate(shown):
+        assert np.array_equal(image, (first, second)[k % 2].numpy())
+    assert observer.sheet()
+
+
+def test_a_single_row_has_a_spread_of_0():
+    u, labels = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 1])
+    found = replayed._within(u, labels)
+    assert found.tolist() == [0, pytest.approx(2**0.5)]
+    plane = replayed._in_the_plane(torch.arange(40.0)[:, None])
+    assert plane.shape == (40, 2) and torch.isfinite(plane).all()
+
+
+def test_a_bottleneck_has_no_places():
+    """Its features are channels, however many: none of them is a map."""
+    stage = build_network(tiny("finetune", bottleneck=128), (1, 8, 8), 0).stages
+    x = torch.zeros(3, 128)
+    assert layers._maps(x, stage[-1]).shape == (3, 128, 1, 1)
+    wide = tiny("finetune", **SMALL, bottleneck=150)
+    about = observed(wide, {"similarity"})[0].result()["similarity"]
+    assert {e["rows"] for e in about if e["layer"] == "block 4"} == {
+        e["rows"] for e in about if e["layer"] == "classifier"
+    }
 
 
 def test_features_leave_no_sheet():

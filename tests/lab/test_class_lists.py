@@ -295,3 +295,14 @@ def test_tiny_imagenets_own_layout_is_read_both_ways(home, way):
     boxes = [f"train/class {c}/class {c}_boxes.txt" for c in range(3)]
     assert said[1] == f"left out, boxes of Tiny-ImageNet: 3 ({', '.join(boxes)})"
     assert said[2].endswith("does not name: 1 (val/images/unnamed.png)")
+
+
+def test_a_long_list_of_names_is_a_list_and_no_file():
+    """A file's name has at most 255 characters; names may begin with a ~."""
+    many = [f"a class with a long name, number {k:03d}" for k in range(20)]
+    many = [name.replace(",", " -") for name in many]
+    assert class_lists.choose(many, ",".join(many[:15])) == many[:15]
+    assert class_lists.choose(["~cat", "dog", "eel"], "~cat,dog") == ["dog", "~cat"]
+    for which in ("9" * 5000, "~nobody-of-that-name", "\0"):
+        with pytest.raises(UserError):
+            class_lists.choose(many, which)
