@@ -3,9 +3,10 @@
 import shutil
 
 import pytest
-from helpers_core import ROOT
+from helpers_core import ROOT, load_tasks, tiny
 
-from gfrlib.engine import source
+from gfrlib.engine import chain, source
+from gfrlib.engine.store import NoStore
 
 RUN, BOTH = source.code_digest.__wrapped__, source.analysis_digest.__wrapped__
 
@@ -78,3 +79,12 @@ def test_comments_docstrings_and_layout_do_not_count(library):
         text = text[: start + 3] + "Another word. " + text[start + 3 :]
         path.write_text("# a comment\n" + text)
     assert (RUN(), BOTH()) == before
+
+
+def test_a_raised_result_version_takes_no_stage_of_the_old_one(monkeypatch):
+    """What config.py says of a run (such as `fixed`) is in no digest of the code."""
+    config, stream = tiny("gfr"), load_tasks(tiny("gfr"))
+    before = chain.Chain(config, stream, NoStore()).key
+    assert chain.Chain(config, stream, NoStore()).key == before
+    monkeypatch.setattr(chain, "RESULT_VERSION", chain.RESULT_VERSION + 1)
+    assert chain.Chain(config, stream, NoStore()).key != before
