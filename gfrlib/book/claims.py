@@ -113,16 +113,6 @@ def interval(first, second) -> tuple[float, float]:
     return gap - half, gap + half
 
 
-def matched(first: dict, second: dict) -> tuple[list[float], list[float]]:
-    """Two groups {seed: value} as lists; of one seed where either has one, and shares
-    it with the other.
-    """
-    shared = [seed for seed in first if seed in second]
-    if shared and min(len(first), len(second)) == 1:
-        first, second = ({s: side[s] for s in shared} for side in (first, second))
-    return list(first.values()), list(second.values())
-
-
 def mean_and_spread(values) -> str:
     """'41.2 ± 0.8', never broken into lines: mean and standard deviation over seeds.
 
@@ -260,7 +250,9 @@ class Claim:
         can: runs of a seed begin with the same network, and the rest would compare
         beginnings.
         """
-        return matched(self.first.values(runs_of), self.second.values(runs_of))
+        return results.same_seeds(
+            self.first.values(runs_of), self.second.values(runs_of)
+        )
 
 
 def about(found: dict, some) -> list[tuple]:

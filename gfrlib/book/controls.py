@@ -16,7 +16,7 @@ STYLE = """
   color: var(--pst-color-text-base, inherit); font-size: 14px; line-height: 1.35}
 .gfr-x.gfr-picture {margin-top: 6px}
 .gfr-x .gfr-task {border-left: 4px solid var(--c); padding: 0 0 0 8px; margin: 0 0 7px}
-.gfr-x .gfr-task > b {color: var(--c); display: block}
+.gfr-x .gfr-task > b {display: block}
 .gfr-x .gfr-task > span {
   display: inline-flex; align-items: center; gap: 5px; margin: 0 10px 2px 0;
   white-space: nowrap}

@@ -65,9 +65,14 @@
     pen.lineWidth = 3
     each(look.r, look.m, cross)
     pen.font = 'bold 24px sans-serif'
+    // a rim in the page's own colour: the coloured ground takes contrast from the digits
+    pen.strokeStyle = getComputedStyle(root).getPropertyValue('--pst-color-background') || '#ffffff'
+    pen.lineWidth = 5
+    pen.lineJoin = 'round'
     pen.textAlign = 'center'
     pen.textBaseline = 'middle'
     each(look.p, look.n, (k, x, y) => {
+      pen.strokeText(data.classes[k], x, y)
       pen.fillStyle = data.colors[k]
       pen.fillText(data.classes[k], x, y)
     })

@@ -87,9 +87,14 @@ def search() -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False)
 
 
+def weight_of(name: str) -> float | str:
+    """The weight that the book shows for what is called so; "" where it has none."""
+    return next((WEIGHTS[part] for part in name.split(", ") if part in WEIGHTS), "")
+
+
 def shown(runs: pd.DataFrame) -> pd.DataFrame:
     """Those of the runs that have the weight, and the epochs, that the book shows."""
-    weight = runs["method"].map(lambda name: WEIGHTS.get(name.split(", ")[-1], ""))
+    weight = runs["method"].map(weight_of)
     same = runs["weight"].astype(str) == weight.astype(str)
     return runs[same & (runs["epochs a task"] == 100)]
 

@@ -176,9 +176,9 @@ def asked() -> list[Claim]:
 
 def beside_the_gan(found: dict) -> str:
     """How far the flow and whole covariances end from the GAN, in short sentences."""
-    gan = results.last(found.get("gfr", ()))
+    gan = found.get("gfr", ())
     said = [
-        f"{subject} {words.apart(results.last(found[row]), gan)} the GAN."
+        f"{subject} {words.between(found[row], gan)} the GAN."
         for row, subject in (
             ("gfr-flow", "The flow ends"),
             ("gfr-gaussian-full", "Whole covariances end"),

@@ -45,7 +45,7 @@ def when_not(evidence: Evidence) -> str:
     for split in (FOUR, "5 tasks", "25 tasks"):
         ours, frozen = runs(evidence, split, "gfr", "frozen")
         if ours and frozen:
-            told.append((split, results.last(ours), results.last(frozen)))
+            told.append((split, *results.matched(ours, frozen)))
     if not told:
         return ""
     leads = "; ".join(f"{split}: {lead(*both)}" for split, *both in told)
@@ -59,7 +59,7 @@ def when_not(evidence: Evidence) -> str:
     if ours and still:
         text += (
             " Where the frozen extractor has GFR's classifier and GAN, too, the lead "
-            f"({FOUR}) is {lead(results.last(ours), results.last(still))}."
+            f"({FOUR}) is {lead(*results.matched(ours, still))}."
         )
     whole, gan = runs(evidence, FOUR, "gfr-gaussian-full", "gfr")
     if whole and gan:

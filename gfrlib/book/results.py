@@ -93,6 +93,24 @@ def last(runs, rule: str | None = None) -> list[float]:
     return [100 * final(r, rule) for r in runs]
 
 
+def same_seeds(first: dict, second: dict) -> tuple[list[float], list[float]]:
+    """Two groups {seed: value} as lists; of one seed where either has one, and shares
+    it with the other: runs of a seed begin with the same network.
+    """
+    shared = [seed for seed in first if seed in second]
+    if shared and min(len(first), len(second)) == 1:
+        first, second = ({s: side[s] for s in shared} for side in (first, second))
+    return list(first.values()), list(second.values())
+
+
+def matched(first, second) -> tuple[list[float], list[float]]:
+    """Last accuracies of two rows of runs, in percent, by `same_seeds`."""
+    ends = (
+        {run.config.seed: 100 * final(run) for run in some} for some in (first, second)
+    )
+    return same_seeds(*ends)
+
+
 def after(runs, t: int) -> list[float]:
     """Class-weighted accuracy after task t."""
     return [100 * float(r.curve[t]) for r in runs]

@@ -96,7 +96,8 @@ def first_two(systems: dict) -> tuple[str, str]:
     labels = list(systems)
     first = rows.get(FIRST[0], labels[0])
     others = [label for label in labels if label != first] or [first]
-    return first, rows.get(FIRST[1], others[0])
+    second = rows.get(FIRST[1])
+    return first, second if second in others else others[0]
 
 
 def class_names(record) -> str:
@@ -192,7 +193,7 @@ def _accuracy_table(record, t: int) -> str:
 def _accuracy_cell(accuracy: float) -> str:
     if np.isnan(accuracy):
         return "<td>–</td>"
-    strength = 100 * accuracy / 140
+    strength = 100 * accuracy / 170  # text on the strongest stays readable
     colour = f"rgba(75,125,240,{strength:.2f})"
     return f"<td style='background:{colour}'>{100 * accuracy:.0f}</td>"
 

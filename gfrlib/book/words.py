@@ -159,6 +159,13 @@ def apart(first, second) -> str:
     return f"{abs(gap):.1f} points{note} {'above' if gap >= 0 else 'below'}"
 
 
+def between(first, second) -> str:
+    """`apart` of the last accuracies of two rows of runs; where one row has a single
+    seed, that seed of the other one stands beside it.
+    """
+    return apart(*results.matched(first, second))
+
+
 def ranking(found: dict) -> str:
     """'FeCAM 51.0; Rebalance 49.1': rows of runs by last accuracy, the best first."""
     ends = {row: float(np.mean(results.last(runs))) for row, runs in found.items()}

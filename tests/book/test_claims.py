@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gfrlib.book import claims
+from gfrlib.book import claims, results
 from gfrlib.book.claims import DIRECTION, FAILS, HOLDS, MISSING, ONE_SEED, UNDECIDED
 
 # Student's t, two-sided 95 %, from a printed table: {degrees of freedom: quantile}
@@ -158,12 +158,16 @@ def test_equal_values_decide_nothing(kind):
 def test_one_seed_is_compared_with_its_own():
     """Runs of a seed begin with the same network; other seeds have other beginnings."""
     one, three = {1: 40.0}, {0: 50.0, 1: 39.0, 2: 60.0}
-    assert claims.matched(one, three) == ([40], [39])
-    assert claims.matched(three, one) == ([39], [40])
-    assert claims.matched({5: 40.0}, three) == ([40], [50, 39, 60]), "none is shared"
+    assert results.same_seeds(one, three) == ([40], [39])
+    assert results.same_seeds(three, one) == ([39], [40])
+    assert results.same_seeds({5: 40.0}, three) == ([40], [50, 39, 60]), (
+        "none is shared"
+    )
     two = {0: 1.0, 3: 2.0}
-    assert claims.matched(two, three) == ([1, 2], [50, 39, 60]), "an interval is there"
-    assert claims.matched({}, three) == ([], [50, 39, 60])
+    assert results.same_seeds(two, three) == ([1, 2], [50, 39, 60]), (
+        "an interval is there"
+    )
+    assert results.same_seeds({}, three) == ([], [50, 39, 60])
 
 
 def test_runs_without_the_part_of_the_analysis_have_no_value():
