@@ -310,7 +310,7 @@ class Config:
         128, bounds=(1, 10**6), read=generated, stage="memory"
     )
     # ours: augmented views whose features are kept for the GAN or the flow (code: fresh
-    # ones every epoch)
+    # ones every epoch); fewer where they would exceed batches.FEATURE_BUDGET
     feature_views: int = setting(
         8,
         bounds=(1, 10**4),

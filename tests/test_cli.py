@@ -565,6 +565,75 @@ def test_a_grid_commits_every_record_and_nothing_else(tmp_path, monkeypatch, cap
     )
 
 
+def test_what_git_refused_is_committed_by_the_same_command(
+    tmp_path, monkeypatch, capsys
+):
+    """No identity, a lock of another git, a kill between record and commit."""
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    monkeypatch.setattr(origin, "changes", lambda: [])
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, "/dev/null")
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "config", "user.useConfigOnly", "true"], check=True)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "preset: slim\nruns: [{methods: [finetune], "
+        "settings: {dataset: digits, split: [4, 2], "
+        "network: cnn, width: 8, epochs_base: 1, epochs_task: 1, device: cpu}}]\n"
+    )
+    assert cli.main(["grid", str(grid), "--commit"]) == 2
+    said = capsys.readouterr().err
+    assert "not committed: " in said and "1 records are not committed" in said
+    subprocess.run([*git, "config", "user.name", "a"], check=True)
+    subprocess.run([*git, "config", "user.email", "a@b"], check=True)
+    assert cli.main(["grid", str(grid), "--commit"]) == 0
+    listed = subprocess.check_output([*git, "ls-files", "data"], text=True).split()
+    assert len(listed) == 2
+    head = subprocess.check_output([*git, "rev-parse", "HEAD"])
+    assert cli.main(["grid", str(grid), "--commit"]) == 0, "nothing is new"
+    assert subprocess.check_output([*git, "rev-parse", "HEAD"]) == head
+
+
+def test_a_committed_record_of_other_images_is_not_written_over(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    monkeypatch.setattr(origin, "changes", lambda: [])
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "preset: slim\nruns: [{methods: [finetune], settings: {dataset: mine, "
+        "split: [2, 1], network: cnn, width: 8, epochs_base: 1, epochs_task: 1, "
+        "device: cpu}}]\n"
+    )
+    kept = []
+    for per_class in (20, 22):
+        source = generated(3, per_class=per_class)
+        arrays = {k: getattr(source, k) for k in (*datasets.ARRAYS, "class_names")}
+        np.savez(tmp_path / "mine.npz", **arrays)
+        assert cli.main(["data", "mine", str(tmp_path / "mine.npz")]) == 0
+        code = cli.main(["grid", str(grid)])
+        [path] = (tmp_path / "data" / "records").glob("*-s0-??????????.json")
+        kept.append((code, path.read_bytes()))
+    assert [code for code, _ in kept] == [0, 2] and kept[0][1] == kept[1][1]
+    assert "would be written over" in capsys.readouterr().err
+    assert cli.main(["grid", str(grid), "--dry-run"]) == 2
+    monkeypatch.setenv("GFR_CACHE", str(tmp_path / "drive"))
+    assert cli.main(["grid", str(grid)]) == 0
+
+
+def test_dry_runs_know_parts_of_the_analysis_and_no_kept_weights(run, home):
+    words = ["run", "--method", "finetune", *flags(QUICK)]
+    run(*words)
+    _, out, _ = run(*words, "--dry-run")
+    assert "there is nothing to train" in out
+    _, out, _ = run(*words, "--dry-run", "--analyse", "quality")
+    assert "takes about" in out
+    refused(
+        run(*words, "--dry-run", "--save-weights", home / "w.pt"), "leave one of them"
+    )
+
+
 def test_a_part_of_the_analysis_is_added_told_and_committed(
     tmp_path, monkeypatch, capsys
 ):

@@ -96,6 +96,26 @@ def test_the_calls_are_told_one_for_each_piece(home, mosaics, capsys, monkeypatc
     assert all(f"carry data/carry/{k} " in line for k, line in enumerate(lines, 1))
 
 
+def test_a_rehearsal_leaves_what_a_session_has_brought_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "folder", lambda: tmp_path / "carry")
+    archive, back = tmp_path / "archive", tmp_path / "carry" / "back"
+    archive.write_text("rehearsed")
+    for real in (None, "real"):
+        if real:
+            back.mkdir(parents=True)
+            (back / state.ARCHIVE).write_text(real)
+        with pytest.raises(ZeroDivisionError), rehearsal.brought_back(archive) as place:
+            assert place == back
+            assert (back / state.ARCHIVE).read_text() == "rehearsed"
+            raise ZeroDivisionError
+        assert back.exists() == bool(real)
+    assert (back / state.ARCHIVE).read_text() == "real"
+    (tmp_path / "carry" / "back-of-before").mkdir()
+    with pytest.raises(UserError, match="had set aside"):
+        rehearsal.brought_back(archive).__enter__()
+    assert (back / state.ARCHIVE).read_text() == "real"
+
+
 def test_a_rehearsal_that_ended_badly_says_why():
     good = state.empty() | {"said": ["resuming stage x at step 2"]}
     for name in state.PLANNED:

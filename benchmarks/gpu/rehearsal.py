@@ -4,6 +4,7 @@ Only what git knows or would add travels, as on a lent machine, and one piece of
 data a call. The schedule is cut; checks that need a GPU are left out.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.gpu import pieces, state
@@ -36,19 +37,38 @@ def run(mosaics: Path) -> int:
         took["data"] = there.call("data", carry=made[-1:])
         took["train, stopped"] = there.call("train", until=under_way)
         took["train, gone on"] = there.call("train")
-        back = pieces.folder() / "back"
-        back.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(there.out / state.ARCHIVE, back / state.ARCHIVE)
-        try:
+        with brought_back(there.out / state.ARCHIVE) as back:
             fresh = Machine(Path(place) / "second")
             took["train, on a fresh machine"] = fresh.call("train", carry=[back])
-        finally:
-            shutil.rmtree(back)
         judge(there.found(), fresh.found())
     for what, seconds in took.items():
         print(f"{what:<30}{seconds:>7.0f} s")
     print(f"{'the whole rehearsal':<30}{time.monotonic() - began:>7.0f} s")
     return 0
+
+
+@contextlib.contextmanager
+def brought_back(archive: Path) -> Iterator[Path]:
+    """The folder of what comes back, with this archive alone; what a real session has
+    left there is set aside, and stands there again afterwards.
+    """
+    back = pieces.folder() / "back"
+    aside = back.with_name("back-of-before")
+    if back.exists():
+        if aside.exists():
+            raise UserError(
+                f"'{aside}' is what a rehearsal that was killed had set aside; move it "
+                f"to '{back}', or away."
+            )
+        back.rename(aside)
+    try:
+        back.mkdir(parents=True)
+        shutil.copyfile(archive, back / state.ARCHIVE)
+        yield back
+    finally:
+        shutil.rmtree(back, ignore_errors=True)
+        if aside.exists():
+            aside.rename(back)
 
 
 def under_way(found: dict) -> bool:

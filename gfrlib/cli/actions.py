@@ -31,8 +31,13 @@ def run(options) -> None:
         name: from_text(name, text) for name, text in given.items() if text is not None
     }
     config = experiments.settings(options.preset, options.method, **changes)
+    if options.dry_run and options.save_weights is not None:
+        raise UserError(
+            "--dry-run tells the time of a whole run, and --save-weights trains up to "
+            "one task; leave one of them out."
+        )
     if options.dry_run:
-        print(outlook.sentence([config]))
+        print(outlook.sentence([config], analyse=options.analyse))
         return
     progress = Progress()
     if options.save_weights is not None:
@@ -125,16 +130,24 @@ def grid(options) -> None:
     # closed at once when this is stopped, so that its processes end, too
     with contextlib.closing(results):
         failed = _tell_results(results, len(configs), commit=options.commit)
+    failed, uncommitted = failed
     if failed:
         raise UserError(
             f"{failed} of {len(configs)} runs stopped with the errors above; all "
             "others are recorded."
         )
+    if uncommitted:
+        raise UserError(
+            f"{uncommitted} records are not committed, as said above; mend it, and the "
+            "same command commits them."
+        )
 
 
-def _tell_results(results, count: int, *, commit: bool) -> int:
-    """Print each run as it ends, and commit its record; returns how many failed."""
-    failed = 0
+def _tell_results(results, count: int, *, commit: bool) -> tuple[int, int]:
+    """Print each run as it ends, and commit its record, also one that an earlier call
+    has left uncommitted; returns how many failed, and how many are not committed.
+    """
+    failed = uncommitted = 0
     for number, (config, result) in enumerate(results, 1):
         name = f"[{number}/{count}] {config.method} seed {config.seed}"
         if isinstance(result, UserError):
@@ -144,12 +157,12 @@ def _tell_results(results, count: int, *, commit: bool) -> int:
         print(
             f"{name}: {_status(result)}, {_in_short(result)}, {result.name}", flush=True
         )
-        if commit and result.status == "computed now":
-            _commit(result.path, f"Record: {result.path.stem}")
-        elif commit and result.added:
-            added = ", ".join(result.added)
-            _commit(result.path, f"Analysis: {result.path.stem}, {added}")
-    return failed
+        if commit:
+            added = "".join(f", {part}" for part in result.added)
+            kind = "Analysis" if added else "Record"
+            done = _commit(result.path, f"{kind}: {result.path.stem}{added}")
+            uncommitted += not done
+    return failed, uncommitted
 
 
 def _refuse_uncommittable(configs: list[Config]) -> None:
@@ -182,21 +195,27 @@ def _status(record) -> str:
     return f"{record.status}, now with {added}" if added else record.status
 
 
-def _commit(path: Path, message: str) -> None:
-    """Commit a record with its analysis, and nothing else that is staged.
+def _commit(path: Path, message: str) -> bool:
+    """Commit a record with its analysis, if git does not have them as they are, and
+    nothing else that is staged; whether it has them now.
 
     What git refuses is said, and stops nothing.
     """
     import subprocess
 
     files = [str(p) for p in sorted(path.parent.glob(f"{path.stem}.*"))]
-    for words in (["add"], ["commit", "--quiet", "-m", message]):
+    for words in (
+        ["status", "--porcelain"], ["add"], ["commit", "--quiet", "-m", message]
+    ):  # fmt: skip
         command = ["git", "-C", str(path.parent), *words, "--", *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = values.line((done.stderr or done.stdout).strip())
             print(f"not committed: {said}", file=sys.stderr, flush=True)
-            return
+            return False
+        if words[0] == "status" and not done.stdout.strip():
+            return True  # nothing is new
+    return True
 
 
 def methods(options) -> None:
@@ -248,9 +267,10 @@ def _resolve(text: str):
     path = paths.given(text, "The record")
     if path.is_file():
         return [records.load(path)]
-    found, bad = defaultdict(list), []
+    found, bad, seen = defaultdict(list), [], set()
     for path in records.every():
-        if path.stem.startswith(text):
+        if path.stem.startswith(text) and path.stem not in seen:
+            seen.add(path.stem)  # the committed one comes first
             try:
                 record = records.load(path)
             except UserError as problem:

@@ -75,6 +75,8 @@ def _run_or_load(
     )
     if found is not None and not lacking:
         return found
+    if found is None:
+        records.check_replaceable(config, stream.sizes, stream.content)
     footprint.check(config, stream, here)
     if records.is_committed(config):
         origin.refuse_changes()

@@ -1,5 +1,6 @@
 """A folder of images -> arrays of one size, with the names of the classes."""
 
+import contextlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,12 +39,13 @@ def read_folder(
     arrays, changed = {}, Counter()
     with decoding.guarded(rules):
         side = _side_of(found.files["train"][0][0], rules)
+        others = _other_sides(found, side, rules)
         for part, listed in found.files.items():
             images = _decode_all([file for file, _ in listed], side, rules, changed)
             labels = [label for _, label in listed]
             arrays[f"{part}_images"] = images
             arrays[f"{part}_labels"] = np.array(labels, dtype=np.int64)
-    return Folder(arrays, found.names, account(found, changed))
+    return Folder(arrays, found.names, account(found, changed) + others)
 
 
 def account(found: surveys.Survey, changed: dict[int, int]) -> list[str]:
@@ -63,6 +65,26 @@ def _side_of(file: Path, rules: decoding.Rules) -> int:
         return min(decoding.shorter_side(file, rules), rules.side)
     except decoding.Unreadable as problem:
         raise _unreadable([(file, str(problem))]) from problem
+
+
+def _other_sides(found: surveys.Survey, side: int, rules: decoding.Rules) -> list[str]:
+    """A line on how many images are larger or smaller than the first, which sets the
+    size of all; [] where all are as large, or the size is given.
+    """
+    if rules.exact:
+        return []
+    sides = []
+    for file, _ in (each for listed in found.files.values() for each in listed):
+        with contextlib.suppress(decoding.Unreadable):  # named when it is decoded
+            sides.append(min(decoding.shorter_side(file, rules), rules.side))
+    larger = sum(other > side for other in sides)
+    smaller = sum(other < side for other in sides)
+    if not larger + smaller:
+        return []
+    return [
+        f"all images are brought to {side} x {side}, the size of the first: {larger} "
+        f"are larger, {smaller} smaller (--size N sets another size)"
+    ]
 
 
 def _decode_all(

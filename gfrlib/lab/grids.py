@@ -131,13 +131,17 @@ def _count(block: dict) -> int:
 
 def _configs(where: str, block: dict, preset: str) -> list[Config]:
     """All combinations that a block stands for, seeds faster than methods."""
-    search, found = block.get("search", {}), []
+    search, found, known = block.get("search", {}), [], {}
     choices = (block.get("splits", [{}]), block["methods"], block.get("seeds", [0]))
     for split, method, seed, *values in itertools.product(*choices, *search.values()):
         searched = dict(zip(search, values))
         changes = {"seed": seed, **split, **block.get("settings", {}), **searched}
+        given = changes.get("dataset")
+        if isinstance(given, str):  # a folder is packed once, and has a name then
+            changes["dataset"] = known.get(given, given)
         try:
             found.append(experiments.settings(preset, method, **changes))
+            known[given] = found[-1].dataset
         except UserError as problem:
             raise UserError(f"{where}: {problem}") from problem
     return found

@@ -6,7 +6,7 @@ at: for features, after every task for its accuracy, and for the analysis.
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -82,16 +82,19 @@ def seconds(
     *,
     speed: Callable | None = None,
     look: Callable = seconds_per_image,
+    analyse: Iterable[str] = (),
 ) -> float:
     """How long these runs take in one process, one after the other.
 
-    Those that are recorded take none, and stages in the cache or of an earlier run
-    cost nothing. `speed` and `look` measure a step and an image.
+    Those that are recorded take none, but where a part of the analysis is lacking that
+    `analyse` names; stages in the cache or of an earlier run cost nothing. `speed` and
+    `look` measure a step and an image.
     """
     total, per_image, read = 0.0, {}, set()
     large = any(max(load_tasks(c).shape[1:]) > LARGE for c in configs)
     few = functools.partial(plans.seconds_per_step, **(FEW if large else {}))
-    for config, row in zip(configs, plans.plan(configs, speed or few)):
+    planned = plans.plan(configs, speed or few, analyse=analyse)
+    for config, row in zip(configs, planned):
         if row["recorded"]:
             continue
         total += row["seconds"]
@@ -118,9 +121,11 @@ def in_words(number: float) -> str:
     return f"about {round(number / 3600)} hours"
 
 
-def sentence(configs: list[Config]) -> str:
-    """How long these runs take; it measures where one is not recorded."""
-    return _sentence(len(configs), seconds(configs))
+def sentence(configs: list[Config], *, analyse: Iterable[str] = ()) -> str:
+    """How long these runs take; it measures where one is not recorded, or lacks a part
+    of its analysis that `analyse` names.
+    """
+    return _sentence(len(configs), seconds(configs, analyse=analyse))
 
 
 def tell(configs: list[Config], notice: Callable[[str], None]) -> None:

@@ -166,6 +166,8 @@ def plan(
     for config in configs:
         stream = load_tasks(config)
         found = records.find(config, stream.sizes, stream.content)
+        if found is None:
+            records.check_replaceable(config, stream.sizes, stream.content)
         lacking = set(analyse) - set(found and found.analysis or {})
         row = {
             "method": config.method,

@@ -399,10 +399,35 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
                 raise
             continue  # a cached one is only made again
         same = content is None or record.provenance.get("content", "") == content
-        fresh = config.preset not in LIVE or record.status == "loaded"
+        fresh = config.preset not in LIVE or _is_of_here(record)
         if same and fresh and record.config.identity() == config.identity():
             return record
     return None
+
+
+def _is_of_here(record: Record) -> bool:
+    """Whether this very code, and this PyTorch, have made it."""
+    import torch
+
+    made = record.provenance.get("versions", {}).get("torch")
+    return record.status == "loaded" and made in (None, torch.__version__)
+
+
+def check_replaceable(config: Config, task_sizes, content: str) -> None:
+    """Raises UserError where a record that is kept among the committed ones is of other
+    images under the same name: a new one would be written over it.
+    """
+    path = _named(folder(config), config, task_sizes)
+    if not is_committed(config) or not os.path.exists(path):
+        return
+    before = load(path).provenance.get("content", "")
+    if before != content:
+        raise UserError(
+            f"'{path.name}' was recorded on other images of the name "
+            f"'{config.dataset}' ({before or 'no content'} there, {content} here), and "
+            "would be written over; pack these under another name, or set GFR_CACHE "
+            "and keep new records elsewhere."
+        )
 
 
 def _named(place: Path, config: Config, task_sizes) -> Path:

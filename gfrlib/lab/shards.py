@@ -89,6 +89,11 @@ def pack(
     crop = size * 7 // 8 if crop is None else crop
     _check_numbers(size, crop, workers)
     target = datasets.folder() / datasets.checked(name)
+    if name in datasets.KNOWN:  # one known content, in one order
+        raise UserError(
+            f"'{name}' is known as it is, and packed without --size, --crop, --workers "
+            "and such; leave them out, or give it another name."
+        )
     source = _source(name, path, classes, size, crop, rules or decoding.Rules())
     listing = _listing(source)
     key = _key(source, listing)

@@ -12,7 +12,7 @@ from test_tasks import arrays, write_folder
 
 from gfrlib import cli
 from gfrlib.config import UserError
-from gfrlib.lab import datasets, decoding, shards
+from gfrlib.lab import datasets, decoding, folders, shards
 from gfrlib.lab.experiments import load_tasks, settings
 
 
@@ -410,3 +410,18 @@ def test_a_folder_is_packed_no_larger_than_asked_for(home):
     for wrong in (0, -1, 10**9):
         with pytest.raises(UserError, match="'side' is the most"):
             decoding.Rules(side=wrong)
+
+
+def test_the_first_image_sets_the_size_and_that_is_said(tmp_path):
+    """One thumbnail that comes first would shrink every photograph."""
+    for k, side in enumerate((12, 40, 40, 9, 40, 40)):
+        for name in ("ape", "bee"):
+            place = tmp_path / name
+            place.mkdir(exist_ok=True)
+            Image.new("RGB", (side + 5, side)).save(place / f"{k}.png")
+    found = folders.read_folder(tmp_path)
+    assert found.arrays["train_images"].shape[1:3] == (12, 12)
+    [line] = [line for line in found.account if "the size of the first" in line]
+    assert "brought to 12 x 12" in line and "8 are larger, 2 smaller" in line
+    exact = folders.read_folder(tmp_path, rules=decoding.Rules(side=10, exact=True))
+    assert not any("the size of the first" in line for line in exact.account)

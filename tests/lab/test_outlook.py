@@ -137,7 +137,7 @@ def test_a_long_run_of_the_readers_own_images_says_so_before(capsys, home, monke
 
     np.savez(home / "mine.npz", **arrays)
     assert cli.main(["data", "mine", str(home / "mine.npz")]) == 0
-    monkeypatch.setattr(outlook, "seconds", lambda configs: 200.0)
+    monkeypatch.setattr(outlook, "seconds", lambda configs, **_: 200.0)
     short = ["--method", "finetune", "--epochs-base", "1", "--epochs-task", "1"]
     for dataset in ("mine", "digits"):
         capsys.readouterr()

@@ -10,8 +10,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers_core import train
+from helpers_core import generated, train
 from PIL import Image
+from test_tasks import write_folder
 
 from gfrlib import cli, tasks
 from gfrlib.config import UserError, make_config
@@ -420,3 +421,16 @@ def test_a_data_set_packed_anew_is_another_one(folder, monkeypatch):
     again = experiments.run_or_load(config)
     assert again.status == "computed now" and again.weights != first.weights
     assert again.provenance["content"] != first.provenance["content"]
+
+
+@pytest.mark.parametrize("how", [dict(size=32), dict(crop=28), dict(workers=1)])
+def test_a_known_data_set_is_not_packed_as_photographs(tmp_path, monkeypatch, how):
+    """Its arrays would lie in another order, in the place of those that are there."""
+    monkeypatch.setenv("GFR_HOME", str(tmp_path))
+    there = tmp_path / "data" / "packed" / "cifar100"
+    there.mkdir(parents=True)
+    (there / "meta.json").write_text("{}")
+    write_folder(tmp_path / "some", generated(2, per_class=5))
+    with pytest.raises(UserError, match="'cifar100' is known as it is"):
+        shards.pack("cifar100", tmp_path / "some", **how)
+    assert [p.name for p in there.iterdir()] == ["meta.json"]
