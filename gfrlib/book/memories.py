@@ -190,31 +190,36 @@ def beside_the_gan(found: dict) -> str:
     return " ".join(said)
 
 
-def off(run, name: str) -> float:
-    """How far a measure right after task 0 is from what a perfect memory would reach,
-    which replays what it learned from: real features as they are, or augmented.
+def beside_perfect(runs, name: str) -> tuple[float, float]:
+    """(a measure right after task 0, what a perfect memory would reach), means over
+    seeds: it would replay what it learned from, real features as they are or augmented.
     """
-    perfect = LEARNS_FROM.get(run.config.memory, PERFECT)
-    return abs(
-        measured(run, name, after=0) - measured(run, name, after=0, perfect=perfect)
+    perfect = LEARNS_FROM.get(runs[0].config.memory, PERFECT)
+    both = ("", perfect)
+    own, best = (
+        np.mean([measured(run, name, after=0, perfect=of) for run in runs])
+        for of in both
     )
+    return float(own), float(best)
 
 
 def extremes(found: dict) -> Markdown:
     """Which memory is nearest to its yardstick right after task 0, which farthest."""
+    known = {row: runs for row, runs in found.items() if all(map(moments, runs))}
+    if not known:
+        return Markdown("Nothing is measured.")
     said = []
     for name in (DISTANCE, "precision", "coverage"):
-        mean = {
-            words.label(row): np.mean([off(run, name) for run in runs])
-            for row, runs in found.items()
-            if all(map(moments, runs))
-        }
-        order = sorted(mean, key=mean.get)
-        if not order:
-            return Markdown("Nothing is measured.")
-        said.append(f"by {name}, *{order[0]}* and *{order[-1]}*")
+        pairs = {row: beside_perfect(runs, name) for row, runs in known.items()}
+        order = sorted(pairs, key=lambda row: abs(np.subtract(*pairs[row])))
+        near, far = (
+            f"*{words.label(row)}* ({pairs[row][0]:.1f}, its yardstick "
+            f"{pairs[row][1]:.1f})"
+            for row in (order[0], order[-1])
+        )
+        said.append(f"- by {name}, nearest is {near}, farthest {far};")
     return Markdown(
-        f"Nearest to its yardstick, and farthest from it: {'; '.join(said)}."
+        "\n".join(["Each memory beside its own yardstick, in percent:", "", *said])
     )
 
 
@@ -263,7 +268,9 @@ def faded(panels: dict, name: str = "coverage") -> Markdown:
                 f"*{label}* (from {falls[label][1]:.1f} to {falls[label][2]:.1f} %)"
                 for label in (order[0], order[-1])
             )
-            said.append(f"{title}: most with {most}, least with {least}.")
+            rises = falls[order[-1]][0] < 0
+            end = f"with {least} it rises" if rises else f"least with {least}"
+            said.append(f"{title}: most with {most}; {end}.")
     said = [f"- {sentence}" for sentence in said]
     return Markdown("\n".join([f"How far {name} falls:", "", *said] if said else []))
 

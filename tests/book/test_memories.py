@@ -136,11 +136,12 @@ def test_sentences_name_the_nearest_to_its_yardstick_and_what_is_missing():
     as they are, 95 %: each is asked for its own."""
     found = {"gfr": [with_quality(coverage=0.84)]}
     found["gfr-gaussian"] = [with_quality("gfr-gaussian", coverage=0.9)]
-    assert memories.off(found["gfr"][0], "coverage") == pytest.approx(1)
-    assert memories.off(found["gfr-gaussian"][0], "coverage") == pytest.approx(5)
+    both = [memories.beside_perfect(runs, "coverage") for runs in found.values()]
+    assert both == [pytest.approx((84, 85)), pytest.approx((90, 95))]
     said = memories.extremes(found).data
     names = [words.label(row) for row in found]
-    assert f"by coverage, *{names[0]}* and *{names[1]}*" in said
+    near = f"nearest is *{names[0]}* (84.0, its yardstick 85.0)"
+    assert f"by coverage, {near}, farthest *{names[1]}* (90.0" in said
     some = {"4 × 25": found, "5 tasks": {"gfr": [fake()]}}
     assert "5 tasks, 25 tasks." in memories.not_measured(some).data
     every = dict.fromkeys(memories.SPLITS, found)
