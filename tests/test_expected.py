@@ -62,6 +62,15 @@ def test_the_comparison_on_another_machine_allows_a_little(slim_now):
         return {**slim_now, "cpu": "another", "predictions": rows, "sha256": ""}
 
     assert compare(slim_now, changed(0.04)) is None
+    for name, factor, moved in (
+        ("gfr-gaussian, task 1 classifier", 1.01, False),
+        ("gfr-gaussian, task 1 classifier", 1.05, True),
+        ("gfr, task 0 generator", 9.0, False),  # another way of the GAN
+    ):
+        other = changed(0)
+        losses = slim_now["final_losses"]
+        other["final_losses"] = {**losses, name: factor * losses[name]}
+        assert (compare(slim_now, other) is not None) == moved, name
     assert "moved" in compare(slim_now, changed(0.07))
     here = {**changed(0.04), "cpu": slim_now["cpu"]}
     assert "moved" in compare(slim_now, here)
