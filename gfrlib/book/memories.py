@@ -217,7 +217,7 @@ def extremes(found: dict) -> Markdown:
             f"{pairs[row][1]:.1f})"
             for row in (order[0], order[-1])
         )
-        said.append(f"- by {name}, nearest is {near}, farthest {far};")
+        said.append(f"- By {name}, nearest is {near}, farthest {far}.")
     return Markdown(
         "\n".join(["Each memory beside its own yardstick, in percent:", "", *said])
     )

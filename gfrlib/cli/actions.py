@@ -129,8 +129,8 @@ def grid(options) -> None:
     )
     # closed at once when this is stopped, so that its processes end, too
     with contextlib.closing(results):
-        failed = _tell_results(results, len(configs), commit=options.commit)
-    failed, uncommitted = failed
+        told = _tell_results(results, len(configs), commit=options.commit)
+    failed, uncommitted = told
     if failed:
         raise UserError(
             f"{failed} of {len(configs)} runs stopped with the errors above; all "

@@ -73,10 +73,15 @@ def _other_sides(found: surveys.Survey, side: int, rules: decoding.Rules) -> lis
     """
     if rules.exact:
         return []
-    sides = []
-    for file, _ in (each for listed in found.files.values() for each in listed):
+
+    def of(file: Path) -> int:
         with contextlib.suppress(decoding.Unreadable):  # named when it is decoded
-            sides.append(min(decoding.shorter_side(file, rules), rules.side))
+            return min(decoding.shorter_side(file, rules), rules.side)
+        return side
+
+    files = [file for listed in found.files.values() for file, _ in listed]
+    with ThreadPoolExecutor() as pool:
+        sides = list(pool.map(of, files))
     larger = sum(other > side for other in sides)
     smaller = sum(other < side for other in sides)
     if not larger + smaller:

@@ -141,7 +141,7 @@ def test_sentences_name_the_nearest_to_its_yardstick_and_what_is_missing():
     said = memories.extremes(found).data
     names = [words.label(row) for row in found]
     near = f"nearest is *{names[0]}* (84.0, its yardstick 85.0)"
-    assert f"by coverage, {near}, farthest *{names[1]}* (90.0" in said
+    assert f"By coverage, {near}, farthest *{names[1]}* (90.0" in said
     some = {"4 × 25": found, "5 tasks": {"gfr": [fake()]}}
     assert "5 tasks, 25 tasks." in memories.not_measured(some).data
     every = dict.fromkeys(memories.SPLITS, found)
