@@ -33,6 +33,10 @@ BEYOND += read(
     """
 the flow is above the GAN
     above | gfr-flow | gfr
+the flow, followed by midpoint steps, is above the GAN
+    above | gfr-flow, midpoint | gfr | 4 × 25
+midpoint steps put the flow above ten Euler steps
+    above | gfr-flow, midpoint | gfr-flow | 4 × 25
 the flow is above whole covariances
     above | gfr-flow | gfr-gaussian-full
 mixtures are above diagonal Gaussians

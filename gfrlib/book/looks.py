@@ -38,6 +38,7 @@ LOOKS = {
     "gfr-mixture": ("GFR, mixtures", TEAL, "p", "-"),
     "gfr": ("GFR, GAN", BLUE, "o", "-"),
     "gfr-flow": ("GFR, flow", VIOLET, "d", "-"),
+    "gfr-flow, midpoint": ("GFR, flow, midpoint", VIOLET, "D", "--"),
     "ewc": ("EWC", VIOLET, "X", "--"),
     "mas": ("MAS", BROWN, "d", ":"),
     "icarl-cnn": ("iCaRL-CNN", TEAL, "<", "--"),

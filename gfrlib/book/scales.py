@@ -122,6 +122,8 @@ WAYS = {  # to hold the extractor under the same replay: Table 3 and its two end
 ROWS = {  # of comparisons: what is no method's name
     **WAYS,
     "frozen F, same memory": dict(method="gfr-gaussian-full", penalty="frozen"),
+    # the flow followed more closely, with as many evaluations of its network
+    "gfr-flow, midpoint": dict(method="gfr-flow", flow_solver="midpoint", flow_steps=5),
 }
 FROM_ELSEWHERE = {  # rows that go on from a pretrained extractor, or from scratch
     **{

@@ -158,6 +158,18 @@ def test_whether_the_newer_generator_is_better_needs_seeds():
     said = memories.newer({"4 × 25": ahead, "5 tasks": behind, "25 tasks": one}).data
     assert "*yes* in 1 and *no* in 1. In 1 the answer" in said
     assert "*yes* in 0 and *no* in 0. In 3 the answer" in memories.newer({}).data
+    followed = {**behind, memories.MIDPOINT: two(-0.1)}
+    said = memories.newer({"4 × 25": followed}).data
+    assert "*no* in 1" in said and said.endswith(
+        "With midpoint steps, in 4 × 25: *yes*."
+    )
+    followed[memories.MIDPOINT] = two(-0.1)[:1]
+    said = memories.newer({"4 × 25": followed, "5 tasks": followed}).data
+    assert said.endswith("With midpoint steps, in 4 × 25: open.")
+    assert memories.beside_the_gan({**ahead, memories.MIDPOINT: two(-0.1)}) == (
+        "The flow ends 10.0 points above the GAN. "
+        "Followed by midpoint steps it ends 20.0 points above the GAN."
+    )
     whole = {**ahead, "gfr-gaussian-full": two(0.05)}
     said = memories.beside_the_gan(whole)
     assert said == (
@@ -171,10 +183,14 @@ def test_whether_the_newer_generator_is_better_needs_seeds():
 
 def test_the_questions_are_asked_on_the_splits_that_are_shown():
     for claim in memories.asked():
-        assert set(claim.pair) <= set(memories.RECORDED)
-        assert {*memories.SPLITS} <= set(claim.splits) <= set(scales.SPLITS)
+        assert set(claim.pair) <= {*memories.RECORDED, memories.MIDPOINT}
+        wanted = set(memories.SPLITS)
+        if memories.MIDPOINT in claim.pair:
+            wanted = {"4 × 25"}
+        assert wanted <= set(claim.splits) <= set(scales.SPLITS)
         assert claim.kind == "above" and claim.ours
-    assert memories.asked()[0].pair == ("gfr-flow", "gfr")
+    pairs = [claim.pair for claim in memories.asked()]
+    assert pairs[:2] == [("gfr-flow", "gfr"), (memories.MIDPOINT, "gfr")]
     assert claims.by_split({}, memories.asked()) == []
 
 
