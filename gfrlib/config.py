@@ -197,7 +197,7 @@ class Config:
     )
     # ours: training images of a task that EWC's and MAS's importances are measured on
     importance_images: int = setting(500, bounds=COUNT, read=important, stage="later")
-    # images kept per class (paper, Section 5: 20 a class, chosen by herding)
+    # images kept per class (paper, Section 5: 20 a class; by herding, as iCaRL does)
     exemplars: int = setting(
         20, bounds=(1, 10**6), read=lambda c: c.memory == "exemplars", stage="memory"
     )

@@ -14,8 +14,8 @@ REFERENCE_BATCH = 128  # the paper's batch size, to which batch-wide sums are re
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
-    """L_CE of Section 3.1: mean over the batch of -log softmax(logits)[label]. logits
-    [B, C], labels [B].
+    """L_CE of Section 3.1, there a sum over the data: mean over the batch of
+    -log softmax(logits)[label]. logits [B, C], labels [B].
     """
     return functional.cross_entropy(
         logits.to(torch.promote_types(logits.dtype, torch.float32)), labels
@@ -177,8 +177,9 @@ def margin_ranking(
 
 
 def parameter_penalty(theta: Tensor, theta_old: Tensor, omega: Tensor) -> Tensor:
-    """sum_i Omega_i (theta_i - theta_i*)^2 over all parameters [P], Section 3.2.
+    """sum_i Omega_i (theta_i - theta_i*)^2 over all parameters [P].
 
-    EWC takes half of it, MAS the whole.
+    EWC takes half of it (Kirkpatrick et al. 2017), MAS the whole (Aljundi et al. 2018);
+    the paper names both in Section 2.1 and Appendix B.
     """
     return (omega * (theta - theta_old).square()).sum()

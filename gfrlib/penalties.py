@@ -209,7 +209,7 @@ class Importance(nn.Module):
         for x in chunks:
             value, size_of = self.measure(network(prepare(x)), first, rng)
             gradients = torch.autograd.grad(value, parameters)
-            # FACIL weighs a batch by its images, which a short last one has less of
+            # the mean over images, halved; FACIL leaves a short last batch out
             count = 2 * len(images) / len(x) if self.halved else len(chunks)
             for omega, gradient in zip(self.omegas, gradients):
                 omega += size_of(gradient) / count

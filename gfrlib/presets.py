@@ -4,7 +4,8 @@
 # the code is another, kept in the reader's cache and never in the repository.
 LIVE = ("quick", "example", "photos")
 
-# A preset is what differs from the defaults (which are the paper's where it speaks).
+# A preset is what differs from the defaults. Those are the paper's where it speaks and
+# its code agrees; where the two differ, book/differences.md says which is followed.
 PRESETS = {
     # every reader, offline, and the tests: scikit-learn's digits; all values ours
     "quick": dict(

@@ -153,9 +153,8 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = True) -> float:
     Works with fewer rows than features.
 
     debiased  HSIC_1 (Song et al. 2012; Nguyen et al. 2021), 0 on average for
-              independent noise, so slightly negative at
-              times. No N x N matrix: for centred columns and squared row norms a_i, b_i
-              it is, up to 1 / (N(N-3)),
+              independent noise, so slightly negative at times. No N x N matrix: for
+              centred columns and squared row norms a_i, b_i it is, up to 1 / (N(N-3)),
               ||X^T Y||_F^2 - N/(N-2) sum_i a_i b_i + sum_i a_i sum_i b_i / ((N-1)(N-2))
     biased    ||X^T Y||_F^2 for centred columns
     Raises ValueError as the module says; debiased also for fewer than 4 rows, or if all

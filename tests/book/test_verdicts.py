@@ -160,7 +160,7 @@ def test_an_entry_of_the_list_by_hand():
     with pytest.raises(ValueError, match="two lines"):
         entries.read("one\ntwo")
     printed = {c.text: c.printed for c in paper.CLAIMS_2 if c.printed}
-    assert printed["features above Image replay"] == (41.5, 9.7)
+    assert printed["features far above Image replay"] == (41.5, 9.7)
 
 
 def test_a_lead_is_taken_seed_by_seed():
