@@ -64,7 +64,9 @@ def settings(
     The squared distance, at a weight that lets F learn the new classes: with two
     features a still one has no room for them. `changes` are settings of Config.
     """
-    found = dict(split=list(SIZES), seed=seed, penalty="none", memory=replay)
+    # on the CPU even beside a GPU: it is looked at more often than it takes a step
+    found = dict(device="cpu", split=list(SIZES), seed=seed)
+    found |= dict(penalty="none", memory=replay)
     found |= dict(width=8, epochs_task=100, learning_rate_task=2e-3)
     if distillation:
         found |= dict(penalty="features", distance="mse", penalty_weight=0.1)

@@ -13,6 +13,7 @@ from conftest import ROOT
 from gfrlib import training
 from gfrlib.book import drift_film, drift_player, figures
 from gfrlib.book.drift_film import Film, Look
+from gfrlib.engine import machine
 from gfrlib.lab import experiments
 
 SHORT = dict(epochs_base=8, epochs_task=15, width=4)
@@ -44,6 +45,14 @@ def films(tmp_path_factory):
 def run(*switches, **changes) -> Film:
     config = drift_film.settings(*switches, **{**SHORT, **changes})
     return Film(config, experiments.load_tasks(config), None)
+
+
+def test_films_are_made_on_the_cpu_beside_a_gpu(monkeypatch):
+    """The player reads their tensors on the host: chapter 2 in Colab."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for switches in drift_film.FILMS.values():
+        config = drift_film.settings(*switches)
+        assert machine.resolve_device(config).type == "cpu"
 
 
 def end_of_task_0(looks):
