@@ -5,7 +5,8 @@
 Operations are counted, not estimated: on steps of the real training functions, by
 PyTorch's own formulas for matrix products and convolutions (2 for each multiplication
 with its addition). Full speed is that of a large matrix product on this machine, in the
-record's precision and threads.
+record's threads, and in the precision in which the phase computes: the record's, but
+float32 for the updates of a generator of feature vectors (generator_training).
 """
 
 import dataclasses
@@ -61,6 +62,11 @@ def peak(precision: str, device: torch.device) -> float:
     return 2 * SIDE[device.type] ** 3 / min(seconds)
 
 
+def in_float32(config, phase: str) -> bool:
+    """Whether a phase's steps compute in float32, whatever the config's precision."""
+    return phase == "generator" and config.cut == FEATURES
+
+
 def operations_per_step(config, stream, stage: plans.Stage) -> float:
     """Of one step of the stage's kind, forward and backward.
 
@@ -83,7 +89,8 @@ def operations_of_features(config, stream, task: int) -> float:
 def phases(record: records.Record) -> list[dict]:
     """One row per phase, task 0 and the later tasks apart.
 
-    Each has seconds, steps and operations; phases without steps have none of these.
+    Each has seconds, steps and operations, of which `in float32` whatever the
+    precision; phases without steps have none of these.
     """
     config = dataclasses.replace(record.config, compiled=False, device="auto")
     stream = experiments.load_tasks(config)
@@ -99,6 +106,7 @@ def phases(record: records.Record) -> list[dict]:
                 "seconds": 0.0,
                 "steps": 0,
                 "operations": 0.0,
+                "in float32": 0.0,
             },
         )
         row["seconds"] += part["seconds"]
@@ -110,6 +118,8 @@ def phases(record: records.Record) -> list[dict]:
                 config, stream, plans.Stage("", part["task"], part["phase"], 1)
             )
         row["operations"] += row["each"] * part["steps"]
+        if in_float32(config, part["phase"]):
+            row["in float32"] += row["each"] * part["steps"]
         if part["phase"] == "generator" and config.cut == FEATURES:
             if "image" not in row:
                 row["image"] = operations_of_features(config, few, part["task"])
@@ -130,8 +140,10 @@ def main(path: str) -> dict:
     here.prepare()
     with here.limited():
         rows, speed = phases(record), peak(precision, here.device)
+        full = speed if precision == "float32" else peak("float32", here.device)
     for row in rows:
-        row["floor"] = row["operations"] / speed
+        halved = row["operations"] - row["in float32"]
+        row["floor"] = halved / speed + row["in float32"] / full
     return {
         "rows": rows,
         "speed": speed,

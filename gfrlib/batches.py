@@ -28,19 +28,27 @@ class Batches:
         self.labels = tasks.train_labels
         self.batch_size = min(config.batch_size, len(index))
         self.per_epoch = max(1, len(index) // config.batch_size)
+        # images on disk are asked for by the host, which must not wait for a GPU's rows
+        self.streamed = hasattr(tasks.train_images, "ahead")
+        self.on_host = index.cpu() if self.streamed else None
 
-    def rows(self, step: int) -> Tensor:
+    def rows(self, step: int, host: bool = False) -> Tensor:
         """Positions in `index` of a step's whole batch [B]."""
-        return self.phase.epoch_rows(step, len(self.index), self.batch_size)
+        return self.phase.epoch_rows(step, len(self.index), self.batch_size, host=host)
+
+    def wanted(self, step: int) -> Tensor:
+        """This process's share of a step's training images, for disk-backed ones."""
+        return self.on_host[distributed.share(self.rows(step, host=True))]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """What the extractor reads, [B, C, H, W], and its labels [B]."""
         rows, images = self.rows(step), self.tasks.train_images
         draws = distributed.share(self.tasks.draw(len(rows), self.phase.rng))
         chosen = self.index[distributed.share(rows)]
-        x = self.tasks.normalise(self.tasks.augment(images[chosen], draws))
-        if hasattr(images, "ahead"):  # on disk: begin to read the next batch
-            images.ahead(self.index[distributed.share(self.rows(step + 1))])
+        found = images[self.wanted(step) if self.streamed else chosen]
+        x = self.tasks.normalise(self.tasks.augment(found, draws))
+        if self.streamed:  # begin to read the next batch
+            images.ahead(self.wanted(step + 1))
         return x, self.labels[chosen]
 
     def extractor(self, extractor: nn.Module) -> nn.Module:

@@ -122,6 +122,8 @@ def compute(function, args, kwargs):
     moved = name in MAY_MOVE and bool(there) != (
         bool(there) and not here if name == "copy_" else gives
     )
+    # from pinned memory to the device, the host does not wait
+    moved = moved and not (kwargs.get("non_blocking") and gives)
     if there and (name in SIZE_UNKNOWN | {"_local_scalar_dense"} or masked) or moved:
         waits.append(name)
     if wanted is not None:

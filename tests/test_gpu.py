@@ -89,11 +89,17 @@ def test_the_calls_are_told_one_for_each_piece(home, mosaics, capsys, monkeypatc
     assert gpu.main(["pieces", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split("command: ")[1] for line in lines] == [
-        "bash grids/gpu.sh check",
+        "bash grids/gpu.sh check --minutes 3.5",
         "true",
-        "bash grids/gpu.sh train",
+        "bash grids/gpu.sh train --minutes 8",
     ]
+    assert sum(gpu.LEASED.values()) < 15 and max(gpu.LEASED.values()) < 10
     assert all(f"carry data/carry/{k} " in line for k, line in enumerate(lines, 1))
+    monkeypatch.setattr(pieces, "CARRIED", 10 * pieces.MARGIN + 10 * size)
+    assert gpu.main(["pieces", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert ["carry data/carry/1 " in line for line in lines] == [True, False]
+    assert "carry nothing" in lines[1] and "train" in lines[1]
 
 
 def test_a_rehearsal_leaves_what_a_session_has_brought_back(tmp_path, monkeypatch):
@@ -235,8 +241,39 @@ def test_a_deadline_ends_what_works_and_keeps_what_it_said(worker, capsys, kind)
     assert time.monotonic() - began < 15
     said = capsys.readouterr().out
     assert "Left: frozen" in said and "gfr" in said
-    assert ("its time is over" in said) == (kind == "wait")
-    assert state.is_done(state.load(), "gfr")
+    assert "its time is over" in said
+    found = state.load()
+    assert state.is_done(found, "gfr") and not found["failed"]
+
+
+def test_a_deadline_before_the_first_row_blames_no_mode(worker, capsys, monkeypatch):
+    """And what was tested by then comes back."""
+    monkeypatch.setattr(state, "fastest", lambda found: "compiled")
+    tested = {"event": "tested", "row": "gfr", "curve": [77.7, 66.6]}
+    worker({"rows compiled": [AT, tested, "hang"]})
+    call("train", "--minutes", "0.05")
+    found = state.load()
+    assert found["failed"] == [] and found["kind"] == "compiled"
+    assert "77.7 66.6" in capsys.readouterr().out
+    assert found["rows"]["gfr"]["at"] and not state.is_done(found, "gfr")
+
+
+def test_a_mode_whose_check_failed_is_not_trained_in(worker):
+    found = state.empty() | {"steps": {"classifier, task 0": 1000}}
+    found["timing"] = {"classifier, task 0": dict(eager=9.0, compiled=5.0, graphs=1.0)}
+    assert state.fastest(found) == "graphs"
+    wrong = {"passed": False, "said": ""}
+    found["checks"] = {state.NETWORK_CHECK.format(mode="graphs"): wrong}
+    assert state.fastest(found) == "compiled"
+    found["checks"][state.GAN_CHECK] = wrong
+    assert state.fastest(found) == "eager"
+    # a timing that crashes
+    worker({"timing compiled": ["fail"], "timing graphs": ["wait"]})
+    part = parts.Part(1.0, dry=True)
+    part.dry = False
+    part.until = time.monotonic() + part.grace + 4
+    parts.check(part)
+    assert part.found["failed"] == ["compiled"]
 
 
 def test_a_part_that_is_told_to_end_prints_its_table(worker, capsys):
@@ -275,7 +312,7 @@ def test_a_mode_that_fails_gives_way_to_the_next(worker, monkeypatch):
     assert call("train") == 1
     found = state.load()
     assert found["failed"] == ["graphs"] and found["kind"] == "compiled"
-    assert [name for name in state.PLANNED if state.is_done(found, name)] == ["gfr"]
+    assert [name for name in state.PLANNED if state.is_done(found, name)] == ["frozen"]
 
 
 def test_without_a_gpu_it_says_so(home, capsys, monkeypatch):
@@ -340,6 +377,7 @@ def test_timed_steps_leave_out_the_first(monkeypatch):
 
 def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     """A checkpoint lies where it was stopped, whatever the usual interval."""
+    monkeypatch.setenv("GFR_CACHE", str(tmp_path))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(store, "CHECKPOINT_EVERY", 1e9)
     config = tiny("gfr", **SMALL, precision="float32")
@@ -352,15 +390,20 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsy
                 self.ask()
             super().__call__(t, phase, step, *rest)
 
-    report = Asked("gfr")
+    report = Asked("gfr", config)
     with pytest.raises(work.Stopped):
-        train(config, store.Store(tmp_path), report=report)
+        train(config, store.Store(), report=report)
     monkeypatch.setattr(store, "CHECKPOINT_EVERY", 1e9)
-    again = train(config, store.Store(tmp_path, resumed.append))
+    again = train(config, store.Store(notice=resumed.append))
     assert len(resumed) == 1 and resumed[0].endswith("at step 2")
     assert again.weights == whole.weights
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {event["event"] for event in events} == {"at"}
+    assert {event["event"] for event in events} == {"at", "tested"}
+    (found,) = (event for event in events if event["event"] == "tested")
+    stream = load_tasks(config)
+    seen = stream.test_labels[: len(whole.predictions[0][config.prediction])].numpy()
+    share = (whole.predictions[0][config.prediction] == seen).mean()
+    assert found["curve"] == [round(100 * float(share), 2)]
 
 
 def test_a_costly_part_can_be_left_out(home):

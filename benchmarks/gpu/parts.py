@@ -23,7 +23,7 @@ from gfrlib.config import UserError
 from gfrlib.engine.store import root
 
 # seconds that each may take; `compiled` compiles three kinds of pass
-CHECKS, TIMING = 90.0, {"eager": 60.0, "compiled": 130.0, "graphs": 80.0}
+CHECKS, TIMING = 60.0, {"eager": 50.0, "compiled": 130.0, "graphs": 80.0}
 PATIENCE = 4  # times as long in a rehearsal, on a processor that others use
 GRACE, HURRY = 25.0, 8.0  # for a checkpoint at the end; after SIGTERM
 PACKED = "cifar100"
@@ -87,7 +87,9 @@ class Part:
         return self.until - time.monotonic() - self.grace
 
     def work(self, *words: str, seconds: float, mode: str = "eager") -> int | None:
-        """The exit code of a process that works; None where it had to be killed."""
+        """The exit code of a process that works, STOPPED where its time was over; None
+        where something else killed it.
+        """
         if self.dry:
             words = (*words, "--dry")
         if seconds <= 0:
@@ -101,13 +103,18 @@ class Part:
                 cwd=root(),
                 env=environment(mode, self.dry),
             )
-            self._listen(time.monotonic() + seconds)
+            late = self._listen(time.monotonic() + seconds)
         code = self.process.wait()
         self.process = None
-        return None if code < 0 else code
+        if code < 0:  # by a signal, ours or another's
+            return STOPPED if late else None
+        return code
 
-    def _listen(self, until: float) -> None:
-        """Take up each finding as it comes; at `until`, and again later, end it."""
+    def _listen(self, until: float) -> bool:
+        """Take up each finding as it comes; at `until`, and again later, end it.
+
+        Returns whether it came to that.
+        """
         lines: queue.Queue = queue.Queue()
         process = self.process
 
@@ -125,7 +132,7 @@ class Part:
             except queue.Empty:
                 line = ""
             if line is None:
-                return
+                return len(ending) < 2
             if line.startswith("{"):
                 self.take(json.loads(line))
             if ending and time.monotonic() > ending[0][0]:
@@ -137,7 +144,7 @@ class Part:
         said = state.note(self.found, event)
         if said and kind != "at":
             print(said, flush=True)
-        if kind in ("check", "timing", "row"):
+        if kind in ("check", "timing", "tested", "row"):
             self._keep(table.text(self.found, "still under way"))
         else:
             state.save(self.found)
@@ -197,11 +204,15 @@ def check(part: Part) -> None:
         part.take({"event": "said", "text": "not all checks came to their turn"})
     for mode in ["eager"] if part.dry else MODES:
         part.found["start"].pop(mode, None)
+        if mode in part.found["failed"]:
+            part.found["failed"].remove(mode)
         seconds = min(patience * TIMING[mode], part.left())
         code = part.work("timing", mode, seconds=seconds, mode=mode)
         if code not in (0, STOPPED):
             text = f"timing {mode} ended with code {code}; see gpu-log.txt"
             part.take({"event": "said", "text": text})
+            if mode != "eager":  # which is the last to be left
+                part.found["failed"].append(mode)
 
 
 def train(part: Part) -> None:
@@ -209,7 +220,7 @@ def train(part: Part) -> None:
     found = part.found
     while left := [name for name in PLANNED if not state.is_done(found, name)]:
         bring_data(part)
-        if not found["kind"] or found["kind"] in found["failed"]:
+        if not found["kind"] or found["kind"] in state.distrusted(found):
             found["kind"] = state.fastest(found)
         mode = found["kind"]
         code = part.work("rows", mode, *left, seconds=part.left(), mode=mode)

@@ -63,6 +63,8 @@ def _accuracy(state: dict) -> list[str]:
         else:
             where = f", {row['at']}" if row.get("at") else ""
             lines.append(f"    {name:<24}{row.get('status') or 'not begun'}{where}")
+            if row.get("curve"):
+                lines.append(_shares("    so far", row["curve"]))
     return lines
 
 

@@ -6,6 +6,7 @@ Every finding is one JSON line on standard output, as soon as it is known. Exit 
 when all is done, STOPPED where SIGTERM ended it after a checkpoint.
 """
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 import traceback
 
-from benchmarks.gpu.state import MODES
+from benchmarks.gpu.state import MODES, NETWORK_CHECK
 from gfrlib.config import UserError, make_config
 
 STOPPED = 3
@@ -27,8 +28,8 @@ DRY = dict(
     generator_steps_later=20, generator_hidden=32, latent_dim=16, feature_views=1,
     threads=1, precision="float32",
 )  # fmt: skip
-# Features of the weights that take the host minutes are left out of the records.
-LEFT_OUT = ("similarity",)
+# What takes the host long, while the GPU waits, is left out of the records.
+LEFT_OUT = ("similarity", "quality")
 
 
 def say(event: str, **about) -> None:
@@ -54,11 +55,15 @@ class Stopped(Exception):
 
 
 class Report:
-    """Hears of every step: tells where a row is, and ends it cleanly after SIGTERM."""
+    """Hears of every step: tells where a row is, and ends it cleanly after SIGTERM.
 
-    def __init__(self, row: str):
+    config: of the row; with it, the accuracies of a row that is never finished come
+    back, too.
+    """
+
+    def __init__(self, row: str, config=None):
         self.row, self.asked, self.saving = row, False, False
-        self.told = 0.0
+        self.config, self.task, self.told = config, 0, 0.0
         signal.signal(signal.SIGTERM, self.ask)
 
     def ask(self, *_) -> None:
@@ -71,6 +76,10 @@ class Report:
         if time.monotonic() - self.told > 5 or last:
             self.told = time.monotonic()
             say("at", row=self.row, task=t, phase=phase, step=step, total=total)
+        if self.config and t > self.task:
+            self.task = t
+            with contextlib.suppress(UserError, LookupError):
+                say("tested", row=self.row, curve=tested(self.config, t))
         if self.saving:
             raise Stopped
         if self.asked:
@@ -81,6 +90,31 @@ class Report:
 # Rows ---------------------------------------------------------------------------------
 
 
+def tested(config, before: int) -> list[float]:
+    """Class-weighted accuracy (percent) after each task before this one of a run under
+    way, from what it has kept. Raises LookupError where that is not there.
+    """
+    from gfrlib import metrics
+    from gfrlib.engine.chain import Chain
+    from gfrlib.engine.store import Store
+    from gfrlib.lab.runs import load_tasks
+
+    def unknown(*_):
+        raise LookupError("not tested yet")
+
+    stream = load_tasks(dataclasses.replace(config, device="cpu"))
+    chain, predictions = Chain(config, stream, Store()), []
+    for t in range(before):
+        for name in ("classifier", "generator"):
+            chain.next_key(name, t)
+        rules = chain.evaluated(unknown, None, None, t)
+        predictions.append(rules.get(config.prediction, next(iter(rules.values()))))
+    seen = stream.sizes[:before]
+    labels = stream.test_labels.numpy()
+    accuracy = metrics.accuracy_matrix(predictions, labels, seen)
+    return [round(100 * float(x), 2) for x in metrics.class_weighted(accuracy, seen)]
+
+
 def rows(mode: str, names: list[str], dry: bool) -> int:
     """Run or load each row in turn."""
     from gfrlib.engine import store
@@ -88,10 +122,11 @@ def rows(mode: str, names: list[str], dry: bool) -> int:
 
     store.CHECKPOINT_EVERY, failed = CHECKPOINT_EVERY, 0
     for name in names:
-        report, began = Report(name), time.monotonic()
+        config = settings(name, mode, dry)
+        report, began = Report(name, config), time.monotonic()
         try:
             record = experiments.run_or_load(
-                settings(name, mode, dry),
+                config,
                 leave_out=LEFT_OUT,
                 report=report,
                 notice=lambda text: say("said", text=text),
@@ -161,10 +196,13 @@ def timing(mode: str, dry: bool) -> int:
     stream = made_up(config, images)
     say("steps", **steps_of(config))
     if mode != "eager":
-        check(f"the network, {mode} and eager", compiled_network, config)
-    speed = floor.peak(here.precision, here.device) if mode == "eager" else 0.0
-    if speed:
-        say("about", peak=f"{speed / 1e12:.0f} TFLOP/s in {here.precision}")
+        check(NETWORK_CHECK.format(mode=mode), compiled_network, config)
+    speeds = {}
+    if mode == "eager":
+        for kind in (here.precision, "float32"):
+            speeds[kind] = floor.peak(kind, here.device)
+        said = (f"{v / 1e12:.0f} TFLOP/s in {kind}" for kind, v in speeds.items())
+        say("about", peak=" and ".join(said))
     for phase, t in PHASES:
         if mode == "graphs" and phase == "generator":
             continue
@@ -174,8 +212,9 @@ def timing(mode: str, dry: bool) -> int:
         each = plans.seconds_per_step(config, stream, stage, **counts)
         start = time.monotonic() - began - (steps + warm) * each
         least = None
-        if speed:
-            least = floor.operations_per_step(config, stream, stage) / speed
+        if speeds:
+            kind = "float32" if floor.in_float32(config, phase) else here.precision
+            least = floor.operations_per_step(config, stream, stage) / speeds[kind]
         say(
             "timing",
             mode=mode,
@@ -211,7 +250,9 @@ def steps_of(config) -> dict[str, int]:
 
 
 def compiled_network(config) -> str:
-    """The old extractor's pass, compiled, against the eager one, in half precision."""
+    """The old extractor's pass, and the gradients of the new one's, compiled against
+    eager, in half precision.
+    """
     import torch
 
     from gfrlib.engine.machine import Machine, compiled
@@ -226,7 +267,19 @@ def compiled_network(config) -> str:
     with torch.no_grad(), torch.autocast(here.device.type, half, here.half is not None):
         eager = extractor(x).float()
         fast = compiled(extractor, here.device)(x).float()
-    return close(fast, eager, 0.02)
+    said = close(fast, eager, 0.02)
+
+    def gradients(run) -> torch.Tensor:
+        with torch.autocast(here.device.type, half, here.half is not None):
+            loss = run(x).float().square().mean()
+        found = torch.autograd.grad(loss, list(extractor.parameters()))
+        return torch.cat([g.flatten().float() for g in found])
+
+    extractor.train()
+    apart = close(
+        gradients(compiled(extractor, here.device)), gradients(extractor), 0.1
+    )
+    return f"{said}; of gradients, {apart}"
 
 
 def close(ours, theirs, most: float) -> str:

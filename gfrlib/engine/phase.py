@@ -66,10 +66,13 @@ class Phase:
         seed = seed_of(self.run_seed, self.t, self.name, what)
         return torch.Generator(self.device).manual_seed(seed)
 
-    def epoch_rows(self, step: int, count: int, batch_size: int) -> Tensor:
-        """Rows of this step's batch.
+    def epoch_rows(
+        self, step: int, count: int, batch_size: int, *, host: bool = False
+    ) -> Tensor:
+        """Rows of this step's batch, on the device or on the host.
 
         Every epoch has its own permutation of `count` rows; a rest below a batch waits.
+        The host's copy is made once an epoch.
         """
         per_epoch = max(1, count // batch_size)
         epoch, within = divmod(step, per_epoch)
@@ -77,7 +80,11 @@ class Phase:
             self._epoch = epoch
             rng = self.seeded(f"epoch {epoch}")
             self._order = torch.randperm(count, generator=rng, device=self.device)
-        return self._order[within * batch_size : (within + 1) * batch_size]
+            self._on_host: Tensor | None = None
+        if host and self._on_host is None:
+            self._on_host = self._order.cpu()
+        order = self._on_host if host else self._order
+        return order[within * batch_size : (within + 1) * batch_size]
 
     # Steps --------------------------------------------------------------------------
 

@@ -25,13 +25,13 @@ RUNS = (
 WAITS = ("lwf", "mas", "lucir", "block-3", "gfr", "fetril")
 
 
-def pretended(*words, home):
+def pretended(*words, home, **changes):
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "pretended.py", *words],
         capture_output=True,
         text=True,
         check=False,
-        env=environment(home),
+        env=environment(home) | changes,
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
@@ -81,3 +81,10 @@ def test_the_host_waits_for_no_step(waits, method):
     few, many = waits[method]["n"], waits[method]["2 n"]
     assert few
     assert many == few
+
+
+def test_the_host_waits_for_no_step_that_reads_from_disk(tmp_path):
+    few, many = pretended("waits", "lwf", home=tmp_path, GFR_RESIDENT_BYTES="1")[
+        "lwf"
+    ].values()
+    assert few and many == few
