@@ -319,15 +319,15 @@ class Config:
     )
 
     # ours: steps from noise to a feature; an Euler step asks the network once, a
-    # midpoint step twice
+    # midpoint step twice. The first training of a flow takes none
     flow_steps: int = setting(
-        10, bounds=(1, 10**4), read=lambda c: c.memory == "flow", stage="memory"
+        10, bounds=(1, 10**4), read=lambda c: c.memory == "flow", stage="later"
     )
     flow_solver: str = setting(
         "euler",
         choices=("euler", "midpoint"),
         read=lambda c: c.memory == "flow" and c.flow_solver != "euler",
-        stage="memory",
+        stage="later",
     )
 
     # what no result depends on

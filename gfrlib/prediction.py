@@ -117,7 +117,7 @@ def rules_of(config: Config, memory: Memory, t: int) -> list[str]:
         found.append("mahalanobis")
     if not idle:
         found.append("task-aware")
-    return found
+    return found if config.prediction in found else [*found, config.prediction]
 
 
 @torch.no_grad()

@@ -43,6 +43,7 @@ class Outcome:
     # per task: {item: bytes} carried to the next, beside the network
     bytes_kept: list = field(default_factory=list)
     weights: str = ""  # SHA-256 of the last network's state
+    made: list = field(default_factory=list)  # where its stages were trained
 
 
 def run(
@@ -64,7 +65,7 @@ def run(
     # F, H; G, D; Omega, for EWC and MAS alone
     network, memory, importance = build(config, tasks, chain.machine.device)
     past = None  # F, H, G of t-1, frozen
-    outcome = Outcome(losses=chain.losses, seconds=chain.seconds)
+    outcome = Outcome(losses=chain.losses, seconds=chain.seconds, made=chain.made)
     outcome.predictions += [None] * chain.numbers.start
     outcome.bytes_kept += [None] * chain.numbers.start
     for t in chain.numbers:

@@ -618,7 +618,15 @@ def test_a_committed_record_of_other_images_is_not_written_over(
     assert [code for code, _ in kept] == [0, 2] and kept[0][1] == kept[1][1]
     assert "would be written over" in capsys.readouterr().err
     assert cli.main(["grid", str(grid), "--dry-run"]) == 2
+    # nor is one of the reader's own, which may have taken a GPU hours
     monkeypatch.setenv("GFR_CACHE", str(tmp_path / "drive"))
+    assert cli.main(["grid", str(grid)]) == 0
+    source = generated(3, per_class=24)
+    arrays = {k: getattr(source, k) for k in (*datasets.ARRAYS, "class_names")}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    assert cli.main(["data", "mine", str(tmp_path / "mine.npz")]) == 0
+    assert cli.main(["grid", str(grid)]) == 2
+    monkeypatch.setenv("GFR_CACHE", str(tmp_path / "other drive"))
     assert cli.main(["grid", str(grid)]) == 0
 
 

@@ -19,7 +19,8 @@ from gfrlib.engine.store import NoStore, fitting
 class Chain:
     """The book-keeping of one run over a stream of tasks (tasks.Tasks).
 
-    `losses` and `seconds` are those of its stages.
+    `losses` and `seconds` are those of its stages, `made` where they were trained:
+    {"device", "threads", "precision", "digest"}, each that differs once.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Chain:
         self.machine = machine or Machine.of(config)
         self.losses: list[dict] = []
         self.seconds: list[dict] = []
+        self.made: list[dict] = []
         last = len(tasks.sizes) - 1
         # joint training has the last task alone, and reads the data of all
         self.numbers = range(last if config.memory == "real" else 0, last + 1)
@@ -66,6 +68,7 @@ class Chain:
                     "module": module.state_dict(),
                     "losses": phase.history,
                     "seconds": about,
+                    "made": self.here(),
                 }
                 stage.finish(done)
             else:
@@ -76,6 +79,17 @@ class Chain:
         self.losses += done["losses"]
         if done["seconds"]["seconds"] > 0.01:
             self.seconds.append(done["seconds"])
+        if "made" in done and done["made"] not in self.made:
+            self.made.append(done["made"])
+
+    def here(self) -> dict:
+        """What trains here, for `made`."""
+        return {
+            "device": self.machine.chip,
+            "threads": torch.get_num_threads(),
+            "precision": self.machine.precision,
+            "digest": self.store.code,
+        }
 
     def new_phase(self, name: str, t: int, stage=None) -> Phase:
         """A phase of task t on this run's machine; without a stage nothing is kept."""

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from gfrlib.config import UserError
 from gfrlib.engine.store import write_atomically
 from gfrlib.lab import seals
 
+# which weights an analysis says that it looks at (experiments)
+OF = re.compile(r" on ([0-9a-f]{12})\b")
 SHEET = "sheet"  # the analysis's field with the SHA-256 of the sheet's file
 
 
@@ -34,11 +37,13 @@ def beside(record: Path, ending: str) -> Path:
     return record.with_name(f"{record.stem}.analysis.{ending}")
 
 
-def read(record: Path, name: str, *, sealed: bool) -> Analysis | None:
+def read(
+    record: Path, name: str, *, sealed: bool, weights: str = ""
+) -> Analysis | None:
     """The analysis beside a record's file, or None where there is none.
 
-    sealed: the record carries a checksum, so that its analysis must, too. Raises
-    UserError for one that is damaged.
+    sealed: the record carries a checksum, so that its analysis must, too; weights: the
+    record's. Raises UserError for one that is damaged, or of other weights.
     """
     path = beside(record, "json")
     if not os.path.exists(path):
@@ -52,6 +57,12 @@ def read(record: Path, name: str, *, sealed: bool) -> Analysis | None:
     if not whole:
         raise _damaged(path)
     parts.pop(seals.FIELD, None)
+    looked_at = OF.search(str(parts.get("code", "")))
+    if weights and looked_at and not weights.startswith(looked_at[1]):
+        raise UserError(
+            f"'{path}' is of another run than the record beside it (it looks at other "
+            "weights); restore both from git, or delete both and run that again."
+        )
     return Analysis(parts, name)
 
 

@@ -11,7 +11,7 @@ from gfrlib import pretrained, training
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.engine import distributed, limits, paths, store
 from gfrlib.engine.machine import Machine
-from gfrlib.engine.source import analysis_digest
+from gfrlib.engine.source import analysis_digest, check_unchanged
 from gfrlib.lab import analysis, datasets, footprint, origin, records, runs, weights
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
@@ -65,6 +65,7 @@ def _run_or_load(
     report: Callable | None,
     notice: Callable[[str], None] | None,
 ) -> Record:
+    check_unchanged()
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
@@ -95,17 +96,17 @@ def _run_or_load(
             report=report,
             observe=observer,
         )
-        provenance = _provenance(here, stream, commit)
+        provenance = _provenance(here, stream, commit, outcome.made)
     if found is not None:
         _check_weights(found, outcome.weights)
         if alone:
-            parts = _result(observer, found.weights)
+            parts = _result(observer, found)
             found = records.analysed(found, parts, observer.sheet())
         return distributed.broadcast(found if alone else None)
     numbers = runs.numbers(config, stream, outcome)
     record = Record(config=config, provenance=provenance, **numbers)
     if alone:
-        parts = _result(observer, record.weights)
+        parts = _result(observer, record)
         path = records.save(record, parts, observer.sheet())
         record = records.holding(dataclasses.replace(record, path=path), parts)
     return distributed.broadcast(record if alone else None)
@@ -135,6 +136,7 @@ def extractor_after(
             "A pretrained extractor is a ResNet-18, and this run trains the small CNN; "
             "add --network resnet18."
         )
+    check_unchanged()
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
@@ -215,7 +217,7 @@ def _find(
     if config.preset not in LIVE:
         return found, asked - set(have)
     there = parts & set(have)
-    if have.get("code") == _stamp(found.weights):
+    if have.get("code") == _stamp(found):
         return found, parts - there
     return found, parts | (set(have) & set(analysis.PARTS))
 
@@ -232,17 +234,19 @@ def _check_weights(record: Record, weights: str) -> None:
         )
 
 
-def _result(observer: analysis.Observer, weights: str) -> dict:
+def _result(observer: analysis.Observer, record: Record) -> dict:
     """The parts, with what made them."""
-    return {"code": _stamp(weights), **observer.result()}
+    return {"code": _stamp(record), **observer.result()}
 
 
-def _stamp(weights: str) -> str:
-    """The code that analyses, and the weights that it looks at."""
-    return f"{analysis_digest()} on {weights[:12]}"
+def _stamp(record: Record) -> str:
+    """The code that analyses, the weights that it looks at, and on which images."""
+    content = record.provenance.get("content", "")
+    images = f", {content}" if content else ""
+    return f"{analysis_digest()} on {record.weights[:12]}{images}"
 
 
-def _provenance(here: Machine, stream: Tasks, commit: str) -> dict:
+def _provenance(here: Machine, stream: Tasks, commit: str, made: list) -> dict:
     size = distributed.size()
     found = origin.provenance(
         f"{size} x {here.chip}" if size > 1 else here.chip,
@@ -251,6 +255,10 @@ def _provenance(here: Machine, stream: Tasks, commit: str) -> dict:
         stream.content,
         commit,
     )
+    own = {**found, "device": here.chip}
+    others = [some for some in made if not some.items() <= own.items()]
+    if others:  # stages that another machine, or another number of threads, has trained
+        found["stages"] = others
     if stream.pretrained:
         names = ("name", "sha256", "source")
         found["pretrained"] = {name: getattr(stream.pretrained, name) for name in names}

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import zlib
@@ -102,7 +103,9 @@ class Record:
         """
         if self.path is None:
             return None
-        return analyses.read(self.path, self.name, sealed=self.sealed)
+        return analyses.read(
+            self.path, self.name, sealed=self.sealed, weights=self.weights
+        )
 
     def to_json(self) -> dict:
         """The record as kept in its file."""
@@ -379,7 +382,8 @@ def seal(path: Path) -> bool:
 
 
 def find(config: Config, task_sizes, content: str | None = None) -> Record | None:
-    """The record whose settings equal `config`'s, or None.
+    """The record whose settings equal `config`'s, or None. A split that is said in two
+    ways is one.
 
     A live preset's must have been made by this very code. `content` names the content
     of the data set (Packed.content), which must be the record's; None: it is not looked
@@ -387,7 +391,9 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
     Raises UserError for a committed record that is damaged.
     """
     committed = root() / "data" / "records"
-    for place in (committed, cache() / "records"):
+    places = (committed, cache() / "records")
+    ways = [config, *_said_otherwise(config, task_sizes)]
+    for place, config in itertools.product(places, ways):
         path = _named(place, config, task_sizes)
         _note(path)
         if not os.path.exists(path):
@@ -399,10 +405,25 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
                 raise
             continue  # a cached one is only made again
         same = content is None or record.provenance.get("content", "") == content
+        same = same and list(record.task_sizes) == list(task_sizes)
         fresh = config.preset not in LIVE or _is_of_here(record)
         if same and fresh and record.config.identity() == config.identity():
             return record
     return None
+
+
+def _said_otherwise(config: Config, sizes) -> list[Config]:
+    """The same split said as `base` and `tasks` instead of `split`, if it can be.
+
+    Under each way that a record of all classes may have been asked for.
+    """
+    sizes = list(sizes)
+    if not config.split or list(config.split) != sizes or len(sizes) < 2:
+        return []
+    if len(set(sizes[1:])) > 1:
+        return []
+    said = dict(split=(), base=sizes[0], tasks=len(sizes) - 1)
+    return [dataclasses.replace(config, **said)]
 
 
 def _is_of_here(record: Record) -> bool:
@@ -414,19 +435,24 @@ def _is_of_here(record: Record) -> bool:
 
 
 def check_replaceable(config: Config, task_sizes, content: str) -> None:
-    """Raises UserError where a record that is kept among the committed ones is of other
-    images under the same name: a new one would be written over it.
+    """Raises UserError where a record of other images under the same name is kept: a
+    new one would be written over it. One of a live preset is made again in minutes.
     """
     path = _named(folder(config), config, task_sizes)
-    if not is_committed(config) or not os.path.exists(path):
+    if config.preset in LIVE or not os.path.exists(path):
         return
-    before = load(path).provenance.get("content", "")
+    try:
+        before = load(path).provenance.get("content", "")
+    except UserError:
+        if is_committed(config):
+            raise
+        return  # a damaged one of the reader's own is only made again
     if before != content:
         raise UserError(
             f"'{path.name}' was recorded on other images of the name "
             f"'{config.dataset}' ({before or 'no content'} there, {content} here), and "
             "would be written over; pack these under another name, or set GFR_CACHE "
-            "and keep new records elsewhere."
+            "to another folder and keep new records there."
         )
 
 

@@ -54,10 +54,7 @@ def numbers(config: Config, stream: tasks.Tasks, outcome) -> dict:
     """The fields of a Record that come from the stream and a training.Outcome."""
     used = sum(stream.sizes)
     counts = torch.bincount(stream.test_labels, minlength=used)[:used].tolist()
-    main = [
-        p and p.get(config.prediction, next(iter(p.values())))
-        for p in outcome.predictions
-    ]
+    main = [p and p[config.prediction] for p in outcome.predictions]
     losses = [
         {name: _five_digits(value) for name, value in row.items()}
         for row in outcome.losses

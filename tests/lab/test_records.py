@@ -252,24 +252,42 @@ def test_records_lists_no_analyses(home):
     assert len(records.every()) == 1
 
 
-def test_the_digest_follows_code_and_not_comments(tmp_path, monkeypatch):
-    package = tmp_path / "gfrlib"
-    shutil.copytree(
-        ROOT / "gfrlib", package, ignore=shutil.ignore_patterns("__pycache__")
-    )
-    monkeypatch.setattr(source, "GFRLIB", package)
-    digest = source.code_digest.__wrapped__
-    first, losses = digest(), (package / "losses.py").read_text()
-    assert first == source.code_digest()
-    (package / "losses.py").write_text(
-        "# a comment\n"
-        + losses.replace('"""One pure function per equation.', '"""Another.')
-    )
-    assert digest() == first
-    (package / "losses.py").write_text(
-        losses.replace("REFERENCE_BATCH = 128", "REFERENCE_BATCH = 129")
-    )
-    assert digest() != first
+def test_a_record_names_what_trained_its_stages(home):
+    """Task 0 by one thread, the rest by two: both may differ in the last bits."""
+    config = tiny("gfr-gaussian", base=6, tasks=2, threads=1)
+    first = experiments.run_or_load(config)
+    assert "stages" not in first.provenance and first.provenance["threads"] == 1
+    longer = dataclasses.replace(config, epochs_task=2, threads=2)
+    [other] = experiments.run_or_load(longer).provenance["stages"]
+    assert other["threads"] == 1 and set(other) <= set(first.provenance)
+    assert other["digest"] == source.code_digest()
+
+
+def test_a_split_said_in_two_ways_is_one_run(home):
+    """Equal later tasks may be said as `base` and `tasks`, or as the list of all."""
+    config = tiny("gfr-gaussian", base=6, tasks=2)
+    record = experiments.run_or_load(config)
+    listed = dataclasses.replace(config, split=(6, 2, 2), base=4, tasks=3)
+    assert listed.identity() != config.identity()
+    found = experiments.run_or_load(listed)
+    assert (found.status, found.path) == ("loaded", record.path)
+    # the classes left over make another run
+    assert records.find(dataclasses.replace(listed, split=(6, 2)), (6, 2)) is None
+    assert records.find(dataclasses.replace(listed, split=(6, 3)), (6, 3)) is None
+
+
+def test_an_analysis_of_other_weights_is_not_the_records(home):
+    """As when a process ended between the two files: nothing is silently mixed."""
+    record = experiments.run_or_load(tiny("finetune", **CONFIG))
+    beside = record.path.with_name(f"{record.path.stem}.analysis.json")
+    parts = json.loads(beside.read_text())
+    assert parts["code"].endswith(f" on {record.weights[:12]}")
+    parts["code"] = parts["code"].replace(record.weights[:12], "0123456789ab")
+    parts.pop(seals.FIELD)
+    beside.write_bytes(seals.sealed(parts))
+    for read in (records.whole, lambda path: records.load(path).analysis):
+        with pytest.raises(UserError, match="of another run than the record beside it"):
+            read(record.path)
 
 
 def test_a_full_disk_keeps_the_record_that_was_there(made, path, monkeypatch):
