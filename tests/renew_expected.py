@@ -2,12 +2,14 @@
 
     python tests/renew_expected.py
 
-writes tests/expected/slim_stage.json anew. Run it after a change that is meant to move
-numbers, once RESULT_VERSION was raised in gfrlib/config.py, and commit the file with
-that change. `test_expected.py` compares what this tree computes with the file: equal to
-the bit where PyTorch and the processor are those of the file, else nearly equal (with
-the same vector extension, other models round otherwise, and a GAN takes another way).
-So a number that moved unmeant, or a forgotten raise, is seen.
+writes this machine's entry in tests/expected/slim_stage.json anew, and drops those of
+another RESULT_VERSION or PyTorch. Run it after a change that is meant to move numbers,
+once RESULT_VERSION was raised in gfrlib/config.py, and commit the file with that
+change. `test_expected.py` compares what this tree computes with the file: equal to the
+bit with the entry of this PyTorch and this kind of processor, else nearly equal with
+every entry (other models round otherwise, and a GAN takes another way). So a number
+that moved unmeant, or a forgotten raise, is seen. On a kind of processor without an
+entry little is: run this there at a commit whose tests pass, and commit the entry.
 """
 
 import hashlib
@@ -47,7 +49,7 @@ ARITHMETIC = (
 )
 # On another PyTorch or processor: share of predictions, and how far losses may be off
 # where no GAN is trained
-SAME_ELSEWHERE, LOSS_ELSEWHERE = 0.95, 0.02
+SAME_ELSEWHERE, LOSS_ELSEWHERE = 0.95, 0.1
 
 
 def slim_stage(store=None, methods=("gfr-gaussian", "gfr"), **changes) -> dict:
@@ -120,19 +122,29 @@ def agreement(ours: dict, theirs: dict) -> float:
     return equal / count
 
 
-def compare(ours: dict, theirs: dict) -> str | None:
-    """None, or what is wrong."""
-    if ours["result_version"] != theirs["result_version"]:
+def compare(ours: dict, kept: list[dict]) -> str | None:
+    """None, or what is wrong; kept: the file's entries."""
+    if any(ours["result_version"] != theirs["result_version"] for theirs in kept):
         return (
             "tests/expected/slim_stage.json is of another RESULT_VERSION: "
             "run python tests/renew_expected.py"
         )
+    own = [theirs for theirs in kept if _made_alike(ours, theirs)]
+    found = [_apart_from(ours, theirs) for theirs in own or kept]
+    return next((wrong for wrong in found if wrong), None)
+
+
+def _made_alike(ours: dict, theirs: dict) -> bool:
+    return (ours["torch"], ours["cpu"]) == (theirs["torch"], theirs["cpu"])
+
+
+def _apart_from(ours: dict, theirs: dict) -> str | None:
     equal = 100 * agreement(ours, theirs)
     renew = (
         "if the change is meant, raise RESULT_VERSION in gfrlib/config.py "
         "and run python tests/renew_expected.py"
     )
-    if (ours["torch"], ours["cpu"]) != (theirs["torch"], theirs["cpu"]):
+    if not _made_alike(ours, theirs):
         off = apart(ours, theirs)
         if equal >= 100 * SAME_ELSEWHERE and off <= LOSS_ELSEWHERE:
             return None
@@ -146,12 +158,25 @@ def compare(ours: dict, theirs: dict) -> str | None:
     return f"a result moved: {equal:.1f} % of the predictions are equal; {renew}"
 
 
+def expected() -> list[dict]:
+    """The file's entries, one for each kind of processor."""
+    return json.loads(EXPECTED.read_text()) if EXPECTED.exists() else []
+
+
 def main() -> None:
-    """Write the file."""
+    """Write this machine's entry."""
     EXPECTED.parent.mkdir(exist_ok=True)
-    text = json.dumps(slim_stage(), indent=None, separators=(",", ":"))
-    EXPECTED.write_text(text + "\n")
-    print(f"wrote {EXPECTED.parent.name}/{EXPECTED.name}")
+    now = slim_stage()
+    about = ("result_version", "torch")
+    others = [
+        old
+        for old in expected()
+        if all(old[name] == now[name] for name in about) and old["cpu"] != now["cpu"]
+    ]
+    entries = sorted([*others, now], key=lambda entry: entry["cpu"])
+    lines = (json.dumps(entry, separators=(",", ":")) for entry in entries)
+    EXPECTED.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    print(f"wrote {EXPECTED.parent.name}/{EXPECTED.name}: {now['cpu']}")
 
 
 if __name__ == "__main__":
