@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from gfrlib import quality
 
@@ -253,6 +254,32 @@ def test_the_unit_of_features_does_not_matter_to_a_classifier():
     once = quality.crossed(u, labels, v, labels)
     assert quality.crossed(1e4 * u, labels, 1e4 * v, labels) == once
     assert quality.crossed(u, labels, v, labels) == once
+
+
+def test_replay_that_has_shrunk_is_seen_by_a_classifier():
+    """Both sides are scaled by the one number of training: a border away from 0."""
+    labels = torch.arange(2).repeat_interleave(50)
+    real = cloud(100, 2, scale=0.1) + torch.tensor([[1.0, 1], [3, 3]])[labels]
+    assert quality.crossed(real, labels, real, labels) == 1
+    assert quality.crossed(real, labels, 0.1 * real, labels) == 0.5
+
+
+def test_a_classifier_is_trained_to_its_end():
+    labels = torch.arange(10).repeat_interleave(30)
+    u, v = (cloud(300, 6, seed=s) + cloud(10, 6, seed=9)[labels] for s in (0, 1))
+    x, y, scale = u.numpy(), labels.numpy(), u.square().mean().sqrt().item()
+    model = LogisticRegression(max_iter=500).fit(x / scale, y)
+    wanted = model.score(v.numpy() / scale, y)
+    assert 0.5 < wanted < 0.95
+    assert quality.crossed(u, labels, v, labels) == pytest.approx(wanted, abs=0.01)
+
+
+def test_the_fewest_rows_of_a_class_count():
+    few = quality.FEWEST
+    labels = torch.arange(2).repeat_interleave(few)
+    u = cloud(2 * few, 3)
+    assert quality.by_class(u, labels, u, labels)["classes"] == 2
+    assert quality.by_class(u[:-1], labels[:-1], u, labels)["classes"] == 1
 
 
 # --- wrong arguments ------------------------------------------------------------------

@@ -386,6 +386,10 @@ def test_the_numbers_of_the_quality_are_those_of_the_functions():
         }
     there = quality.crossed(replayed, labels, real, labels)
     assert entry["trained_on_replay"] == pytest.approx(there, abs=1e-4)
+    back = quality.crossed(real, labels, replayed, labels)
+    assert entry["tested_on_replay"] == pytest.approx(back, abs=1e-4) and back != there
+    plain, moved = entry["reference"], entry["reference"]["augmented"]
+    assert plain["of"] != moved["of"]
 
 
 def test_a_memory_that_keeps_real_features_is_as_good_as_the_reference():
