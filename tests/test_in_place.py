@@ -380,3 +380,17 @@ def test_held_out_images_are_the_last_of_each_class():
         held = stream.test_images[stream.test_labels == c]
         assert torch.equal(held, every[-len(held) :]) and len(held) == 5
     assert np.isclose(len(stream.train_labels), 0.75 * len(whole.train_labels))
+
+
+def test_a_mixture_moves_as_a_linear_map_moves_normal_features():
+    """The diagonal of W Sigma W^T, with a W that mixes features."""
+    memory = replay.Mixtures(2, 2, 3, signed=True)
+    rng = torch.Generator().manual_seed(0)
+    memory.fit(torch.randn(400, 2, generator=rng), torch.zeros(400).long(), None)
+    W, b = torch.tensor([[1.0, 2.0], [-1.0, 0.5]]), torch.zeros(2, 2) + 3
+    spreads, centres = memory.spreads.clone(), memory.centres.clone()
+    memory.move(W, b)
+    for k in range(3):
+        wanted = W @ torch.diag(spreads[0, k].square()) @ W.T
+        torch.testing.assert_close(memory.spreads[0, k].square(), wanted.diagonal())
+        torch.testing.assert_close(memory.centres[0, k], W @ centres[0, k] + 3)
