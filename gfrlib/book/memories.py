@@ -15,7 +15,7 @@ from gfrlib import training
 from gfrlib.batches import real_features
 from gfrlib.book import looks, results, words
 from gfrlib.book.beyond import BEYOND
-from gfrlib.book.claims import FAILS, HOLDS, Claim, by_split, only, verdict
+from gfrlib.book.claims import FAILS, HOLDS, MISSING, Claim, by_split, only, verdict
 from gfrlib.book.looks import styled
 from gfrlib.book.paper import FIGURE_5
 from gfrlib.book.scales import SCALES, row_settings
@@ -313,6 +313,7 @@ def newer(panels: dict) -> Markdown:
     others = [
         f" With midpoint steps, in {split}: {words_of.get(answer, 'open')}."
         for split, answer in zip(midpoint.splits, answers(midpoint))
+        if answer != MISSING
     ]
     return Markdown(
         "So, would a newer generator do better than the GAN of 2020? Of "

@@ -158,6 +158,7 @@ def test_whether_the_newer_generator_is_better_needs_seeds():
     said = memories.newer({"4 × 25": ahead, "5 tasks": behind, "25 tasks": one}).data
     assert "*yes* in 1 and *no* in 1. In 1 the answer" in said
     assert "*yes* in 0 and *no* in 0. In 3 the answer" in memories.newer({}).data
+    assert "midpoint" not in said
     followed = {**behind, memories.MIDPOINT: two(-0.1)}
     said = memories.newer({"4 × 25": followed}).data
     assert "*no* in 1" in said and said.endswith(
