@@ -4,6 +4,7 @@
 the analysis's part `quality` (lab.compared); NaN where a record lacks it.
 """
 
+import collections
 import itertools
 
 import numpy as np
@@ -154,6 +155,21 @@ def making(run) -> float:
     closed-form memories are fitted too, and trained ones are not.
     """
     return results.seconds(run, "generator", "to replay")
+
+
+def of_one_seed(found: dict) -> dict:
+    """{row: its analysed run} of the seed that most rows share, the lowest of several;
+    rows without it are left out.
+    """
+    known = {
+        row: {run.config.seed: run for run in runs if run.analysis}
+        for row, runs in found.items()
+    }
+    counts = collections.Counter(itertools.chain.from_iterable(known.values()))
+    if not counts:
+        return {}
+    seed = min(counts, key=lambda s: (-counts[s], s))
+    return {row: runs[seed] for row, runs in known.items() if seed in runs}
 
 
 def carried(run) -> int:

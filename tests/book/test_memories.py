@@ -182,6 +182,26 @@ def test_whether_the_newer_generator_is_better_needs_seeds():
     assert memories.beside_the_gan({"gfr": two(0.0)}) == missing
 
 
+def test_one_seed_is_chosen_that_most_memories_share():
+    """A row that is recorded with another seed alone does not empty the figure."""
+    analysis = {"projection": {}}
+
+    def runs(*seeds):
+        return [fake("gfr", s, analysis=analysis) for s in seeds]
+
+    found = {"gfr": runs(0, 1, 2), "gfr-flow": runs(0, 1), memories.MIDPOINT: runs(2)}
+    chosen = memories.of_one_seed(found)
+    assert {row: run.config.seed for row, run in chosen.items()} == {
+        "gfr": 0,
+        "gfr-flow": 0,
+    }
+    found["gfr-mixture"] = runs(2)
+    chosen = memories.of_one_seed(found)
+    assert [*chosen] == ["gfr", memories.MIDPOINT, "gfr-mixture"]
+    assert memories.of_one_seed({}) == {}
+    assert memories.of_one_seed({"gfr": [fake("gfr", analysis=None)]}) == {}
+
+
 def test_the_questions_are_asked_on_the_splits_that_are_shown():
     for claim in memories.asked():
         assert set(claim.pair) <= {*memories.RECORDED, memories.MIDPOINT}
