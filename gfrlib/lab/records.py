@@ -393,8 +393,8 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
     committed = root() / "data" / "records"
     places = (committed, cache() / "records")
     ways = [config, *_said_otherwise(config, task_sizes)]
-    for place, config in itertools.product(places, ways):
-        path = _named(place, config, task_sizes)
+    for place, said in itertools.product(places, ways):
+        path = _named(place, said, task_sizes)
         _note(path)
         if not os.path.exists(path):
             continue
@@ -407,16 +407,13 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
         same = content is None or record.provenance.get("content", "") == content
         same = same and list(record.task_sizes) == list(task_sizes)
         fresh = config.preset not in LIVE or _is_of_here(record)
-        if same and fresh and record.config.identity() == config.identity():
+        if same and fresh and record.config.identity() == said.identity():
             return record
     return None
 
 
 def _said_otherwise(config: Config, sizes) -> list[Config]:
-    """The same split said as `base` and `tasks` instead of `split`, if it can be.
-
-    Under each way that a record of all classes may have been asked for.
-    """
+    """The same split said as `base` and `tasks` instead of `split`, if it can be."""
     sizes = list(sizes)
     if not config.split or list(config.split) != sizes or len(sizes) < 2:
         return []
