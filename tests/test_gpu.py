@@ -364,12 +364,22 @@ def test_steps_are_those_of_the_papers_schedule():
 
 def test_timed_steps_leave_out_the_first(monkeypatch):
     """The clock is read once a step; the first `warm` steps do not count."""
-    config, ticks = tiny("gfr", batch_size=16), iter([0.0, 100.0, 200.0, 203.0, 206.0])
+    config, ticks = tiny("gfr", batch_size=16), iter([0.0, 100.0, 200.0, 200.25, 201.0])
     stage = plans.Stage("", 0, "classifier", 2)
     found = plans.seconds_per_step(
         config, load_tasks(config), stage, steps=2, warm=3, clock=lambda: next(ticks)
     )
-    assert found == 3.0
+    assert found == 0.5 and not list(ticks)
+
+
+def test_long_steps_are_timed_once(monkeypatch):
+    """On a CPU a plan of the paper's own network took a second a step, six a kind."""
+    config, ticks = tiny("gfr", batch_size=16), iter([0.0, 100.0, 107.0, 108.0])
+    stage = plans.Stage("", 0, "classifier", 2)
+    found = plans.seconds_per_step(
+        config, load_tasks(config), stage, warm=2, clock=lambda: next(ticks)
+    )
+    assert found == 7.0 and list(ticks) == [108.0]
 
 
 # Stopping and resuming ----------------------------------------------------------------

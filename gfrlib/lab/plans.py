@@ -19,8 +19,9 @@ from gfrlib.lab.runs import load_tasks
 from gfrlib.penalties import Past
 from gfrlib.tasks import Tasks
 
-# Steps that are timed, and training images of each class for them.
-PROBE_STEPS, PROBE_IMAGES = 5, 16
+# Steps that are timed, and training images of each class for them. After so many
+# seconds no further step is timed: long ones tell what they take without repetition.
+PROBE_STEPS, PROBE_IMAGES, PROBE_SECONDS = 5, 16, 1.0
 # For the timed steps: more than enough, so that the steps alone end them.
 ENDLESS = {
     "epochs_base": 999,
@@ -93,7 +94,8 @@ def seconds_per_step(
 
     On a few images of each class, with untrained networks. The first `warm` steps, in
     which libraries set themselves up, do not count. Between the others nothing waits
-    for a GPU, as in training.
+    for a GPU, as in training. On a CPU the last is the one after which PROBE_SECONDS
+    are over, or the last of `steps`.
     """
     here = Machine.of(config)
     here.prepare()  # as the run will be
@@ -104,11 +106,12 @@ def seconds_per_step(
     ticks: list[float] = []
 
     def tick(*_):
-        done = len(ticks) + 1
-        if few.train_images.is_cuda and done in (warm, warm + steps):
+        done, waits = len(ticks) + 1, few.train_images.is_cuda
+        if waits and done in (warm, warm + steps):
             torch.cuda.synchronize()
         ticks.append(clock())
-        if done == warm + steps:
+        long = not waits and done > warm and ticks[-1] - ticks[warm - 1] > PROBE_SECONDS
+        if long or done == warm + steps:
             raise _Enough
 
     with here.limited(), contextlib.suppress(_Enough):
