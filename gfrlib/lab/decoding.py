@@ -1,7 +1,8 @@
 """One image file -> a square of bytes, as a viewer shows it; both ways of packing.
 
 An image is turned as its EXIF orientation says, transparency is laid on white, 16-bit
-grey keeps its upper eight bits, grey, CMYK and palette images become RGB.
+grey keeps its upper eight bits, grey, CMYK and palette images become RGB. Of a file
+with several images the first is taken.
 """
 
 import contextlib
@@ -22,12 +23,16 @@ SIDE, WIDEST = 256, 4096  # of packed squares: what is usual, and the most
 SPARE = 4
 MOST_PIXELS = 2**31  # the highest limit: an image of 6 GB
 # What reading may do to an image: one bit each, so that many can be counted in an array
-TURNED, BLENDED, SHORTENED = 1, 2, 4
+TURNED, BLENDED, SHORTENED, DIM, FIRST = 1, 2, 4, 8, 16
 CHANGES = {
     TURNED: "turned as their EXIF orientation says",
     BLENDED: "transparent in places: laid on white",
     SHORTENED: "grey of 16 bits: the upper 8 kept",
+    DIM: "that are nearly black by that, as they use 12 of their 16 bits or fewer "
+    "(scale their values up before)",
+    FIRST: "of several frames or pages: the first taken",
 }
+DIM_BELOW = 2**12  # 16-bit grey that stays below it has 16 of 256 levels left
 # Pillow's modes for grey of 16 bits; "I" is that of older versions and of PGM files
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 CLEAR = ("RGBA", "RGBa", "LA", "La", "PA")  # those with transparency
@@ -106,10 +111,13 @@ def decode(file: Path, side: int, rules: Rules) -> tuple[np.ndarray, int]:
     with _explained(file, rules), Image.open(file) as image:
         _check_size(image.size, rules)
         image.draft("RGB", (SPARE * side, SPARE * side))  # does nothing to a PNG
+        first = _first_of_several(image)
+        by_itself = _turns_itself(image)
         image.load()
         upright, turned = _upright(image) if rules.turned else (image, 0)
         colours, changed = _to_rgb(upright, image)
-        return np.asarray(_square(colours, side, rules)), turned | changed
+        changed |= first | by_itself | turned
+        return np.asarray(_square(colours, side, rules)), changed
 
 
 @contextlib.contextmanager
@@ -142,8 +150,28 @@ def _check_size(size: tuple[int, int], rules: Rules) -> None:
         raise Unreadable("it has no pixels")
 
 
+def _first_of_several(image) -> int:
+    """FIRST or 0. A phone's MPO is a JPEG with a preview behind it: one image."""
+    several = getattr(image, "is_animated", False) and image.format != "MPO"
+    return FIRST if several else 0
+
+
+def _turns_itself(image) -> int:
+    """TURNED where Pillow follows the orientation as it loads the file, a TIFF, even if
+    the rules say not to: so does whatever else reads with Pillow.
+    """
+    itself = image.format == "TIFF" and _way(image) is not None
+    return TURNED if itself else 0
+
+
 def _upright(image) -> tuple:
-    """(image, TURNED or 0). A TIFF's orientation Pillow itself has followed."""
+    """(image, TURNED or 0). A TIFF has no orientation any more once it is loaded."""
+    way = _way(image)
+    return (image, 0) if way is None else (image.transpose(way), TURNED)
+
+
+def _way(image):
+    """The transposition that its EXIF orientation asks for, or None."""
     from PIL import Image
 
     turns = Image.Transpose
@@ -157,10 +185,9 @@ def _upright(image) -> tuple:
         8: turns.ROTATE_90,
     }
     try:
-        way = ways.get(image.getexif().get(ORIENTATION))
+        return ways.get(image.getexif().get(ORIENTATION))
     except Exception:  # damaged EXIF data; viewers, too, show the image all the same
-        way = None
-    return (image, 0) if way is None else (image.transpose(way), TURNED)
+        return None
 
 
 def _to_rgb(image, opened) -> tuple:
@@ -188,7 +215,7 @@ def _shortened(image, opened) -> tuple:
     values = np.asarray(image)
     grey = (values.clip(0, 65535) >> 8).astype(np.uint8)
     clear = opened.info.get("transparency")
-    changes = SHORTENED
+    changes = SHORTENED | (DIM if 0 < values.max() < DIM_BELOW else 0)
     if isinstance(clear, int) and (values == clear).any():
         grey[values == clear] = 255
         changes |= BLENDED

@@ -55,10 +55,12 @@ def test_an_image_is_turned_as_viewers_turn_it(tmp_path, kind, orientation):
     found, changes = read(tmp_path / f"a.{kind}")
     expected, _ = read(tmp_path / "upright.png")
     assert np.array_equal(found, expected)
-    if kind != "tif":  # Pillow itself turns these
-        assert changes == (decoding.TURNED if orientation > 1 else 0)
-        stored, changes = read(tmp_path / f"a.{kind}", rules=Rules(turned=False))
-        assert changes == 0
+    assert changes == (decoding.TURNED if orientation > 1 else 0)
+    stored, unasked = read(tmp_path / f"a.{kind}", rules=Rules(turned=False))
+    if kind == "tif":  # Pillow itself turns these, and it is said
+        assert unasked == changes and np.array_equal(stored, expected)
+    else:
+        assert unasked == 0
         assert np.array_equal(stored, expected) == (orientation == 1)
 
 
@@ -83,6 +85,35 @@ def test_grey_of_16_bits_keeps_its_upper_eight(tmp_path):
         found, changes = read(tmp_path / f"deep.{kind}")
         assert changes == decoding.SHORTENED
         assert (found == (values >> 8)[..., None]).all()
+
+
+@pytest.mark.parametrize("brightest, dim", [(4095, True), (4096, False), (0, False)])
+def test_16_bits_of_which_few_are_used_are_said(tmp_path, brightest, dim):
+    """A scanner's or a microscope's 12 bits in a file of 16 are nearly black in 8."""
+    values = np.linspace(0, brightest, 24 * 24).astype(np.uint16).reshape(24, 24)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    found, changes = read(tmp_path / "deep.png")
+    assert changes == decoding.SHORTENED | (decoding.DIM if dim else 0)
+    assert found.max() == brightest >> 8
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp", "tif"])
+def test_of_several_frames_the_first_is_taken_and_it_is_said(tmp_path, kind):
+    red, blue = (Image.new("RGB", (24, 24), c) for c in ("#c80a0a", "#0a0ac8"))
+    lossless = {"lossless": True} if kind == "webp" else {}
+    red.save(
+        tmp_path / f"a.{kind}", save_all=True, append_images=[blue, red], **lossless
+    )
+    found, changes = read(tmp_path / f"a.{kind}")
+    assert changes == decoding.FIRST
+    assert (found == [200, 10, 10]).all()
+
+
+def test_a_phones_jpeg_with_its_preview_is_one_image(tmp_path):
+    picture().save(
+        tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture(size=(20, 12))]
+    )
+    assert read(tmp_path / "a.jpg")[1] == 0
 
 
 def test_a_transparent_value_among_16_bits_is_white(tmp_path):
