@@ -16,6 +16,7 @@ from helpers_core import ROOT, flags, generated, gfrlib
 from test_tasks import arrays, write_folder
 
 from gfrlib import cli
+from gfrlib.cli import words as said_by
 from gfrlib.config import METHODS, Config, UserError, from_text, make_config
 from gfrlib.lab import datasets, experiments, grids, origin, shards
 from gfrlib.tasks import class_order
@@ -274,6 +275,13 @@ def test_every_field_is_an_option_in_both_spellings(run):
         (["data", "../mine", "."], "cannot name a data set"),
         (["data", "digits", "."], "digits is built in"),
         (["data", "Digits", "."], "digits is built in"),
+        (["data", "CIFAR100", "."], "too much like 'cifar100'; write that"),
+        (["run", "--size", "64"], "--size 64; see python -m gfrlib run --help"),
+        (["run", "--sed", "1"], "--sed 1 (did you mean --seed?)"),
+        (["data", "mine", ".", "--sise=9"], "(did you mean --size?); see python -m"),
+        (["run", "--dry-run", "--analyse", "magic"], "no part 'magic'"),
+        (["run", "--dry-run", "--json"], "leave out --json"),
+        (["run", "--dry-run", "--after", "1"], "--after says which network"),
         (["data", "", "."], "cannot name a data set"),
         (["data", "..", "."], "cannot name a data set"),
         (["data", "a/b", "."], "cannot name a data set"),
@@ -343,6 +351,31 @@ def test_bad_folders_and_files_are_refused(run, home):
     refused(run("run", "--dataset", home / "cut.npz"), "truncated")
     refused(run("data", "cifar100", home / "whole.npz"), "checksum")
     assert left(home) == []
+
+
+def test_a_packed_file_is_no_folder_of_photographs(run, home):
+    """The name alone makes it large: the advice is another name, and no option."""
+    np.savez(home / "whole.npz", **arrays(generated(3)))
+    answer = run("data", "imagenet-mine", home / "whole.npz")
+    refused(answer, "take another name")
+    assert "--size" not in answer[2]
+    answer = run("data", "imagenet-mine", home / "whole.npz", "--size", 8)
+    refused(answer, "are for a folder of images")
+
+
+@pytest.mark.parametrize(
+    "given, goes_on",
+    [
+        (["run", "--seed", "1"], True),
+        (["grid", "x.yaml"], True),
+        (["book", "run"], True),
+        (["data", "mine", "x", "--size=64"], True),
+        (["data", "mine", "x"], False),
+        (["records"], False),
+    ],
+)
+def test_what_ctrl_c_leaves_is_said_as_it_is(given, goes_on):
+    assert ("goes on" in said_by.interrupted(given)) == goes_on
 
 
 def test_a_name_that_leads_elsewhere_removes_nothing(run, home, monkeypatch):
@@ -727,6 +760,8 @@ def test_records_that_lie_elsewhere_are_not_to_be_committed(run, home, monkeypat
     grid = home / "grid.yaml"
     grid.write_text("runs: [{methods: [finetune]}]\n")
     refused(run("grid", grid, "--commit"), "quick are kept in data/cache")
+    grid.write_text("preset: example\nruns: [{methods: [finetune]}]\n")
+    refused(run("grid", grid, "--commit"), "preset example are kept in data/cache")
     grid.write_text("preset: slim\nruns: [{methods: [finetune]}]\n")
     monkeypatch.setenv("GFR_CACHE", str(home / "drive"))
     refused(run("grid", grid, "--commit"), "unset GFR_CACHE")

@@ -32,6 +32,9 @@ VERSIONS = (
     *("ipywidgets", "ipykernel", "papermill"),
 )
 
+# What chapters are made from, beside notebooks and records.
+READ = ("gfrlib/**/*.py", "gfrlib/**/*.js", "data/*.csv", "grids/*.yaml")
+
 # The first code cell of every chapter, with the address that `make address` puts in. It
 # leaves no name behind but its modules and names with an underscore. OWNER stands in
 # the address until somebody publishes the book.
@@ -74,7 +77,8 @@ def chapters(chapter: str | None = None) -> list[Path]:
 def digest(chapter: Path, parameters: dict) -> str:
     """Hash of what an executed chapter depends on, but for records.
 
-    That is its cells, gfrlib's source, its parameters and the packages' versions.
+    That is its cells, gfrlib's source, its parameters, the packages' versions, and the
+    other files of the repository that chapters read: recorded searches and grids.
     """
     cells = [
         [cell["cell_type"], "".join(cell["source"]), cell["metadata"]]
@@ -84,7 +88,7 @@ def digest(chapter: Path, parameters: dict) -> str:
     versions = [platform.python_version(), *packages]
     known = json.dumps([cells, parameters, versions], sort_keys=True)
     parts = hashlib.sha256(known.encode())
-    for path in sorted((ROOT / "gfrlib").rglob("*.py")):
+    for path in sorted(f for pattern in READ for f in ROOT.glob(pattern)):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         parts.update(f"{path.relative_to(ROOT)} {content}\n".encode())
     return parts.hexdigest()

@@ -211,8 +211,8 @@ class Claim:
 
     where    place in the paper
     figure   label of the figure or section of this book that shows it
-    data     the images that it is about, as in `paper.SCALES`
-    splits   names of splits (`paper.SPLITS`); it is asked on each
+    data     the images that it is about, as in `scales.SCALES`
+    splits   names of splits (`scales.SPLITS`); it is asked on each
     printed  the two numbers of the paper, where it prints them
     ours     a question of this book, not a claim of the paper
     """

@@ -1,7 +1,8 @@
 """The drift player: films of drift (`drift_film`) with switches and a slider.
 
 It works in a rendered page without a kernel: the looks are in the page, a script draws
-them. Without scripts a strip of pictures stands there.
+them. Without scripts a picture stands there on the welcome page alone
+(_ext/welcome_player.py).
 """
 
 import base64

@@ -17,34 +17,6 @@ from gfrlib.lab import analyses
 
 
 @styled
-def marginals(real, replayed: dict, dims: tuple = (), *, names: tuple = ()):
-    """Histograms of single feature dimensions: real [N, d] filled, generators as lines.
-
-    replayed: {label: [M, d]}; dims: which columns (default: up to four of the largest
-    spread); names: what the dimensions are called. Returns the Figure.
-    """
-    real = np.asarray(real, dtype=float)
-    replayed = {k: np.asarray(v, dtype=float) for k, v in replayed.items()}
-    dims = dims or tuple(np.argsort(-real.std(axis=0))[:4].tolist())
-    figure, grid = looks.panels(len(dims), 1.75)
-    for ax, dim in zip(grid, dims, strict=True):
-        columns = [values[:, dim] for values in (real, *replayed.values())]
-        low = min(0, *(c.min() for c in columns))
-        edges = np.linspace(low, max(np.quantile(c, 0.995) for c in columns), 25)
-        ax.hist(real[:, dim], edges, density=True, color=REAL, alpha=0.4, label="real")
-        for column, how in zip(columns[1:], looks.looks_of(replayed), strict=True):
-            line = {k: how[k] for k in ("color", "linestyle", "label")}
-            ax.hist(column, edges, density=True, histtype="step", lw=1.6, **line)
-        name = names[dim] if names else dim
-        ax.set_title(f"dimension {name}", fontsize=SMALL, fontweight="normal")
-        ax.set_yticks([])
-        ax.spines["left"].set_visible(False)
-    keys = grid[0].get_legend_handles_labels()
-    figure.legend(*keys, loc="outside upper left", ncols=3, handlelength=1.4)
-    return figure
-
-
-@styled
 def projection(panels: dict):
     """Points in the plane, after the paper's Figure 7: a Figure with a panel each.
 
@@ -113,63 +85,6 @@ def _class_numbers(ax, points: np.ndarray, classes) -> None:
 
 
 # Images -------------------------------------------------------------------------------
-
-
-@styled
-def class_images(tasks, *, per_class: int = 3, most: int = 10):
-    """Training images of the tasks of a stream (tasks.Tasks). Returns the Figure.
-
-    `per_class` images of each of a task's first `most` classes.
-    """
-    wide, count, start = min(most, max(tasks.sizes)), len(tasks.sizes), 0
-    per_class = max(1, min(per_class, 12 // wide))
-    width = wide * (per_class + 0.3)
-    size = (5.2, count * (4.2 / width + 0.3))
-    figure, axes = plt.subplots(count, figsize=size, squeeze=False)
-    for t, (ax, size) in enumerate(zip(axes.flat, tasks.sizes, strict=True)):
-        for i in range(min(size, most)):
-            left = i * (per_class + 0.3)
-            _class_row(ax, tasks, start + i, per_class, left, small=wide >= 7)
-        more = f"\n{size} classes" if size > most else ""
-        ax.text(
-            -0.03,
-            0.5,
-            f"task {t}{more}",
-            transform=ax.transAxes,
-            ha="right",
-            va="center",
-            color=TASK_COLORS[t % len(TASK_COLORS)],
-            fontweight="bold",
-        )
-        ax.set(xlim=(0, width), ylim=(1, 0), aspect="equal")
-        ax.axis("off")
-        start += size
-    return figure
-
-
-def _class_row(ax, tasks, c: int, count: int, left: float, *, small: bool) -> None:
-    """The first images of class `c` in a row, from `left` on; its name below."""
-    first = int(np.searchsorted(tasks.train_labels.cpu().numpy(), c))
-    for j in range(count):
-        picture = tasks.train_images[first + j].cpu().numpy()
-        picture = picture.squeeze(-1) if picture.shape[-1] == 1 else picture
-        ax.imshow(
-            picture,
-            cmap="gray",
-            vmin=0,
-            vmax=255,
-            interpolation="none",
-            extent=(left + j, left + j + 0.94, 0.94, 0),
-        )
-    name = tasks.class_names[c].replace("_", " ")
-    ax.text(
-        left + count / 2,
-        1,
-        name.replace("$", r"\$"),  # no formula
-        ha="center",
-        va="top",
-        fontsize=6.5 if small else SMALL,
-    )
 
 
 @styled

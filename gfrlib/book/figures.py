@@ -1,7 +1,8 @@
-"""Every figure of the book by its name: records -> Axes or Figure. Nothing trains here.
+"""The book's figures by their names: records -> Axes or Figure. Nothing trains here.
 
 They are drawn in four modules: `accuracy` (accuracy and forgetting), `inside` (logits,
-losses, layers), `features` (features and images), `costs` (bytes). `looks` holds the
+losses, layers), `features` (features and images), `costs` (bytes). Those of one chapter
+alone are in its own modules (`memories`, `mistakes`). `looks` holds the
 style, and says what `records` may be; `words.show` displays a figure with the line that
 says where its numbers are from.
 """
@@ -21,14 +22,7 @@ from gfrlib.book.accuracy import (
     two_sizes,
 )
 from gfrlib.book.costs import accuracy_against_bytes, bytes_bars
-from gfrlib.book.features import (
-    class_images,
-    marginals,
-    planes,
-    points,
-    projection,
-    sample_sheet,
-)
+from gfrlib.book.features import planes, points, projection, sample_sheet
 from gfrlib.book.inside import (
     largest_logit,
     layer_similarity,
@@ -47,7 +41,6 @@ __all__ = [
     "accuracy_vs",
     "bars",
     "bytes_bars",
-    "class_images",
     "confusion_matrix",
     "curves_by_split",
     "effects",
@@ -58,7 +51,6 @@ __all__ = [
     "logit_bias",
     "look",
     "loss_curves",
-    "marginals",
     "old_new_bars",
     "planes",
     "points",

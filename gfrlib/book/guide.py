@@ -53,7 +53,7 @@ ALONE = {  # beside other rows of a chapter, shorter names do
     "frozen F + GAN": "Frozen F with replay from the GAN",
 }
 MEASURED = "half of the classes first, 5 tasks follow"  # whose costs are shown
-UNSEEN = (  # what no setting of the library covers
+UNSEEN = (  # what no record of this book covers
     "an extractor that was pretrained on a million images: the one of this book has "
     "seen 50 classes of small photographs",
     "data other than images, and streams that bring back a class",

@@ -43,8 +43,9 @@ def _logits(label: str, runs: list, t: int | None) -> tuple[int, list[dict]]:
     found = [entry for entry in analysed if entry["after"] == t]
     if not found:
         raise UserError(
-            f"The records of '{label}' hold no logits after task {t}; "
-            "delete them and run them again."
+            f"The records of '{label}' hold no logits after task {t}: a frozen "
+            "extractor's are never measured, and others are added by "
+            "experiments.run_or_load(config, analyse='logits')."
         )
     return t, found
 

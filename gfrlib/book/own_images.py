@@ -17,7 +17,7 @@ def pack(home: Path, side: int, weights: str, *, exact: bool) -> tuple:
     """(name, lines about what was used for what) of the packed folder `home`.
 
     side: of the squares; 0 for what suits the `weights`. Without `exact` it is the
-    most: smaller images stay as they are.
+    most: if the first image is smaller, all are brought to its size.
     """
     told: list[str] = []
     side = side or (PRETRAINED_SIDE if weights else SIDE)

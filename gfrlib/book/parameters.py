@@ -124,7 +124,8 @@ def check_name(name: str, allowed) -> None:
 def typed(name: str, value, types: Types):
     """The value as one of the parameter's types, and within bounds, or a UserError.
 
-    A whole number counts something: it is at least 1. Text can be shown.
+    A whole number counts something: it is at least 1, if BOUNDS does not say otherwise.
+    Text can be shown.
     """
     try:
         value = values.typed(value, types)

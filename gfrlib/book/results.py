@@ -61,8 +61,8 @@ def trained(
 ) -> dict[str, list[Record]]:
     """The runs of the rows: each is loaded if it is known, else trained now.
 
-    analyse: the costly parts of the analysis that the records must hold, "similarity",
-    "projection" or both (experiments.run_or_load).
+    analyse: the costly parts of the analysis that the records must hold: "similarity",
+    "projection", "quality" (experiments.run_or_load).
     """
     wanted = configs(preset, rows, seeds, make=experiments.settings, **shared)
     return {
@@ -222,7 +222,7 @@ def similarity(
         raise UserError(
             f"The record '{record.name}' holds no {measure} of task {task} after task "
             f"{after}; experiments.run_or_load(config, analyse='similarity') computes "
-            "it at preset quick."
+            "it, but for a frozen extractor, which stays as it was."
         )
     return found
 

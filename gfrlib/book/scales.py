@@ -237,7 +237,8 @@ def beside(at: dict[str, dict]) -> list[dict]:
     """Rows for `words.table`: every system at each preset, then the difference.
 
     at: as `recorded` gives it, with two presets. Mean and deviation over seeds, in
-    percent; a difference is that of the seeds which both presets have. *Gap closed* is
+    percent; a difference is that of the seeds which both presets have, or of all where
+    they share none. *Gap closed* is
     the share of the way from fine-tuning to joint training that the last accuracy goes,
     where both are recorded.
     """

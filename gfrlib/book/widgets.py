@@ -135,7 +135,7 @@ class _View:
         packed = datasets.packed(name) if here else None
         self.class_names = packed.class_names if packed else CIFAR100.split()
         self.pictures, self.sheet, self.per_class = [""] * 100, "", 500.0
-        self.shape = (32, 32, 3)
+        self.shape, self.arrival = (32, 32, 3), packed.arrival if packed else ()
         if packed:
             self.pictures, self.sheet = class_pictures(name, packed)
             self.per_class = len(packed.train_labels) / len(packed.class_names)
@@ -196,7 +196,8 @@ class _View:
     def picture(self, base: int, after: int, order: str) -> str:
         """The classes of every task, in their order of arrival, with names."""
         count, start, rows = len(self.class_names), 0, []
-        arrival = tasks.class_order(order, count, self.seed)
+        own = order == "gfr" and self.arrival  # as the stream has it
+        arrival = self.arrival if own else tasks.class_order(order, count, self.seed)
         for t, size in enumerate(tasks.task_sizes(count, base, after)):
             chips = "".join(self._chip(c) for c in arrival[start : start + size])
             head = f"Task {t}: {size} new" + (f", {start} old" if start else "")

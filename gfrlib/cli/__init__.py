@@ -13,15 +13,16 @@ from gfrlib.engine import paths
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and run; returns the exit code (0, or 2 after bad input)."""
+    """Parse and run; returns the exit code: 0, 2 after bad input, 130 after Ctrl-C."""
     words.prepare_streams()
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         return _answered(arguments)
     except BrokenPipeError:
         words.drop_output()
         return 0
     except KeyboardInterrupt:
-        print(f"gfrlib: {words.INTERRUPTED}", file=sys.stderr)
+        print(f"gfrlib: {words.interrupted(list(given))}", file=sys.stderr)
         return 130
 
 
@@ -82,7 +83,8 @@ def _add_run(commands) -> None:
     run.add_argument(
         "--json",
         action="store_true",
-        help="print the record and nothing else on standard output",
+        help="print the record and nothing else on standard output (not with "
+        "--dry-run)",
     )
     _add_analyse(run)
     run.add_argument(
@@ -95,7 +97,8 @@ def _add_run(commands) -> None:
         "--after",
         type=words.whole(0, 10**4),
         metavar="TASK",
-        help="the task after which --save-weights keeps the extractor (0)",
+        help="the task after which --save-weights keeps the extractor (0; joint: its "
+        "only one, the last)",
     )
     run.add_argument(
         "--dry-run",
@@ -141,7 +144,8 @@ def _add_grid(commands) -> None:
     grid.add_argument(
         "--ray",
         action="store_true",
-        help="run on Ray: on the cluster of RAY_ADDRESS, or JOBS workers here",
+        help="run on Ray: on the cluster of RAY_ADDRESS, or here with JOBS workers "
+        "(one for each GPU where there are any)",
     )
     grid.add_argument(
         "--commit", action="store_true", help="commit every record to git as it is done"
@@ -197,8 +201,8 @@ def _add_data(commands) -> None:
     large.add_argument(
         "--crop",
         type=words.whole(0, 4096),
-        help="side of the random resized crops in training; 0, as with --size alone: "
-        "training pads and crops (imagenet: 224 of 256)",
+        help="side of the random resized crops in training; 0, as with --size and "
+        "another name than imagenet: training pads and crops (else 7/8 of the size)",
     )
     large.add_argument(
         "--workers",

@@ -31,6 +31,11 @@ def run(options) -> None:
         name: from_text(name, text) for name, text in given.items() if text is not None
     }
     config = experiments.settings(options.preset, options.method, **changes)
+    experiments.check_parts(options.analyse)
+    if options.dry_run and options.json:
+        raise UserError("--dry-run makes no record; leave out --json.")
+    if options.after is not None and options.save_weights is None:
+        raise UserError("--after says which network --save-weights FILE keeps.")
     if options.dry_run and options.save_weights is not None:
         raise UserError(
             "--dry-run tells the time of a whole run, and --save-weights trains up to "
@@ -43,8 +48,6 @@ def run(options) -> None:
     if options.save_weights is not None:
         _save_weights(config, options, progress)
         return
-    if options.after is not None:
-        raise UserError("--after says which network --save-weights FILE keeps.")
     if _is_own(config) and distributed.announced() == 1:
         outlook.tell([config], progress.notice)
     record = experiments.run_or_load(
@@ -174,10 +177,11 @@ def _refuse_uncommittable(configs: list[Config]) -> None:
             "--commit commits the records in data/records, and with GFR_CACHE set they "
             "are kept in that folder instead: unset GFR_CACHE, or leave out --commit."
         )
-    if not all(records.is_committed(config) for config in configs):
+    live = [c.preset for c in configs if not records.is_committed(c)]
+    if live:
         raise UserError(
             "--commit commits the records in data/records, and those of the preset "
-            "quick are kept in data/cache: leave out --commit."
+            f"{live[0]} are kept in data/cache: leave out --commit."
         )
 
 

@@ -35,6 +35,11 @@ def data(options) -> None:
     pixels = decoding.PIXELS if options.pixels is None else options.pixels
     rules = decoding.Rules(turned=not options.as_stored, pixels=pixels)
     for_folders = large or classes or rules != decoding.Rules()
+    if path.is_file() and name.startswith("imagenet") and not given:
+        raise UserError(
+            f"'{path}' is a file, and a name that begins with imagenet is for a folder "
+            "of photographs; take another name."
+        )
     if path.is_file() and for_folders:
         raise UserError(
             f"'{path}' is a file; --size, --crop, --classes, --workers, "
@@ -80,10 +85,10 @@ def _verify(name: str, wanted: bool) -> None:
     if compared:
         print("its content is as it was packed")
     else:
-        print(
-            "older code has packed it without a checksum of its content; it has one "
-            "now, of the content as it is"
-        )
+        now = "it has one now, of the content as it is"
+        if not datasets.has_checksum(name):
+            now = "its folder cannot be written to, so that it got none"
+        print(f"older code has packed it without a checksum of its content; {now}")
 
 
 def _pack_large(name: str, path: Path, given: dict) -> None:

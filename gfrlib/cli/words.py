@@ -1,6 +1,7 @@
 """Words of the command line: numbers with bounds, and one way to end badly."""
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,26 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """What is left over is told by the command that it was given to, whose --help
+        tells what it takes; argparse leaves that to the program.
+        """
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            word, known = left[0].partition("=")[0], self._option_string_actions
+            near = difflib.get_close_matches(word, known, 1, 0.8)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(left)}{meant}")
+        return found, left
+
+
+def interrupted(arguments: list[str]) -> str:
+    """What Ctrl-C leaves behind, in words: some commands have checkpoints."""
+    resumed = arguments[:1] in (["run"], ["grid"], ["book"])
+    large = tuple(f"--{name}" for name in ("size", "crop", "workers"))
+    packs = arguments[:1] == ["data"] and any(a.startswith(large) for a in arguments)
+    return INTERRUPTED if resumed or packs else "stopped."
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -29,6 +29,11 @@ PARTS = (
 PER_CLASS = 20  # test images of each class that are looked at for drift and logits
 
 
+def looked_at(k: int) -> int:
+    """Test images of each class of task k, at most: of task 0 for its projection."""
+    return PER_CLASS if k else max(PER_CLASS, POINTS)
+
+
 class Observer:
     """Called after every task of a run; `result()` is the analysis.
 
@@ -101,9 +106,8 @@ class Observer:
     ) -> tuple[Tensor, Tensor]:
         """u [N, d] and labels [N] of the first test images of each class of task k."""
         stream, index = self.stream, self.stream.test_index(k)
-        wanted = PER_CLASS if k else max(PER_CLASS, POINTS)
         labels = stream.test_labels[index]
-        chosen = first_of_each(labels, wanted)
+        chosen = first_of_each(labels, looked_at(k))
         if fixed(self.config):
             u = known_features(network, stream, "test", k, phase)
             return u[chosen], labels[chosen]

@@ -44,8 +44,6 @@ def subset(names: list[str], which: str) -> list[str]:
     lucir  the first 100 of the seed-1993 shuffle (LUCIR's code; most later papers)
     gfr    the first 100 of its inverse (the official code of feature replay)
     """
-    if which not in SUBSETS:
-        raise UserError(f"There is no class list '{which}'; choose lucir or gfr.")
     if len(names) < SUBSET:
         raise UserError(
             f"A list of {SUBSET} classes cannot be chosen from {len(names)} class "

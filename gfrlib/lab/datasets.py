@@ -72,6 +72,10 @@ def checked(name: str) -> str:
     It becomes a folder's name, so that it must not lead anywhere else.
     """
     taken = [known for known in BUILT_IN if name.lower() == known and name not in KNOWN]
+    if taken and taken[0] in KNOWN:
+        raise UserError(
+            f"'{name}' is too much like '{taken[0]}'; write that, or take another name."
+        )
     if taken or not NAME.fullmatch(name) or len(name) > LONGEST:
         raise UserError(
             f"'{name}' cannot name a data set; use letters, digits, '.', '_' and '-' "
@@ -302,11 +306,6 @@ def _store(
     return name
 
 
-def meta_of(target: Path) -> dict:
-    """What a packed data set says of itself; {} unless it is there, undamaged."""
-    return stored.whole(target)
-
-
 def put_in_place(made: Path, target: Path) -> None:
     """Rename the folder `made` to `target`; a packed data set there is replaced.
 
@@ -363,8 +362,8 @@ def _open(path: Path) -> Packed:
 def verify(name: str) -> bool:
     """Read all of a packed data set and compare it with its checksum.
 
-    Returns False where older code has kept none: now there is one. Raises UserError
-    for one that is damaged, or not packed.
+    Returns False where older code has kept none: now there is one, if the folder could
+    be written to. Raises UserError for one that is damaged, or not packed.
     """
     if not _is_packed(name):
         raise UserError(
@@ -372,3 +371,8 @@ def verify(name: str) -> bool:
             "packs one."
         )
     return stored.verify(folder() / name, KNOWN.get(name))
+
+
+def has_checksum(name: str) -> bool:
+    """Whether a packed data set tells a checksum of all its content."""
+    return "content" in stored.meta_of(folder() / name)

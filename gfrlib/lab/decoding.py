@@ -140,7 +140,10 @@ def _explained(file: Path, rules: Rules) -> Iterator[None]:
 
 
 def _too_large(rules: Rules) -> str:
-    return f"more than {rules.pixels} pixels, the limit that --pixels sets"
+    return (
+        f"more than {rules.pixels} pixels, the limit that python -m gfrlib data NAME "
+        "PATH --pixels N sets"
+    )
 
 
 def _check_size(size: tuple[int, int], rules: Rules) -> None:

@@ -41,15 +41,16 @@ def run_or_load(
 ) -> Record:
     """The record of `config`: found if its settings are equal, else trained and kept.
 
-    At quick the costly parts of the analysis are computed when `analyse` names them
-    ("similarity", "projection", "quality"), at once or later, from the stages in the
-    cache; other presets compute all but what `leave_out` names (the similarity of wide
-    layers takes the host minutes, in which a GPU waits). A quick record that other code
-    has analysed is analysed anew. A larger one gets what `analyse` names and it lacks,
-    beside what is there; where its stages are gone it is trained again, and nothing is
-    added unless the weights are the record's (Record.added). `report` hears of progress
-    (training.run), `notice` of waiting and of a precision that is slow here. See
-    Record.status for where the record came from. Raises UserError.
+    At a live preset (quick, example, photos) the costly parts of the analysis are
+    computed when `analyse` names them ("similarity", "projection", "quality"), at once
+    or later, from the stages in the cache; other presets compute all but what
+    `leave_out` names (the similarity of wide layers takes the host minutes, in which a
+    GPU waits). A live record that other code has analysed is analysed anew. A larger
+    one gets what `analyse` names and it lacks, beside what is there; where its stages
+    are gone it is trained again, and nothing is added unless the weights are the
+    record's (Record.added). `report` hears of progress (training.run), `notice` of
+    waiting and of a precision that is slow here.
+    Record.status tells where the record came from. Raises UserError.
     """
     left = set(leave_out)
     asked = {analyse} if isinstance(analyse, str) else set(analyse)
@@ -172,17 +173,6 @@ def _told_of(config: Config, stream: Tasks, t: int) -> str:
         f"{config.method} on {config.dataset}, {classes} classes, after task {t}, seed "
         f"{config.seed}, settings {config.digest()}{start}"
     )
-
-
-def seeds(
-    config: Config,
-    numbers: Iterable[int] = range(3),
-    *,
-    analyse: str | Iterable[str] = (),
-) -> list[Record]:
-    """run_or_load for each seed."""
-    configs = [dataclasses.replace(config, seed=s) for s in numbers]
-    return [run_or_load(each, analyse=analyse) for each in configs]
 
 
 def _parts(config: Config, asked: set[str]) -> set[str]:

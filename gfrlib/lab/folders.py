@@ -38,8 +38,9 @@ def read_folder(
     found = surveys.survey(path, classes)
     arrays, changed = {}, Counter()
     with decoding.guarded(rules):
-        side = _side_of(found.files["train"][0][0], rules)
-        others = _other_sides(found, side, rules)
+        first = _side_of(found.files["train"][0][0], rules)
+        side = min(first, rules.side)
+        others = _other_sides(found, first, rules)
         for part, listed in found.files.items():
             images = _decode_all([file for file, _ in listed], side, rules, changed)
             labels = [label for _, label in listed]
@@ -62,21 +63,22 @@ def _side_of(file: Path, rules: decoding.Rules) -> int:
     if rules.exact:
         return rules.side
     try:
-        return min(decoding.shorter_side(file, rules), rules.side)
+        return decoding.shorter_side(file, rules)
     except decoding.Unreadable as problem:
         raise _unreadable([(file, str(problem))]) from problem
 
 
-def _other_sides(found: surveys.Survey, side: int, rules: decoding.Rules) -> list[str]:
-    """A line on how many images are larger or smaller than the first, which sets the
-    size of all; [] where all are as large, or the size is given.
+def _other_sides(found: surveys.Survey, first: int, rules: decoding.Rules) -> list[str]:
+    """A line on how many images are larger or smaller than the size of all, that of the
+    first or the most; [] where all are as large, or the size is given.
     """
     if rules.exact:
         return []
+    side = min(first, rules.side)
 
     def of(file: Path) -> int:
         with contextlib.suppress(decoding.Unreadable):  # named when it is decoded
-            return min(decoding.shorter_side(file, rules), rules.side)
+            return decoding.shorter_side(file, rules)
         return side
 
     files = [file for listed in found.files.values() for file, _ in listed]
@@ -86,9 +88,10 @@ def _other_sides(found: surveys.Survey, side: int, rules: decoding.Rules) -> lis
     smaller = sum(other < side for other in sides)
     if not larger + smaller:
         return []
+    why = "the size of the first" if first == side else "the most without a given size"
     return [
-        f"all images are brought to {side} x {side}, the size of the first: {larger} "
-        f"are larger, {smaller} smaller (--size N sets another size)"
+        f"all images are brought to {side} x {side}, {why}: {larger} are larger, "
+        f"{smaller} smaller (python -m gfrlib data NAME PATH --size N sets another)"
     ]
 
 

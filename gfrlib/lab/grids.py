@@ -103,9 +103,10 @@ def _check_lists(where: str, block: dict) -> None:
     if any(split.get("split") == [] for split in block.get("splits", [])):
         empty.append("split")
     if empty:
+        remedy = "" if empty[0] == "methods" else "leave it out, or "
         raise UserError(
-            f"{where}: '{empty[0]}' is an empty list; leave it out, or say what it "
-            f"holds, such as {EXAMPLE}."
+            f"{where}: '{empty[0]}' is an empty list; {remedy}say what it holds, such "
+            f"as {EXAMPLE}."
         )
 
 
@@ -159,7 +160,8 @@ def run(
 
     `jobs` processes at a time. They wait for each other's stages, so that a shared one
     is trained once. With `ray` the processes are Ray's, on all machines of the cluster
-    (see `on_ray`). `notice` hears of waiting, and of a precision that is slow here.
+    (see `on_ray`). `notice` hears of a precision that is slow here, and with one job of
+    waiting; of neither with `ray`.
     Parts of the analysis that `analyse` names are added to what is recorded without
     them (experiments.run_or_load).
     """
@@ -254,7 +256,8 @@ def on_ray(
 ) -> Iterator[tuple[Config, object]]:
     """As `run`, on Ray: the cluster of RAY_ADDRESS, or `jobs` workers of this machine.
 
-    A run claims one GPU where the cluster has any, else one processor. One whose worker
+    A run claims one GPU where the cluster has any, so that their number is that of the
+    workers, else one processor. One whose worker
     dies is tried again, up to RETRIES times, and resumes; the folder of GFR_HOME must
     be one that all machines share. Raises UserError without Ray.
     """

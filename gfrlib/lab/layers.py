@@ -16,7 +16,10 @@ ALL_PAIRS = 12  # with more tasks only task 0 is compared, not every pair
 
 
 class Layers:
-    """M_t against M_k on task k's test images, for all k < t; in `entries`."""
+    """M_t against M_k on task k's test images; in `entries`.
+
+    For all k < t; with more than ALL_PAIRS tasks for task 0 alone.
+    """
 
     def __init__(self, stream: Tasks):
         self.stream = stream
@@ -25,7 +28,7 @@ class Layers:
         self.learned: dict[int, dict[str, np.ndarray]] = {}
 
     def compare(self, t: int, network: Network, phase: Phase) -> None:
-        """Add an entry for every layer and every earlier task, with the null."""
+        """Add an entry for every layer and every earlier task that is compared."""
         self.learned[t] = self._activations(network, t, phase)
         every = len(self.stream.sizes) <= ALL_PAIRS
         for k in range(t):
@@ -80,7 +83,7 @@ def _places(maps: np.ndarray, images: int) -> np.ndarray:
 
 
 def _measured(now: np.ndarray, then: np.ndarray, images: int) -> dict:
-    """All measures with their nulls; or the reason why there is none."""
+    """All measures, SVCCA and CKA with their nulls; or the reason why there is none."""
     group = len(now) // images if len(now) % images == 0 else 1
     svcca, cka = similarity.svcca, similarity.linear_cka
     try:

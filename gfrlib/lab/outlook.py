@@ -12,7 +12,7 @@ import torch
 
 from gfrlib import training
 from gfrlib.batches import at_once
-from gfrlib.config import Config, fixed, generated
+from gfrlib.config import Config, fixed, generated, trains_later
 from gfrlib.engine import store
 from gfrlib.engine.machine import Machine
 from gfrlib.lab import analysis, plans
@@ -38,17 +38,18 @@ def images_looked_at(config: Config, stream: Tasks) -> int:
     views *= generated(config) and config.cut == FEATURES
     if fixed(config):
         return sum(train) + sum(test) + views
-    analysed = [n * analysis.PER_CLASS for n in stream.sizes]
+    analysed = [n * analysis.looked_at(k) for k, n in enumerate(stream.sizes)]
     total = views
     if config.memory == "flow":
         total += train[0]  # its moments
+    learns = trains_later(config)  # a head, on features that are computed once
     for t in chain.numbers:
         total += sum(test[: t + 1])
         total += sum(map(min, test[: t + 1], analysed))
         if config.memory not in ("none", "real", "gan", "flow"):
             total += train[t]
         later = t > chain.numbers.start
-        total += train[t] * later * (config.penalty == "frozen")
+        total += train[t] * later * (config.penalty == "frozen" and learns)
         total += 2 * train[t] * later * (config.drift != "none")
     return total
 

@@ -200,7 +200,7 @@ def plan(
 
 
 def _split(sizes: tuple[int, ...]) -> str:
-    if len(sizes) < 5:
+    if len(sizes) < 5 or len(set(sizes[1:])) > 1:
         return "+".join(map(str, sizes))
     return f"{sizes[0]} + {len(sizes) - 1} x {sizes[1]}"
 

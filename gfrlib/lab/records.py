@@ -46,6 +46,7 @@ class Record:
     bytes_kept: list
     weights: str
     provenance: dict
+    # computed now, loaded (this very code has made it), or the code that recorded it
     status: str = field(default="computed now", compare=False)
     path: Path | None = field(default=None, compare=False)
     # whether its file carries a checksum: not if older code has written it
@@ -298,7 +299,7 @@ def load(path: Path) -> Record:
     if version != RESULT_VERSION:
         raise UserError(
             f"The record '{path.name}' has result version {version}, this code makes "
-            f"{RESULT_VERSION}; it is not shown: run it again."
+            f"{RESULT_VERSION}; it is not shown: delete it, then run it again."
         )
     same = digest == code_digest()
     status = "loaded" if same else f"recorded with code {commit[:10]}"
@@ -413,11 +414,13 @@ def find(config: Config, task_sizes, content: str | None = None) -> Record | Non
 
 
 def _said_otherwise(config: Config, sizes) -> list[Config]:
-    """The same split said as `base` and `tasks` instead of `split`, if it can be."""
-    sizes = list(sizes)
-    if not config.split or list(config.split) != sizes or len(sizes) < 2:
-        return []
-    if len(set(sizes[1:])) > 1:
+    """The same split said as `split` instead of `base` and `tasks`, or, if it can be,
+    the other way round.
+    """
+    sizes = tuple(sizes)
+    if not config.split:
+        return [dataclasses.replace(config, split=sizes)]
+    if config.split != sizes or len(sizes) < 2 or len(set(sizes[1:])) > 1:
         return []
     said = dict(split=(), base=sizes[0], tasks=len(sizes) - 1)
     return [dataclasses.replace(config, **said)]
@@ -474,7 +477,7 @@ def every() -> list[Path]:
 
 
 def _pack(row: np.ndarray | None) -> str | None:
-    """uint8 or little-endian uint16, transposed bits left to zlib, in base 85."""
+    """uint8 or little-endian uint16, deflated by zlib, in base 85."""
     if row is None:
         return None
     kind = "B" if row.max(initial=0) < 256 else "H"

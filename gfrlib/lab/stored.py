@@ -23,7 +23,7 @@ from gfrlib.lab.arrays import ARRAYS
 META, NOTE = "meta.json", "checked.json"
 OLDER = {"class_names", "sha256", "shapes", "crop", "arrival", "faults"}
 ALWAYS = 512 << 20  # bytes that are read by every process: about half a second
-AT_ONCE = 16 << 30  # more than this is read by `data NAME --verify` alone
+AT_ONCE = 16 << 30  # more is read by `data NAME --verify`, and to pack it again, alone
 BLOCK = 1 << 20  # bytes read at a time
 _checked: dict[Path, dict] = {}  # folders that this process has read, with their files
 

@@ -77,11 +77,12 @@ class Survey:
 def survey(path: Path, classes: str = "") -> Survey:
     """train/<class>/* with test/<class>/* or val/<class>/*; or <class>/* alone.
 
-    Where both are there, test/ is for testing, and val/ is not used; a folder without
-    classes (the unlabelled test/ of many archives) does not count. Without either,
-    every fifth image of a class is for testing. Folders in class folders belong to the
-    class. Tiny-ImageNet's own validation folder is read, too. `classes` takes some of
-    the classes (class_lists.choose). Raises UserError.
+    Where both are there, test/ is for testing, and val/ is not used; one without
+    classes (the unlabelled test/ of many archives) does not count beside the other, and
+    is refused alone. Without either, every fifth image of a class is for testing.
+    Folders in class folders belong to the class. Tiny-ImageNet's own validation folder
+    is read, too. `classes` takes some of the classes (class_lists.choose). Raises
+    UserError.
     """
     out = LeftOut(path)
     parts = _parts(path, out)
@@ -92,7 +93,7 @@ def survey(path: Path, classes: str = "") -> Survey:
     _check_nested(folders)
     names = class_lists.choose(every, classes) if classes else every
     held = _held(path, parts, every)
-    files = {"train": _listing(train, folders, names, out)}
+    files = {"train": _listing(train, folders, names, out, trained=True)}
     if held is None:
         files = _every_fifth(path, files["train"], names)
     elif _is_annotated(held):
@@ -100,7 +101,7 @@ def survey(path: Path, classes: str = "") -> Survey:
     else:
         theirs = _class_folders(held, out)
         _check_apart(train, folders, held, theirs, whole=not classes)
-        files["test"] = _listing(held, theirs, names, out)
+        files["test"] = _listing(held, theirs, names, out, trained=False)
     _check_once(files)
     return Survey(path, every, names, files, _use(path, parts, held), out)
 
@@ -309,9 +310,14 @@ def _check_once(files: dict[str, Files]) -> None:
 
 
 def _listing(
-    top: Path, folders: dict[str, Path], names: list[str], out: LeftOut
+    top: Path,
+    folders: dict[str, Path],
+    names: list[str],
+    out: LeftOut,
+    *,
+    trained: bool,
 ) -> Files:
-    """The images of these classes, class by class."""
+    """The images of these classes, class by class; `trained` or tested on."""
     listed: Files = []
     for label, name in enumerate(names):
         found: list[Path] = []
@@ -319,9 +325,10 @@ def _listing(
             above = {os.path.realpath(p) for p in folders[name].absolute().parents}
             found = _images(folders[name], f"{name}_boxes.txt", above, out)
         if not found:
+            remedy = "remove it" if trained else "remove the class for training, too"
             raise UserError(
                 f"The class folder '{top / name}' is empty or missing; put images in "
-                "it or remove it."
+                f"it or {remedy}."
             )
         listed += [(file, label) for file in found]
     return listed
@@ -370,7 +377,12 @@ def _annotated(top: Path, names: list[str], out: LeftOut, *, some: bool) -> File
     for place in [*files, *folders]:
         if place.name not in (ANNOTATIONS, "images"):
             out.add(BESIDE, place)
-    rows = [line.split("\t") for line in class_lists.lines(listing) if line.strip()]
+    try:
+        rows = [line.split("\t") for line in class_lists.lines(listing) if line.strip()]
+    except UserError as problem:
+        raise UserError(
+            f"'{listing}' cannot be read; unpack Tiny-ImageNet anew."
+        ) from problem
     rows = [[unicodedata.normalize("NFC", text) for text in row] for row in rows]
     images, _ = _entries(top / "images", out)
     here = {unicodedata.normalize("NFC", place.name): place for place in images}

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-from types import SimpleNamespace
 
 import matplotlib
 
@@ -148,14 +147,6 @@ def test_losses_run_on_over_the_tasks():
 
 def test_features():
     rng = np.random.RandomState(0)
-    real, spread = (
-        np.abs(rng.randn(50, 6)) * [1, 5, 1, 4, 3, 2],
-        {"gfr": rng.rand(40, 6), "gfr-gaussian": rng.rand(30, 6)},
-    )
-    figure = figures.marginals(real, spread)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [
-        f"dimension {d}" for d in (1, 3, 4, 5)
-    ]
     entry = {
         "real": rng.randn(20, 2),
         "replayed": rng.randn(30, 2),
@@ -192,26 +183,6 @@ def test_accuracy_over_something():
     assert ax.lines[0].get_ydata().tolist() == [42, 51] and ax.get_xscale() == "log"
     ax = figures.accuracy_vs({"gfr": [(1, 0.01), (2, 0.1)]}, "task", log_y=True)
     assert ax.get_yscale() == "log" and ax.get_xscale() == "linear"
-
-
-def test_images_of_every_task():
-    import torch
-
-    tasks = SimpleNamespace(
-        sizes=(4, 2, 2, 2),
-        class_names=[f"c_{i}" for i in range(10)],
-        train_images=torch.randint(0, 255, (50, 8, 8, 1), dtype=torch.uint8),
-        train_labels=torch.arange(10).repeat_interleave(5),
-    )
-    figure = figures.class_images(tasks)
-    assert [len(ax.images) for ax in figure.axes] == [12, 6, 6, 6]
-    shown = texts(figure)
-    assert [f"task {t}" in shown for t in range(4)] == [True] * 4 and "c 9" in shown
-    tasks.sizes = (10,)
-    assert len(figures.class_images(tasks, most=5).axes[0].images) == 10
-    assert "task 0\n10 classes" in texts(figures.class_images(tasks, most=5))
-    tasks.class_names[0] = r"$\frac$"  # a folder's name, and no formula
-    figures.class_images(tasks).canvas.draw()
 
 
 def test_bytes_are_drawn_with_their_sums():

@@ -264,7 +264,7 @@ def test_a_quick_run_computes_the_costly_parts_when_they_are_asked_for(home, com
     assert set(again.analysis) == CHEAP | {"similarity"}
     assert set(computed) == {"similarity"}
     computed.clear()
-    both = experiments.seeds(config, [0], analyse=analysis.COSTLY)[0]
+    both = experiments.run_or_load(config, analyse=analysis.COSTLY)
     assert set(both.analysis) == CHEAP | analysis.COSTLY
     assert set(computed) == {"projection", "quality"}
     computed.clear()

@@ -45,8 +45,6 @@ def test_the_two_lists_of_imagenet_subset():
     assert len(a) == len(b) == 100 and len(a & b) == 9
     lucirs_own_call = np.random.RandomState(1993).choice(1000, 100, replace=False)
     assert a == {names[i] for i in lucirs_own_call}
-    with pytest.raises(UserError, match="lucir or gfr"):
-        class_lists.subset(names, "podnet")
     with pytest.raises(UserError, match="cannot be chosen from 20"):
         class_lists.choose(names[:20], "lucir")
 
@@ -185,9 +183,14 @@ def spoil_validation(usual, listed):
     (usual / "val" / "images" / f"val_{CHOSEN[0]}_0.JPEG").unlink()
 
 
+def spoil_annotations(usual, listed):
+    (usual / "val" / "val_annotations.txt").write_bytes(b"\xff\xfe\xfa")
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
+        (spoil_annotations, "cannot be read; unpack Tiny-ImageNet anew"),
         (spoil_class, "'n09999999' of the list"),
         (spoil_files, "is empty or missing"),
         (spoil_image, "_2.JPEG' is no readable image"),

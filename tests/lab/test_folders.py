@@ -425,3 +425,7 @@ def test_the_first_image_sets_the_size_and_that_is_said(tmp_path):
     assert "brought to 12 x 12" in line and "8 are larger, 2 smaller" in line
     exact = folders.read_folder(tmp_path, rules=decoding.Rules(side=10, exact=True))
     assert not any("the size of the first" in line for line in exact.account)
+    # the first is larger than what is packed at most, and so are others
+    most = folders.read_folder(tmp_path, rules=decoding.Rules(side=10))
+    [line] = [line for line in most.account if "brought to" in line]
+    assert "10 x 10, the most without a given size: 10 are larger, 2 smaller" in line

@@ -75,7 +75,7 @@ runs:
         ("{preset: quikc, runs: [{methods: [gfr]}]}", "no preset 'quikc'"),
         ("{sneeds: 1, runs: []}", "may have a 'preset'"),
         ("runs: []", "has no runs"),
-        ("runs: [{methods: []}]", "'methods' is an empty list"),
+        ("runs: [{methods: []}]", "'methods' is an empty list; say what it holds"),
         ("runs: [{methods: [gfr], seeds: []}]", "'seeds' is an empty list"),
         ("runs: [{methods: [gfr], splits: []}]", "'splits' is an empty list"),
         ("runs: [{methods: [gfr], splits: [{split: []}]}]", "'split' is an empty list"),
@@ -249,6 +249,11 @@ def test_a_record_without_a_part_that_is_asked_for_is_to_do(home):
     [lacking] = plans.plan([config], lambda *_: 1.0, analyse=["similarity"])
     assert not lacking["recorded"]
     assert lacking["stages"] == 6 and lacking["new"] == 0  # its stages are there
+
+
+def test_a_split_is_told_as_it_is():
+    assert plans._split((50, 10, 10, 10, 10, 10)) == "50 + 5 x 10"
+    assert plans._split((10, 20, 5, 5, 5)) == "10+20+5+5+5"
 
 
 @pytest.mark.parametrize("method", METHODS)

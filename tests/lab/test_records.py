@@ -271,6 +271,11 @@ def test_a_split_said_in_two_ways_is_one_run(home):
     assert listed.identity() != config.identity()
     found = experiments.run_or_load(listed)
     assert (found.status, found.path) == ("loaded", record.path)
+    # and the other way round: what was asked as a list is found by its numbers
+    uneven = dataclasses.replace(listed, split=(6, 4))
+    kept = experiments.run_or_load(uneven)
+    found = experiments.run_or_load(dataclasses.replace(config, base=6, tasks=1))
+    assert (found.status, found.path) == ("loaded", kept.path)
     # the classes left over make another run
     assert records.find(dataclasses.replace(listed, split=(6, 2)), (6, 2)) is None
     assert records.find(dataclasses.replace(listed, split=(6, 3)), (6, 3)) is None

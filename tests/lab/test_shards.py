@@ -338,7 +338,11 @@ def test_many_faults_are_listed_in_a_few_lines(folder, capsys):
         ),
         (
             lambda top: [f.unlink() for f in (top / "val" / "n00000002").iterdir()],
-            "empty or missing",
+            "empty or missing; put images in it or remove the class for training, too",
+        ),
+        (
+            lambda top: [f.unlink() for f in (top / "train" / "n00000002").iterdir()],
+            "empty or missing; put images in it or remove it",
         ),
         (lambda top: (top / "val").rename(top / "train" / "val"), "lies among the"),
     ],

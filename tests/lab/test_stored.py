@@ -263,6 +263,21 @@ def test_large_images_of_older_code_get_a_checksum(home, large, capsys):
     assert "as it was packed" in capsys.readouterr().out
 
 
+def test_a_checksum_that_could_not_be_kept_is_not_told(
+    home, large, capsys, monkeypatch
+):
+    """Another user's data set: it is read, and stays as it is."""
+    older(large)
+    forget()
+
+    def refuse(*_):
+        raise UserError("read-only")
+
+    monkeypatch.setattr(stored, "write_atomically", refuse)
+    assert main(["data", "large", "--verify"]) == 0
+    assert "cannot be written to, so that it got none" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("what", ["a pixel", "a label", "meta.json", "a cut meta.json"])
 def test_damaged_large_images_are_refused_and_mended(home, large, what):
     before = np.array(datasets.packed("large").train_images)
