@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gfrlib.config import Config, fixed
+from gfrlib.conditions import fixed
+from gfrlib.config import Config
 from gfrlib.engine import distributed
 from gfrlib.engine.phase import Phase
 from gfrlib.networks import Network, split
@@ -13,7 +14,7 @@ from gfrlib.tasks import Tasks
 
 EVALUATION_BATCH = 500
 PIXELS_AT_ONCE = 500 << 12  # of an evaluation's batch: 500 images of 64 x 64
-# bytes of cached features; above it they are recomputed from the frozen F, view by view
+# bytes of kept features: of fewer views above it (one at least; known_features of none)
 FEATURE_BUDGET = 2 << 30
 
 
@@ -105,7 +106,7 @@ def real_features(
 ) -> tuple[Tensor, Tensor]:
     """u = F_t(x) of all x in D_t and their labels: [N, d], [N], in eval mode.
 
-    With `views` > 0, of so many augmented views, N times as many rows; where they
+    With `views` > 0, of so many augmented views, `views` times as many rows; where they
     exceed the byte budget, of as many as fit (at least one).
     """
     network.eval()

@@ -15,70 +15,24 @@ import json
 from dataclasses import dataclass
 
 from gfrlib import declaration
+from gfrlib.conditions import (
+    content_of,
+    distilled,
+    fixed,
+    gan,
+    generated,
+    important,
+    of_features,
+    signed,
+    trains_later,
+    weighs_old_tasks,
+)
 from gfrlib.declaration import ABSENT, COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, setting
 from gfrlib.declaration import UserError as UserError
-from gfrlib.methods import AT_THE_CUT, COLUMNS, FEATURES, METHODS, REPLAYED, conflict
+from gfrlib.methods import COLUMNS, FEATURES, METHODS, conflict
 from gfrlib.presets import PRESETS, SPATIAL
 
 RESULT_VERSION = 1  # raised by hand whenever a change to the code can move a number
-
-
-# Conditions -----------------------------------------------------------------------
-
-
-def gan(c: "Config") -> bool:
-    """A GAN is trained."""
-    return c.memory == "gan"
-
-
-def generated(c: "Config") -> bool:
-    """A generator is trained: a GAN or a flow."""
-    return c.memory in ("gan", "flow")
-
-
-def distilled(c: "Config") -> bool:
-    """Features are held close to what they were."""
-    return c.penalty == "features"
-
-
-def trains_later(c: "Config") -> bool:
-    """Something is trained by gradients from task 1 on: not with a frozen extractor
-    whose prediction needs no head, nor in joint training, which has one task.
-    """
-    idle = c.penalty == "frozen" and c.prediction != "softmax"
-    return not idle and c.memory != "real"
-
-
-def weighs_old_tasks(c: "Config") -> bool:
-    """f_t weighs replay, distillation or alignment."""
-    replays = c.memory == "means" or c.memory in REPLAYED
-    return trains_later(c) and (distilled(c) or replays)
-
-
-def of_features(c: "Config") -> bool:
-    """Something enters or acts at the cut."""
-    acts = c.penalty in AT_THE_CUT
-    return acts or c.memory not in ("none", "real", "exemplars")
-
-
-def important(c: "Config") -> bool:
-    """Importances of parameters are measured (EWC, MAS)."""
-    return c.penalty in ("fisher", "sensitivity")
-
-
-def fixed(c: "Config") -> bool:
-    """F is never trained, not even in task 0: it was pretrained, and is frozen."""
-    return c.weights != "" and c.penalty == "frozen"
-
-
-def content_of(weights: str) -> str:
-    """The hash at the end of the weights' name, which tells their content."""
-    return weights.rpartition("-")[2]
-
-
-def signed(c: "Config") -> bool:
-    """Features may be negative: F ends in a linear layer and not in a ReLU."""
-    return c.bottleneck > 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +106,8 @@ class Config:
         read=distilled,
         stage="later",
     )
-    # code: f_t = old classes / new classes weighs replay, distillation and alignment
+    # code: f_t = old classes / new classes (rounded down there) weighs replay,
+    # distillation and alignment
     old_task_weighting: bool = setting(
         True,
         read=weighs_old_tasks,
@@ -258,8 +213,8 @@ class Config:
     # of convolutions, and of the head while it trains; weights stay in float32.
     # "auto": what the chip computes fast, see the record
     precision: str = setting("float32", choices=("float32", "bf16", "fp16", "auto"))
-    # torch.compile: the network, and a feature GAN's whole update; starts later, then
-    # runs faster
+    # torch.compile: the network, and the whole update of a feature GAN or a flow (on a
+    # GPU one graph); starts later, then runs faster
     compiled: bool = setting(False, read=lambda c: c.compiled)
 
     # generator and discriminator
@@ -279,7 +234,8 @@ class Config:
         ),
         stage="memory",
     )
-    # ours: size of a convolutional generator (cut below features), equal at every cut
+    # ours: most parameters of a convolutional generator (cut below features), the same
+    # bound at every cut
     generator_parameters: int = setting(
         1_000_000,
         bounds=COUNT,
@@ -294,7 +250,7 @@ class Config:
         19539, bounds=COUNT, read=generated, stage="steps"
     )
     # code: 501 epochs a task, which is 4,008 G steps at 5 tasks; ours: one sum for all
-    # later tasks, shared equally
+    # later tasks, shared equally by all but the last, which trains none (5,010 each)
     generator_steps_later: int = setting(
         20040, bounds=COUNT, read=generated, stage="steps"
     )
@@ -342,7 +298,7 @@ class Config:
     @property
     def method(self) -> str:
         """Name of the row whose columns these are (as they are, or as searched), else
-        the columns themselves.
+        penalty, memory and cut.
         """
         marked = sorted(METHODS.items(), key=lambda item: -len(item[1].marks))
         for name, row in marked:
@@ -369,8 +325,9 @@ class Config:
         """The settings that can change a stage ("classifier", "generator" or
         "importance"), in a run's first task or in a later one.
 
-        The first classifier is one function for all rows and all splits of one base;
-        on a pretrained extractor that is frozen, for all rows that freeze it.
+        The first classifier is one function for all rows and all splits of one base,
+        but for a cosine head and joint training, and with `full_head` for one split; on
+        a pretrained extractor that is frozen, for all rows that freeze it.
         """
         kinds = {"start", "memory", "later"}
         if stage == "generator":

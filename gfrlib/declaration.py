@@ -98,9 +98,10 @@ def typed(name: str, value, default):
     try:
         return values.typed(value, (type(default),))
     except ValueError:
-        kind = type(default).__name__
+        kind = values.wanted((type(default),))
+        also = ", or 'features'" if name == "cut" else ""
         raise UserError(
-            f"'{name}' must be a {kind} (such as {default!r}), not "
+            f"'{name}' must be {kind} (such as {default!r}{also}), not "
             f"{values.shown(value)}."
         ) from None
 
@@ -137,8 +138,7 @@ def _out_of_bounds(name: str, value, low, high) -> str:
         return f"'cut' counts stages, 0 to {high} (or 'features'), not {shown}."
     if (low, high) == FRACTION:
         return (
-            f"'{name}' is a share of the training images from 0 to below 0.9, not "
-            f"{shown}."
+            f"'{name}' is a share of the training images from 0 to {high}, not {shown}."
         )
     if isinstance(value, int):
         if value < low == 0:
@@ -146,7 +146,7 @@ def _out_of_bounds(name: str, value, low, high) -> str:
         where = f"at least {low}" if value < low else f"at most {high}"
         return f"'{name}' must be {where}, not {shown}."
     if low > 0:
-        return f"'{name}' must be a number above 0 (and below 1e30), not {shown}."
+        return f"'{name}' must be a number above 0 (1e-30 to 1e30), not {shown}."
     return (
         f"'{name}' must not be negative, infinite or NaN (nor above 1e30), and is "
         f"{shown}."

@@ -207,7 +207,8 @@ def replay_source(past: Past, phase: Phase) -> Callable:
 def flow_losses(memory: Memory, past: Past | None) -> Callable:
     """(u, c, z, s, and the same four of the old classes) -> loss, parts.
 
-    Each class counts the same: the old ones' part is weighted by f_t, as everywhere.
+    Each class counts the same: the old ones' part is weighted by f_t, as everywhere (or
+    by 1, without `old_task_weighting`).
     """
     v = memory.velocity
     f = torch.full((), past.f if past else 0.0, device=memory.shift.device)

@@ -83,7 +83,7 @@ class GAN(Memory):
 class SpatialGAN(GAN):
     """G and D for images or feature maps u [C, H, W].
 
-    Each has at most `parameters` parameters, at every cut.
+    Each has at most `parameters` parameters, at every cut, or the width 4.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """The head column: a list of linear blocks, one per task, and what competes in it.
 
-All heads give logits [B, classes seen]. They differ in which outputs compete for a new
-image, and in what they do when a later task begins.
+All heads give logits [B, outputs]: of the classes seen, with `full_head` of all. They
+differ in which outputs compete for a new image, and in what they do when a later task
+begins.
 """
 
 from collections.abc import Callable

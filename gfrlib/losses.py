@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-REFERENCE_BATCH = 128  # the paper's batch size, to which batch-wide sums are rescaled
+REFERENCE_BATCH = 128  # of the official code; batch-wide sums are rescaled to it
 
 
 def classification(logits: Tensor, labels: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def gradient_penalty(
     discriminator: Callable, labels: Tensor, real: Tensor, fake: Tensor, mix: Tensor
 ) -> Tensor:
     """WGAN-GP: E[(||grad_u D(c, u)||_2 - 1)^2] at u = mix real + (1 - mix) fake. real,
-    fake [B, d], mix [B, 1] in [0, 1].
+    fake [B, ...], mix [B, 1, ...] in [0, 1].
 
     The paper writes WGAN; its code adds this penalty with weight 10 (Gulrajani et al.
     2017).
@@ -118,7 +118,7 @@ def replay_alignment(
     old_classes: int | Tensor = 1,
 ) -> Tensor:
     """L_RA, Equation 3: G_t must replay what G_{t-1} replays for the same old class c
-    and latent z. Both [B, d].
+    and latent z. Both [B, ...].
 
     paper  sum over old classes of E_z ||G_t - G_{t-1}||^2, estimated from uniformly
            drawn classes: old_classes x mean

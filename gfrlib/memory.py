@@ -20,7 +20,8 @@ class Memory(nn.Module):
         """
 
     def watch(self, features: Tensor, labels: Tensor) -> None:
-        """Hook before a task is learned, with its features [N, d] and labels [N].
+        """Hook before a task is learned with a frozen F, with its features [N, d] and
+        labels [N].
 
         The default does nothing.
         """

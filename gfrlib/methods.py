@@ -232,10 +232,7 @@ CONFLICTS = [
         "{head}.",
     ),
     (
-        lambda c: (
-            (c.penalty == "logits" and c.head == "cosine")
-            or (c.penalty == "less-forget") != (c.head == "cosine")
-        ),
+        lambda c: (c.penalty == "less-forget") != (c.head == "cosine"),
         "The cosine head and the penalty 'less-forget' (Rebalance) belong together: "
         "take both or neither.",
     ),

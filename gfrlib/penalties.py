@@ -27,7 +27,7 @@ def frozen_copy(module: nn.Module | None) -> nn.Module | None:
 
 
 def old_new_ratio(config: Config, sizes: tuple[int, ...], t: int) -> float:
-    """f_t: old classes per new class, the code's `old_task_factor`.
+    """f_t: old classes per new class, the code's `old_task_factor` unrounded.
 
     5 to 9 over 50 + 5 x 10; 1 with the weighting off.
     """
@@ -41,7 +41,7 @@ class Batch:
     network: Network
     x: Tensor  # [B, C, H, W]
     u: Tensor  # F_t(x) [B, ...]
-    logits: Tensor  # [B, classes seen]
+    logits: Tensor  # [B, classes seen]; with `full_head` all
     autocast: Callable  # of this phase of training
 
 
@@ -84,7 +84,7 @@ class Past:
             return self.extractor(batch.x)
 
     def logits(self, batch: Batch) -> Tensor:
-        """M_{t-1}(x) [B, old classes]."""
+        """M_{t-1}(x) [B, old classes]; with `full_head` all."""
         with torch.no_grad(), batch.autocast():
             return self.classifier(self.extractor(batch.x))
 
@@ -114,7 +114,7 @@ def _flat(parameters) -> Tensor:
 def logits(past: Past, batch: Batch) -> Tensor:
     """Distillation of the old outputs (LwF; iCaRL: one softmax over all old classes).
 
-    Not weighted by f_t: it has a term per old head.
+    Not weighted by f_t: LwF has a term per old head, and iCaRL weighs its one as it is.
     """
     config = past.config
     sizes = past.sizes if config.head == "per-task" else [past.classes]

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gfrlib.batches import at_once, known_features
-from gfrlib.config import Config, fixed
+from gfrlib.conditions import fixed
+from gfrlib.config import Config
 from gfrlib.engine.phase import Phase
 from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
@@ -88,7 +89,7 @@ def task_aware(seen: Seen) -> Tensor:
     return seen.logits.masked_fill(~own, -torch.inf)
 
 
-# The column: {word: function(seen) -> scores [B, classes]}
+# The column: {word: function(seen) -> scores [B, outputs], the classes seen or all}
 PREDICTIONS: dict[str, Callable[[Seen], Tensor]] = {
     "max-prob": max_prob,
     "concat-logits": concat_logits,
@@ -117,7 +118,7 @@ def rules_of(config: Config, memory: Memory, t: int) -> list[str]:
         found.append("mahalanobis")
     if not idle:
         found.append("task-aware")
-    return found if config.prediction in found else [*found, config.prediction]
+    return found
 
 
 @torch.no_grad()

@@ -4,8 +4,9 @@
 # the code is another, kept in the reader's cache and never in the repository.
 LIVE = ("quick", "example", "photos")
 
-# A preset is what differs from the defaults. Those are the paper's where it speaks and
-# its code agrees; where the two differ, book/differences.md says which is followed.
+# A preset says what it takes, the rest are the defaults: for losses and generator the
+# paper's where it speaks and its code agrees (where the two differ, book/differences.md
+# says which is followed), for data, network and epochs those of `quick`.
 PRESETS = {
     # every reader, offline, and the tests: scikit-learn's digits; all values ours
     "quick": dict(
@@ -42,8 +43,9 @@ PRESETS = {
         latent_dim=64, generator_steps_base=2000, generator_steps_later=3200,
         feature_views=2, generator_learning_rate=2e-3, threads=1,
     ),
-    # the paper's networks and batch, with the schedule of slim: some hours on two cores
-    # that have bf16 arithmetic. No rate was searched: task 0 takes the paper's 1e-3
+    # the paper's networks, its code's batch, the schedule of slim: some hours on two
+    # cores that have bf16 arithmetic. No rate was searched: task 0 takes the paper's
+    # 1e-3
     "medium": dict(
         dataset="cifar100", base=50, tasks=5, network="resnet18", width=64,
         epochs_base=24, epochs_task=6, batch_size=128, learning_rate=1e-3,

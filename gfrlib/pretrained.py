@@ -140,8 +140,13 @@ def read(content: object, source: str) -> Pretrained:
     if "format" in content:
         return _of_our_file(content)
     if "conv1.weight" in content:
-        mean, std = IMAGENET
-        return Pretrained(_checked_state(_renamed(content)), mean, std, source)
+        found = Pretrained(_checked_state(_renamed(content)), *IMAGENET, source)
+        if found.channels != len(IMAGENET[0]):
+            raise Unusable(
+                f"its first convolution reads {found.channels} channels, and "
+                "torchvision's ResNet-18 reads 3"
+            )
+        return found
     return Pretrained(_checked_state(content), None, None, source)
 
 

@@ -1,9 +1,9 @@
 """How good is a generator of features? Fréchet distance, precision and recall, density
 and coverage, and classifiers that cross over between real and replayed features.
 
-Tensors in, numbers out; float64 inside; never sees a model. The libraries have these
-for images: torchmetrics sends images through a network, and nothing there takes
-features to precision, recall, density or coverage.
+Tensors in, numbers out; never sees a model; float64 inside, but for the classifiers.
+The libraries have these for images: torchmetrics sends images through a network, and
+nothing there takes features to precision, recall, density or coverage.
 
 real [N, d] are features of held-out images, replayed [M, d] a memory's samples. A
 generator that is told the class must be right inside each class: `by_class` measures

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gfrlib.config import Config, signed
+from gfrlib.conditions import signed
+from gfrlib.config import Config
 from gfrlib.generators import GAN, Flow, SpatialGAN
 from gfrlib.memory import Memory, size_of, within
 from gfrlib.methods import FEATURES
@@ -249,8 +250,6 @@ class Translated(ClassMeans):
     Most similar by the `likeness` of the means: "cosine" (PyCIL) or "euclidean"
     (FeTrIL's code).
     """
-
-    keeps_means = True
 
     def __init__(self, classes: int, features: int, likeness: str = "cosine"):
         super().__init__(classes, features)

@@ -19,9 +19,9 @@ from gfrlib.pretrained import Pretrained
 # 5 of the paper.
 AUGMENTATION = {"digits": (1, False)}
 PADDING_SHARE = 1 / 8  # 4 of 32 pixels
-MOMENT_IMAGES = (
-    5000  # of a large data set, that mean and standard deviation are computed from
-)
+# of a data set that is cropped at random: mean and standard deviation are those of so
+# many places in it, equally spaced
+MOMENT_IMAGES = 5000
 
 
 def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
@@ -52,10 +52,8 @@ def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
 def task_sizes(
     num_classes: int, base: int, tasks: int, split: tuple = ()
 ) -> tuple[int, ...]:
-    """Class counts of tasks 0 ..
-
-    T: `base`, then `tasks` equal ones; or `split` itself, which may leave classes
-    unused.
+    """Class counts of all tasks: `base`, then `tasks` equal ones; or `split` itself,
+    which may leave classes unused.
 
     Raises UserError where the classes do not divide or do not suffice.
     """
@@ -73,9 +71,12 @@ def task_sizes(
             f"choose a base from 1 to {num_classes}."
         )
     if tasks < 0 or (tasks == 0) != (base == num_classes):
+        remedy = f"choose at least 1 task, or tasks = 0 with base = {num_classes}"
+        if base == num_classes:
+            remedy = "choose a smaller base, or tasks = 0"
         raise UserError(
             f"A base of {base} leaves {num_classes - base} classes for {tasks} tasks; "
-            f"choose at least 1 task, or tasks = 0 with base = {num_classes}."
+            f"{remedy}."
         )
     later = num_classes - base
     if tasks and later % tasks:

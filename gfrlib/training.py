@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from gfrlib import losses
 from gfrlib.batches import Batches, FeatureBatches, real_features
-from gfrlib.config import Config, UserError, fixed
+from gfrlib.conditions import fixed
+from gfrlib.config import Config, UserError
 from gfrlib.engine import distributed
 from gfrlib.engine.chain import Chain
 from gfrlib.engine.descent import fit

@@ -239,7 +239,7 @@ def test_every_field_is_an_option_in_both_spellings(run):
         (["run", "--seed", "9" * 5000], "whole number, not '999"),
         (["run", "--learning-rate", "1_0.0"], "a number, not '1_0.0'"),
         (["run", "--class-order", "random", "--seed", 2**32], "at most 4294967295"),
-        (["run", "--head-scale", "1e300"], "above 0 (and below 1e30)"),
+        (["run", "--head-scale", "1e300"], "above 0 (1e-30 to 1e30)"),
         (["run", "--alignment-weight", "1e300"], "nor above 1e30"),
         (["run", "--exemplars", "9" * 20], "at most 1000000"),
         (["run", "--threads", "100000"], "at most 1024"),

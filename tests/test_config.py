@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 
+import numpy as np
 import pytest
 from helpers_core import SMALL, load_tasks, tiny, train
 
@@ -218,16 +219,16 @@ def test_split_and_base_are_two_ways_to_say_one_thing():
         (dict(alignment_weight=10**400), "must not be negative, infinite"),
         (dict(exemplars=10**20), "'exemplars' must be at most"),
         (dict(width=10**6), "'width' must be at most"),
-        (dict(validation=0.95), "from 0 to below 0.9"),
+        (dict(validation=0.95), "from 0 to 0.89, not"),
         (dict(cut=5), "'cut' counts stages"),
         (dict(learning_rate=float("nan")), "must be a number above 0"),
         (dict(seed=10**5000), "at most 4294967295, not a number of more than 40"),
-        (dict(learning_rate=10**400), "above 0 .and below 1e30., not inf"),
-        (dict(width=[10**5]), "'width' must be a int"),
+        (dict(learning_rate=10**400), "above 0 .1e-30 to 1e30., not inf"),
+        (dict(width=[10**5]), "'width' must be a whole number"),
         (dict(dataset="a\x1b[31m", base=0), "'base' must be at least 1"),
         (dict(penalty="\x1b[31m\n"), r"not '\\x1b\[31m\\n'"),
         (dict(widht=3), "did you mean width"),
-        (dict(width="3"), "'width' must be a int"),
+        (dict(width="3"), "'width' must be a whole number"),
     ],
 )
 def test_out_of_bounds_is_one_sentence(changes, says):
@@ -293,6 +294,12 @@ def test_a_message_is_one_line_of_sane_length():
         assert said.isprintable() and len(said) <= values.LONGEST
         assert str(UserError(said)) == said
         assert str(pickle.loads(pickle.dumps(UserError(text)))) == said
+    rng = np.random.default_rng(0)
+    for lengths in rng.integers(
+        1, 500, (100, 6)
+    ):  # cut words within a text that is cut
+        said = str(UserError(" ".join("x" * n for n in lengths)))
+        assert str(UserError(said)) == said and len(said) <= values.LONGEST
     plain = "'grün' and 数字 and 😀 are text; take 'C:\\\\x'."
     assert str(UserError(plain)) == plain
     path = "/" + "/".join(["folder"] * 40)

@@ -217,6 +217,7 @@ BAD = {
     "resnet50": (torchvision.models.resnet50(weights=None).state_dict(), "no 'layer1"),
     "resnet34": (torchvision.models.resnet34(weights=None).state_dict(), "no 'layer1"),
     "wide": (changed(**{"layer4.0.conv1.weight": torch.ones(64, 16, 3, 3)}), "64 x 16"),
+    "grey": (changed(**{"conv1.weight": torch.ones(4, 1, 7, 7)}), "reads 1 channels"),
     "a 3x3 stem": (changed(**{"conv1.weight": torch.ones(4, 3, 3, 3)}), "7 x 7"),
     "vgg": (torchvision.models.squeezenet1_1(weights=None).state_dict(), "neither"),
     "our small CNN": (

@@ -82,7 +82,7 @@ def test_splits(given, expected):
         ((10, 11, 1), "base is 11"),
         ((10, 0, 1), "base is 0"),
         ((10, 4, 0), "at least 1 task"),
-        ((10, 10, 2), "leaves 0 classes"),
+        ((10, 10, 2), "2 tasks; choose a smaller base, or tasks = 0"),
         ((10, 4, -1), "at least 1 task"),
         ((10, 4, 3, (6, 6)), "needs 12 classes"),
         ((10, 4, 3, (5, 0, 5)), "at least 1 a task"),

@@ -1,1 +1,4 @@
-"""What makes a loop fast, resumable and parallel. Knows no method."""
+"""What makes a loop fast, resumable and parallel.
+
+Of a method it knows the words of its columns alone.
+"""

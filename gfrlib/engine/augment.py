@@ -45,7 +45,7 @@ def draw_boxes(
 
     As torchvision's RandomResizedCrop: area from 8 to 100 %, aspect ratio from 3/4 to
     4/3 (uniform in its logarithm), the first of ten tries that fits, else the largest
-    centred square.
+    centred square (torchvision's last way out of a square image is the same).
     """
     high, wide = shape
     where = {"generator": generator, "device": device}
@@ -68,8 +68,8 @@ def cut(images: Tensor, boxes: Tensor, side: int) -> Tensor:
 
     Boxes are rounded to whole pixels, and mirrored where drawn. On a CPU one box after
     the other, as torchvision's resized_crop with antialiasing, which is fastest there.
-    On a GPU all at once and without antialiasing: that differs only where a box is
-    larger than `side`.
+    On a GPU all at once and without antialiasing: that differs by more than rounding
+    only where a box is larger than `side`.
     """
     (_, high, wide, _), (top, left, height, width, mirrored) = images.shape, boxes.T
     edges = torch.stack(

@@ -1,7 +1,8 @@
 """The stages of a run: each is loaded where it is known, else trained and kept.
 
 A stage's key is the hash of everything before it and of the settings that can change
-it, so that all rows, and all splits of one base, train task 0 once.
+it, so that all rows, and all splits of one base, train task 0 once (but for a cosine
+head, `full_head` and joint training).
 """
 
 from collections.abc import Callable
@@ -150,7 +151,9 @@ class Chain:
 
 
 def _check_numbers(done: dict) -> None:
-    """Raises TypeError or KeyError unless there are rows of losses and a time."""
+    """Raises TypeError, KeyError or ValueError unless there are rows of losses and a
+    time.
+    """
     rows = [*done["losses"], done["seconds"]]
     if not all(isinstance(row, dict) for row in rows):
         raise TypeError("losses and seconds are rows of named values")

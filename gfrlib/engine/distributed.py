@@ -2,7 +2,7 @@
 
 All processes draw the random numbers of the whole batch from the same seeds and keep
 their own rows, so that a run does not depend on their number, up to rounding. With one
-process every function here hands back what it was given.
+process each does what it would do without the others.
 """
 
 import contextlib

@@ -33,7 +33,7 @@ _told: set[str] = set()  # notices that this process has given
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run computes with, settled once: nothing below asks the config again."""
+    """What a run computes with, settled once for all that trains."""
 
     device: torch.device
     precision: str  # of convolutions: float32, bf16 or fp16
@@ -41,7 +41,9 @@ class Machine:
 
     @classmethod
     def of(cls, config: Config) -> "Machine":
-        """What the config means here. Raises UserError, as `prepare`."""
+        """What the config means here. Raises UserError for a GPU that is not there, one
+        without bf16, or more threads than there can be.
+        """
         device = resolve_device(config)
         _check(config, device)
         precision = resolve_precision(config, device)

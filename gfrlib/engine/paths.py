@@ -24,7 +24,9 @@ def given(text: str | Path, what: str) -> Path:
     except RuntimeError:  # of expanduser
         raise UserError(f"{what} '{text}' names a user who has no home here.") from None
     except ValueError:  # a NUL, or half of a character
-        raise UserError(f"{what} '{text}' is no path: it holds no text.") from None
+        raise UserError(
+            f"{what} '{text}' is no path: it holds a character that none can have."
+        ) from None
     except OSError as problem:
         if problem.errno not in ABSENT:
             raise UserError(
@@ -102,8 +104,9 @@ def whole(name: str, *, default: int, low: int = 0, high: int = 10**15) -> int:
     except ValueError:
         value = low - 1
     if not low <= value <= high:
+        remedy = "" if name.startswith("GFR_") else ", or let torchrun set its own"
         raise UserError(
             f"The variable {name} must be a whole number from {int(low)} to {high}, "
-            f"not '{text}'; unset it, or let torchrun set its own."
+            f"not '{text}'; unset it{remedy}."
         )
     return value

@@ -1,8 +1,9 @@
 """YAML of which nothing but plain data can come: what a reader's file may say.
 
-Text, numbers in decimal digits, true and false, lists, and tables whose names are text
-and stand once. Anchors, tags, dates and other bases are refused: they are how a small
-file becomes a large object, or a number another one than it looks. 1e-3 is a number.
+Text, numbers in decimal digits, true and false, null, lists, and tables whose names are
+text and stand once. Anchors and tags are refused, dates and numbers in other bases are
+text: they are how a small file becomes a large object, or a number another one than it
+looks. 1e-3 is a number.
 """
 
 import re
@@ -15,8 +16,8 @@ from gfrlib.config import UserError
 from gfrlib.engine import paths
 
 MOST_BYTES = 256 << 10
-DEEPEST = 20  # lists and tables inside each other
-LONGEST_NUMBER = 40  # digits
+DEEPEST = 20  # lists and tables inside each other, with what lies in the last
+LONGEST_NUMBER = 40  # characters of a whole number
 
 
 def read(path: str | Path, what: str) -> object:

@@ -1,9 +1,9 @@
 """Digests of the library's own code: what can change a run, and what its analysis.
 
-A digest covers a module and, file by file, every module of gfrlib that it imports. It
-follows code and not comments, docstrings or layout, and is the same under every version
-of Python. It is that of the files as they were when this process began: what they say
-later is not the code that runs here.
+A digest covers a module and, file by file, every module of gfrlib that it imports, but
+for SETTINGS. It follows code and not comments, docstrings or layout, and is the same
+under every version of Python. It is that of the files as they were when this process
+began: what they say later is not the code that runs here.
 """
 
 import ast
@@ -18,7 +18,7 @@ GFRLIB = Path(__file__).resolve().parents[1]
 RUN = ("training", "lab.runs")
 ANALYSIS = ("lab.analysis",)
 # What these say reaches a run as values of its settings, which are part of a record's
-# identity and of a stage's key already.
+# identity and of a stage's key already. What a run asks of them is in `conditions`.
 SETTINGS = {"config", "methods"}
 
 
@@ -123,4 +123,4 @@ def _drop_docstring(node: ast.AST) -> None:
         return
     value = body[0].value
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
-        value.value = ""
+        del body[0]

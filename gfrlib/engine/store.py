@@ -79,10 +79,11 @@ def cache() -> Path:
     return Path(named).expanduser() if named else root() / "data" / "cache"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, advice: str = "") -> None:
     """All or nothing: a temporary file beside it, then a rename.
 
-    Raises UserError where the disk refuses.
+    Raises UserError where the disk refuses, with `advice` on what to do, or the one for
+    what lies in our own folders.
     """
     temporary = None
     try:
@@ -100,7 +101,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
         raise UserError(
             f"'{path}' could not be written ({problem.strerror}); nothing was lost: "
-            f"{locks.advice(problem)}, and run the same command again."
+            f"{advice or locks.advice(problem)}, and run the same command again."
         ) from problem
 
 
@@ -282,6 +283,8 @@ class Stage:
                 warnings.simplefilter("ignore")
                 kept = torch.load(io.BytesIO(content), "cpu", weights_only=True)
             key, state = kept["key"], kept["state"]
+        except MemoryError:
+            raise  # says nothing of the file
         except Exception as problem:  # other content than `_write`'s: many kinds
             raise self.unfit(name, "is damaged (it holds no stage)") from problem
         if key != self.key:
@@ -315,14 +318,24 @@ def fitting(stage: StageInterface) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as problem:  # the state may be anything that can be loaded
+        if _is_of_memory(problem):
+            raise
+        place = stage.path or "the stage's folder"  # of torchrun's first process
         raise UserError(
-            f"What is kept in {stage.path} does not fit its stage (it belongs to "
-            "another configuration, or holds other things); delete that folder to "
-            "train the stage again, all other stages are kept."
+            f"What is kept in {place} does not fit its stage (it belongs to another "
+            "configuration, or holds other things); delete that folder to train the "
+            "stage again, all other stages are kept."
         ) from problem
+
+
+def _is_of_memory(problem: Exception) -> bool:
+    """Whether the GPU's memory did not suffice, which says nothing of a file."""
+    import torch
+
+    return isinstance(problem, torch.OutOfMemoryError)
 
 
 @contextlib.contextmanager

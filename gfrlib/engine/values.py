@@ -94,6 +94,9 @@ def _shown(character: str) -> str:
     return character
 
 
+LEFT_OUT = " [...] "  # two words of it: what was cut is not too long a second time
+
+
 def _cut_word(match: re.Match) -> str:
     return _cut(match[0], LONGEST_WORD)
 
@@ -102,5 +105,5 @@ def _cut(text: str, length: int) -> str:
     """The text without its middle, where it is longer than so many characters."""
     if len(text) <= length:
         return text
-    half = (length - 5) // 2
-    return f"{text[:half]}[...]{text[-half:]}"
+    half = (length - len(LEFT_OUT)) // 2
+    return f"{text[:half]}{LEFT_OUT}{text[-half:]}"

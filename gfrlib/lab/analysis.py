@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib.batches import known_features
-from gfrlib.config import Config, fixed
+from gfrlib.conditions import fixed
+from gfrlib.config import Config
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
 from gfrlib.lab.compared import Compared, features_of, first_of_each

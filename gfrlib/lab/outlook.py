@@ -12,7 +12,8 @@ import torch
 
 from gfrlib import training
 from gfrlib.batches import at_once
-from gfrlib.config import Config, fixed, generated, trains_later
+from gfrlib.conditions import fixed, generated, trains_later
+from gfrlib.config import Config
 from gfrlib.engine import store
 from gfrlib.engine.machine import Machine
 from gfrlib.lab import analysis, plans

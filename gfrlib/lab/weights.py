@@ -105,13 +105,16 @@ def load(name: str) -> Pretrained:
     return _loaded(path, found.st_mtime_ns, found.st_size)
 
 
-def save(path: Path, weights: Pretrained) -> None:
-    """Write a file that --weights takes, all or nothing. Raises UserError."""
+def save(path: Path, weights: Pretrained, advice: str = "") -> None:
+    """Write a file that --weights takes, all or nothing. Raises UserError, with the
+    advice on what to do where the disk refuses.
+    """
     import torch
 
     buffer = io.BytesIO()
     torch.save(weights.kept(), buffer)
-    write_atomically(path, buffer.getvalue())
+    elsewhere = "free some space, or give a file where you may write"
+    write_atomically(path, buffer.getvalue(), advice or elsewhere)
 
 
 def _is_here(name: str) -> bool:
@@ -150,7 +153,8 @@ def _keep(found: Pretrained, stem: str) -> str:
     try:
         load(name)
     except UserError:
-        save(_path(name), found)
+        ours = "free some space, or set GFR_HOME to a folder of yours"
+        save(_path(name), found, ours)
     return name
 
 

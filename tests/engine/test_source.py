@@ -53,6 +53,7 @@ def test_the_closure_follows_imports_from_file_to_file():
         ("lab/folders", True, True),
         ("lab/arrays", True, True),
         ("lab/runs", True, True),
+        ("conditions", True, True),
         ("similarity", False, True),
         ("lab/layers", False, True),
         ("lab/analysis", False, True),
@@ -91,6 +92,17 @@ def test_comments_docstrings_and_layout_do_not_count(library):
         text = text[: start + 3] + "Another word. " + text[start + 3 :]
         path.write_text("# a comment\n" + text)
     assert digests(library) == before
+
+
+def test_a_docstring_that_was_not_there_does_not_count(library):
+    losses = library / "losses.py"
+    text = losses.read_text()
+    losses.write_text(text + "\n\ndef extra():\n    return 1\n")
+    before = run_digest(library)
+    losses.write_text(text + '\n\ndef extra():\n    """One."""\n    return 1\n')
+    assert run_digest(library) == before
+    losses.write_text(text + '\n\ndef extra():\n    """One."""\n    return 2\n')
+    assert run_digest(library) != before
 
 
 def test_the_digests_of_this_process_are_those_of_its_files():
@@ -145,7 +157,7 @@ def test_code_that_changes_under_a_process_is_refused(library, monkeypatch, tmp_
 
 
 def test_a_raised_result_version_takes_no_stage_of_the_old_one(monkeypatch):
-    """What config.py says of a run (such as `fixed`) is in no digest of the code."""
+    """What config.py declares of a run is in no digest of the code."""
     config, stream = tiny("gfr"), load_tasks(tiny("gfr"))
     before = chain.Chain(config, stream, NoStore()).key
     assert chain.Chain(config, stream, NoStore()).key == before

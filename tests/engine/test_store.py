@@ -318,6 +318,22 @@ def test_a_stage_of_other_content_is_one_sentence(tmp_path, stages_of_a_run, wha
     train(tiny("gfr", **SMALL), stages.Store(place))
 
 
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
+def test_too_little_memory_is_not_told_as_a_damaged_file(tmp_path, monkeypatch, kind):
+    """The advice would be to delete what is whole."""
+    with stages.Store(tmp_path).stage("key") as stage:
+        with pytest.raises(kind), stages.fitting(stage):
+            raise kind("no memory")
+        stage.finish({"x": torch.zeros(2)})
+
+    def refuse(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with stages.Store(tmp_path).stage("key") as stage, pytest.raises(MemoryError):
+        stage.result()
+
+
 CHECKPOINTS = {
     "no step": lambda state: state.pop("step"),
     "text as step": lambda state: state.update(step="seven"),

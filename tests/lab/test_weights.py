@@ -13,7 +13,7 @@ from helpers_core import SMALL, TINY, generated, same_predictions, train
 from memory_store import MemoryStore, until_done
 from PIL import Image
 
-from gfrlib import cli, training
+from gfrlib import cli, pretrained, training
 from gfrlib.config import UserError, make_config
 from gfrlib.engine import store
 from gfrlib.lab import experiments, grids, records, weights
@@ -216,9 +216,13 @@ def test_a_full_disk_leaves_nothing(file, home, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store.os, "fsync", refuse)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="No space left.* or set GFR_HOME"):
         weights.resolve("mine.pt")
     assert kept(home) == []
+    found = pretrained.of_network(network(), torch.zeros(3), torch.ones(3), "a test")
+    with pytest.raises(UserError, match="No space left.*give a file where you may"):
+        weights.save(home / "elsewhere.pt", found)
+    assert not (home / "elsewhere.pt").exists()
 
 
 def test_damage_in_the_store_is_noticed_and_mended(file, home):
