@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: book test oldest install lock clean browser screenshots pdf address help
 
 help:
-	@echo "make book         environment, chapters whose source changed, site; prints the page to open"
+	@echo "make book         environment, chapters that are stale (source, library, records, packages), site; prints the page to open"
 	@echo "make test         environment, ruff, all tests (browser tests where Chromium is or can be installed)"
 	@echo "make oldest       every chapter with the oldest versions that requirements.txt allows, in .venv-oldest"
 	@echo "make install      the environment alone, in .venv"

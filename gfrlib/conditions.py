@@ -5,7 +5,7 @@ ask some of them, so that they are code that can change a result (engine.source)
 takes a Config, `c`.
 """
 
-from gfrlib.methods import AT_THE_CUT, REPLAYED
+from gfrlib import methods
 
 
 def gan(c) -> bool:
@@ -33,13 +33,13 @@ def trains_later(c) -> bool:
 
 def weighs_old_tasks(c) -> bool:
     """f_t weighs replay, distillation or alignment."""
-    replays = c.memory == "means" or c.memory in REPLAYED
+    replays = c.memory == "means" or c.memory in methods.REPLAYED
     return trains_later(c) and (distilled(c) or replays)
 
 
 def of_features(c) -> bool:
     """Something enters or acts at the cut."""
-    acts = c.penalty in AT_THE_CUT
+    acts = c.penalty in methods.AT_THE_CUT
     return acts or c.memory not in ("none", "real", "exemplars")
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gfrlib import declaration
@@ -350,6 +351,29 @@ class Config:
         """Ten hexadecimal digits that name the identity."""
         return digest_of(self.identity())
 
+    def but(self, **changes) -> "Config":
+        """The same with other settings, checked as `make_config` checks them.
+
+        `base` and `tasks` take the place of a `split`; a whole number becomes a float
+        where the setting is one. Raises UserError.
+        """
+        found = {**dataclasses.asdict(self), **_changes(changes)}
+        return checked(Config(**found))
+
+    def unread(self, names: Iterable[str]) -> list[str]:
+        """Those of the settings that say something which this run never reads: with
+        their defaults it is the same run.
+        """
+        found = []
+        for name in names:
+            usual = DEFAULTS[name]
+            if DECLARED[name]["stage"] == "nothing" or getattr(self, name) == usual:
+                continue
+            other = dataclasses.replace(self, **{name: usual})
+            if other.identity() == self.identity():
+                found.append(name)
+        return found
+
     def difference(self, other: "Config") -> dict:
         """{setting: (ours, theirs)} of those that differ and can change a result."""
         a, b = self.identity(), other.identity()
@@ -394,14 +418,24 @@ def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config
     found = {"preset": preset, **PRESETS[preset], **row.columns, **row.own, **row.marks}
     found |= SPATIAL.get(preset, {}) if row.spatial else {}
     found |= row.searched.get(preset, {})
+    called = Config(**found).method
+    if called != method:
+        raise UserError(
+            f"The row '{method}' has the columns of '{called}', under whose name it "
+            "would be shown; tell it apart by `marks` in METHODS."
+        )
+    return checked(Config(**{**found, **_changes(changes)}))
+
+
+def _changes(changes: dict) -> dict:
+    """The settings that are said, each in its type. Raises UserError."""
     by_number = sorted({"base", "tasks"} & set(changes))
     if by_number and changes.get("split"):
         raise UserError(
             f"'split' says the classes of every task, and '{by_number[0]}' says them "
             "another way; leave one out."
         )
-    if by_number:
-        found["split"] = ()
+    found: dict = {"split": ()} if by_number else {}
     for name, value in changes.items():
         if name not in DECLARED or name == "preset":
             close = difflib.get_close_matches(name, DECLARED)
@@ -411,9 +445,7 @@ def make_config(preset: str = "quick", method: str = "gfr", **changes) -> Config
                 "of them."
             )
         found[name] = _typed(name, value)
-    config = Config(**found)
-    _check(config)
-    return config
+    return found
 
 
 def from_text(name: str, text: str):
@@ -429,9 +461,11 @@ def _typed(name: str, value):
     return declaration.typed(name, value, DEFAULTS[name])
 
 
-def _check(c: Config) -> None:
+def checked(c: Config) -> Config:
+    """The Config, if its values and their combination are sound; else UserError."""
     for name, about in DECLARED.items():
         declaration.check(name, getattr(c, name), choices(name), about)
     problem = conflict(c)
     if problem:
         raise UserError(problem)
+    return c

@@ -2,14 +2,23 @@
 
 from torch import Tensor, nn
 
+from gfrlib.config import UserError
+
 
 class Memory(nn.Module):
-    """Nothing is carried; the base of all others."""
+    """Nothing is carried; the base of all others.
+
+    What a memory learns lies in parameters and buffers (`register_buffer`): these alone
+    are kept with a stage and come back from the cache. `passing` names attributes that
+    live for one task and may be lost.
+    """
 
     trained = False  # by a loop (generator_training.py); else `fit` does it
     fits = False  # closed-form, from all features of a task
     replays = False  # samples enter the classifier's loss
     keeps_means = False  # a buffer `means` [classes, d], for nearest-mean prediction
+
+    passing: tuple = ()  # attributes with tensors that are no part of the state
 
     rows: Tensor | None = None  # training images kept: their row numbers
 
@@ -32,8 +41,47 @@ class Memory(nn.Module):
         """
 
     def nbytes(self) -> dict[str, int]:
-        """Bytes kept for the next task, item by item."""
-        return {}
+        """Bytes kept for the next task, item by item; of all its state, where a memory
+        does not say less.
+        """
+        size = state_bytes(self)
+        return {"memory": size} if size else {}
+
+    def check(self) -> None:
+        """Raises UserError where a memory does not declare what it does."""
+        name, own = type(self).__name__, type(self)
+        if hasattr(own, "sample") and not own.replays:
+            raise UserError(
+                f"The memory '{name}' has a method sample and does not replay; set "
+                "replays = True in the class."
+            )
+        if own.fit is not Memory.fit and not own.fits:
+            raise UserError(
+                f"The memory '{name}' has a method fit that is never called; set fits "
+                "= True in the class."
+            )
+
+    def check_state(self) -> None:
+        """Raises UserError where something learned lies in an ordinary attribute: it
+        would be empty as soon as a stage comes from the cache.
+        """
+        for name, value in vars(self).items():
+            if name.startswith("_") or name in self.passing:
+                continue
+            if _holds_a_tensor(value):
+                raise UserError(
+                    f"The memory '{type(self).__name__}' keeps tensors in '{name}', "
+                    "which no stage keeps; make it a buffer (register_buffer), or name "
+                    "it in `passing` if it may be lost."
+                )
+
+
+def _holds_a_tensor(value: object) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_a_tensor, value))
+    return isinstance(value, Tensor)
 
 
 def within(u: Tensor, signed: bool) -> Tensor:

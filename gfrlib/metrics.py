@@ -43,7 +43,8 @@ def mean_over_tasks(accuracy: np.ndarray) -> np.ndarray:
 
 
 def class_weighted(accuracy: np.ndarray, task_sizes: ArrayLike) -> np.ndarray:
-    """[T+1] W_t = sum_k n_k a[t, k] / sum_k n_k: every class counts the same.
+    """[T+1] W_t = sum_k n_k a[t, k] / sum_k n_k: every task counts by its classes, and
+    every class the same where a task has as many test images of each.
 
     The paper's curves (GFR-IL#7).
     """
@@ -94,7 +95,14 @@ def forgetting(
 def confusion(
     predictions: ArrayLike, labels: ArrayLike, num_classes: int
 ) -> np.ndarray:
-    """int [C, C]: row = true class position, column = predicted."""
+    """int [C, C]: row = true class position, column = predicted.
+
+    Raises ValueError for a position that is not among the classes.
+    """
+    for name, values in (("label", labels), ("prediction", predictions)):
+        found = np.asarray(values)
+        if found.size and not 0 <= found.min() <= found.max() < num_classes:
+            raise ValueError(f"there is a {name} that is none of {num_classes} classes")
     flat = np.asarray(labels) * num_classes + np.asarray(predictions)
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 

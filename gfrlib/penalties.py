@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib import losses
-from gfrlib.config import Config
+from gfrlib.config import Config, UserError
 from gfrlib.engine import distributed
 from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
@@ -36,13 +36,21 @@ def old_new_ratio(config: Config, sizes: tuple[int, ...], t: int) -> float:
 
 @dataclass
 class Batch:
-    """A batch of new images, as the new network sees it."""
+    """A batch of new images, as the new network sees it.
+
+    Under bf16 u, logits and what `Past` gives are bfloat16: sums over them want
+    `.float()`. Under torchrun these are one process's rows, and penalties are averaged.
+    """
 
     network: Network
     x: Tensor  # [B, C, H, W]
     u: Tensor  # F_t(x) [B, ...]
     logits: Tensor  # [B, classes seen]; with `full_head` all
     autocast: Callable  # of this phase of training
+    y: Tensor | None = None  # labels, as positions in the class order [B]
+    rng: torch.Generator | None = (
+        None  # seeded for this step: what a penalty draws from
+    )
 
 
 class Past:
@@ -166,6 +174,19 @@ PENALTIES: dict[str, Callable[[Past, Batch], Tensor]] = {
     "fisher": fisher,
     "sensitivity": sensitivity,
 }
+
+
+def penalty_of(config: Config) -> Callable[[Past, Batch], Tensor] | None:
+    """The column's function; None where nothing is added to the loss. Raises UserError
+    for a word that has none.
+    """
+    if config.penalty in ("none", "frozen"):
+        return None
+    if config.penalty not in PENALTIES:
+        raise UserError(f"The penalty '{config.penalty}' has no function in PENALTIES.")
+    return PENALTIES[config.penalty]
+
+
 HOLDS_OUTPUTS = {"logits"}  # these tie the old outputs themselves
 
 

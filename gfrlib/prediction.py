@@ -118,7 +118,8 @@ def rules_of(config: Config, memory: Memory, t: int) -> list[str]:
         found.append("mahalanobis")
     if not idle:
         found.append("task-aware")
-    return found
+    # a rule of a reader's own
+    return found if config.prediction in found else [*found, config.prediction]
 
 
 @torch.no_grad()

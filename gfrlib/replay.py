@@ -251,6 +251,8 @@ class Translated(ClassMeans):
     (FeTrIL's code).
     """
 
+    passing = ("new", "begin", "length", "new_means", "like")
+
     def __init__(self, classes: int, features: int, likeness: str = "cosine"):
         super().__init__(classes, features)
         self.likeness = likeness
@@ -435,11 +437,14 @@ def build_memory(
 ) -> Memory:
     """The config's memory for `classes` classes and F(x) of `shape` (d,) or (C, H, W).
 
-    images: the shape of all training images. Values depend on `seed` alone.
+    images: the shape of all training images. Values depend on `seed` alone. Raises
+    UserError for a class that does not declare what it does.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MEMORIES[config.memory](config, Room(classes, shape, images))
+        memory = MEMORIES[config.memory](config, Room(classes, shape, images))
+    memory.check()
+    return memory
 
 
 def _eye(matrix: Tensor) -> Tensor:

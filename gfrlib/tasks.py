@@ -139,6 +139,16 @@ class Tasks:
             )
         return dataclasses.replace(self, mean=mean, std=std, pretrained=pretrained)
 
+    def check(self, config: Config) -> None:
+        """Raises UserError for a config that asks for another split."""
+        said = (1, 0, config.split) if config.split else (config.base, config.tasks)
+        if task_sizes(self.num_classes, *said) != tuple(self.sizes):
+            raise UserError(
+                f"The stream has tasks of {list(self.sizes)} classes, and the config "
+                "asks for another split; build the stream from this config "
+                "(lab.runs.load_tasks)."
+            )
+
     def classes(self, t: int) -> range:
         """Positions of task t's classes."""
         start = sum(self.sizes[:t])

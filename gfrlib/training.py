@@ -27,6 +27,7 @@ from gfrlib.penalties import (
     Importance,
     Past,
     build_importance,
+    penalty_of,
 )
 from gfrlib.prediction import predict
 from gfrlib.replay import DRIFTS, build_memory
@@ -60,8 +61,9 @@ def run(
 
     `store` keeps stages and checkpoints (engine.store), `report` hears of progress,
     `observe(t, network, memory)` is called after every task. Raises UserError if a loss
-    is not finite or a checkpoint does not fit.
+    is not finite, a checkpoint does not fit, or the stream has another split.
     """
+    tasks.check(config)
     chain = Chain(config, tasks, store, report, machine)
     # F, H; G, D; Omega, for EWC and MAS alone
     network, memory, importance = build(config, tasks, chain.machine.device)
@@ -139,7 +141,7 @@ def train_classifier(
     extractor = data.extractor(extractor)
     first, penalty = 0, None
     if past:
-        first, penalty = past.classes, PENALTIES.get(config.penalty)
+        first, penalty = past.classes, penalty_of(config)
         begin_later_task(head, past, tasks, t, config, phase)
 
     def losses_of(step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -156,7 +158,7 @@ def train_classifier(
             parts["replayed"] = losses.classification(logits_replayed, c)
             loss = losses.balanced_classification(loss, parts["replayed"], past.f)
         if penalty:
-            batch = Batch(network, x, u, logits, phase.autocast)
+            batch = Batch(network, x, u, logits, phase.autocast, y, phase.rng)
             parts["penalty"] = penalty(past, batch)
             loss = loss + parts["penalty"]
         extras = head.extra_losses(logits, y, first) if past else {}
@@ -228,6 +230,7 @@ def train_generator(
                 "far too large; lower it or a weight, or take precision float32."
             )
         memory.fit(*real, tasks.train_index(t))
+    memory.check_state()
     if memory.trained and t < len(tasks.sizes) - 1:
         train = TRAINERS[config.memory]
         train(memory, network, past, tasks, t, config, phase)

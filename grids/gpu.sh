@@ -19,6 +19,13 @@ for python in "${GPU_PYTHON:-}" .venv/bin/python python3 python; do
     fi
 done
 
+case "${1:---help}" in # help is no reason to install anything
+-h | --help)
+    sed -n '/^HELP = /,/^"""/p' benchmarks/gpu/__main__.py | sed '1d;$d'
+    exit 0
+    ;;
+esac
+
 echo "gpu.sh: no Python here has all of $NEEDS; trying pip" >&2
 mkdir -p data/gpu
 if python3 -m venv data/gpu/venv &&

@@ -162,3 +162,17 @@ def test_old_new_by_hand():
     assert metrics.old_new(predictions, labels, sizes, 1) == (0.5, 0.75)
     old, new = metrics.old_new(np.array([0, 1, 1, 1]), labels[:4], sizes, 0)
     assert np.isnan(old) and new == 0.75
+
+
+@pytest.mark.parametrize("predictions, labels", [([3, 0], [0, 2]), ([0, 0], [0, -1])])
+def test_what_is_no_class_is_not_counted_as_another(predictions, labels):
+    """A prediction beyond the classes was counted in the next row."""
+    with pytest.raises(ValueError, match="none of 3 classes"):
+        metrics.confusion(predictions, labels, 3)
+
+
+def test_classes_of_unequal_size_count_by_their_images_within_a_task():
+    """9 images of class 0 and one of class 1, all answered 0: 0.9, and not 0.5."""
+    labels = np.array([0] * 9 + [1])
+    accuracy = metrics.accuracy_matrix([np.zeros(10, int)], labels, [2])
+    assert metrics.class_weighted(accuracy, [2]) == [0.9]

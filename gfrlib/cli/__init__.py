@@ -231,7 +231,8 @@ def _add_book(commands) -> None:
     )
     chapter.add_argument(
         "--out",
-        help="folder for the executed notebooks (default: the book's own build)",
+        help="folder for the executed notebooks (default: the book's own build; with "
+        "-p build/runs)",
     )
     chapter.set_defaults(action=actions.book_run)
     check = what.add_parser("check", help="name every chapter that is stale")

@@ -107,7 +107,7 @@ class Chain:
         key = digest_of([self.key, "evaluation", *what])
         with self.store.stage(key) as stage:
             done = stage.result()
-            if done is None:
+            if done is None or self._came_before_its_rule(done):
                 phase = Phase("test", t, config.seed, self.machine)
                 rules = predict(network, memory, self.tasks, t, config, phase)
                 kept = {rule: torch.from_numpy(row) for rule, row in rules.items()}
@@ -117,6 +117,12 @@ class Chain:
                 with fitting(stage):
                     self._check_rules(done["rules"], t)
         return {rule: row.numpy() for rule, row in done["rules"].items()}
+
+    def _came_before_its_rule(self, done: dict) -> bool:
+        """Whether there are predictions, and none by this run's rule: a new one."""
+        rules = done.get("rules")
+        known = isinstance(rules, dict) and len(rules) > 0
+        return known and self.config.prediction not in rules
 
     def _check_rules(self, rules: dict, t: int) -> None:
         """Raises ValueError unless every rule predicts the test images of tasks 0..t.

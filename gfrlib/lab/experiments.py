@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterable
 import torch
 
 from gfrlib import pretrained, training
-from gfrlib.config import Config, UserError, make_config
+from gfrlib.config import Config, UserError, checked, make_config
 from gfrlib.engine import distributed, limits, paths, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.source import analysis_digest, check_unchanged
+from gfrlib.heads import HEADS
 from gfrlib.lab import analysis, datasets, footprint, origin, records, runs, weights
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
+from gfrlib.penalties import PENALTIES
+from gfrlib.prediction import PREDICTIONS
 from gfrlib.presets import LIVE
 from gfrlib.pretrained import Pretrained
+from gfrlib.replay import DRIFTS, MEMORIES
 from gfrlib.tasks import Tasks
 
 
@@ -67,6 +71,7 @@ def _run_or_load(
     notice: Callable[[str], None] | None,
 ) -> Record:
     check_unchanged()
+    check_own_code(checked(config))
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
@@ -138,6 +143,7 @@ def extractor_after(
             "add --network resnet18."
         )
     check_unchanged()
+    check_own_code(checked(config))
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
@@ -180,6 +186,28 @@ def _parts(config: Config, asked: set[str]) -> set[str]:
     check_parts(asked)
     every = set(analysis.PARTS)
     return asked | (every - analysis.COSTLY if config.preset in LIVE else every)
+
+
+def check_own_code(config: Config) -> None:
+    """Raises UserError where a word of the config has its function outside gfrlib: no
+    key would notice a change of it, and an old result would be shown for new code.
+    """
+    tables = {
+        "penalty": PENALTIES,
+        "memory": MEMORIES,
+        "head": HEADS,
+        "prediction": PREDICTIONS,
+        "drift": DRIFTS,
+    }
+    for column, table in tables.items():
+        word = getattr(config, column)
+        place = getattr(table.get(word), "__module__", "gfrlib")
+        if place.partition(".")[0] != "gfrlib":
+            raise UserError(
+                f"The {column} '{word}' is code of '{place}', and a change of it would "
+                "go unnoticed in what is kept; put it into gfrlib's own files (see Add "
+                "a method), or call gfrlib.training.run, which keeps nothing."
+            )
 
 
 def check_parts(names: Iterable[str]) -> None:

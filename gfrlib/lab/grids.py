@@ -145,6 +145,11 @@ def _configs(where: str, block: dict, preset: str) -> list[Config]:
             known[given] = found[-1].dataset
         except UserError as problem:
             raise UserError(f"{where}: {problem}") from problem
+        for name in found[-1].unread(search):
+            raise UserError(
+                f"{where} searches '{name}', which '{method}' never reads: all its "
+                "values are one run; leave it out, or take another method."
+            )
     return found
 
 

@@ -18,6 +18,7 @@ from gfrlib.config import RESULT_VERSION, Config, UserError, make_config
 from gfrlib.engine import source
 from gfrlib.engine import store as stages
 from gfrlib.lab import experiments, records, seals
+from gfrlib.lab.record import _pack, _unpack
 
 CONFIG = dict(epochs_base=1, split=(3, 2, 2))
 
@@ -120,9 +121,9 @@ def test_a_row_that_a_method_has_not_is_null(home):
 def test_predictions_are_packed_without_loss(highest):
     row = np.random.default_rng(0).integers(0, highest + 1, 2000)
     row[0] = highest
-    assert np.array_equal(records._unpack(records._pack(row)), row)
-    assert records._unpack(records._pack(None)) is None
-    assert len(records._unpack(records._pack(np.array([], dtype=np.int64)))) == 0
+    assert np.array_equal(_unpack(_pack(row)), row)
+    assert _unpack(_pack(None)) is None
+    assert len(_unpack(_pack(np.array([], dtype=np.int64)))) == 0
 
 
 def test_an_equal_configuration_is_loaded_and_another_is_not(made, home, monkeypatch):
