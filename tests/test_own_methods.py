@@ -126,9 +126,8 @@ def test_a_stream_of_another_split_is_refused():
 
 
 def test_a_row_that_would_be_shown_as_another_is_refused(monkeypatch):
-    row = Method(
-        "features", "gaussian", batch_norm="frozen", own={"distance": "cosine"}
-    )
+    cosine = {"distance": "cosine"}
+    row = Method("features", "gaussian", batch_norm="frozen", own=cosine)
     monkeypatch.setitem(METHODS, "mine", row)
     with pytest.raises(UserError, match=r"'mine' has the columns of 'gfr-gaussian'"):
         make_config("quick", "mine")
