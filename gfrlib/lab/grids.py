@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from gfrlib.config import Config, UserError
+from gfrlib.config import DEFAULTS, Config, UserError
 from gfrlib.engine import plain_yaml, store
 from gfrlib.engine.machine import Machine, hush
 from gfrlib.lab import experiments
@@ -145,10 +145,12 @@ def _configs(where: str, block: dict, preset: str) -> list[Config]:
             known[given] = found[-1].dataset
         except UserError as problem:
             raise UserError(f"{where}: {problem}") from problem
-        for name in found[-1].unread(search):
+    for name in search:
+        unusual = [c for c in found if getattr(c, name) != DEFAULTS[name]]
+        if unusual and all(name in c.unread([name]) for c in unusual):
             raise UserError(
-                f"{where} searches '{name}', which '{method}' never reads: all its "
-                "values are one run; leave it out, or take another method."
+                f"{where} searches '{name}', which none of its runs reads: all its "
+                "values are one run; leave it out, or take other methods."
             )
     return found
 
