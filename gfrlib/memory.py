@@ -10,7 +10,7 @@ class Memory(nn.Module):
 
     What a memory learns lies in parameters and buffers (`register_buffer`): these alone
     are kept with a stage and come back from the cache. `passing` names attributes that
-    live for one task and may be lost.
+    are constants, or live for one task and may be lost.
     """
 
     trained = False  # by a loop (generator_training.py); else `fit` does it
@@ -50,15 +50,17 @@ class Memory(nn.Module):
     def check(self) -> None:
         """Raises UserError where a memory does not declare what it does."""
         name, own = type(self).__name__, type(self)
-        if hasattr(own, "sample") and not own.replays:
+        classes = own.__mro__[: own.__mro__.index(Memory)]
+        stated = {word for each in classes for word in vars(each)}
+        if "sample" in stated and "replays" not in stated:
             raise UserError(
-                f"The memory '{name}' has a method sample and does not replay; set "
-                "replays = True in the class."
+                f"The memory '{name}' has a method sample and does not say whether it "
+                "enters the loss; set replays = True (or False) in the class."
             )
-        if own.fit is not Memory.fit and not own.fits:
+        if "fit" in stated and "fits" not in stated:
             raise UserError(
-                f"The memory '{name}' has a method fit that is never called; set fits "
-                "= True in the class."
+                f"The memory '{name}' has a method fit and does not say whether it is "
+                "called; set fits = True (or False) in the class."
             )
 
     def check_state(self) -> None:
@@ -69,10 +71,13 @@ class Memory(nn.Module):
             if name.startswith("_") or name in self.passing:
                 continue
             if _holds_a_tensor(value):
+                remedy = "make it a buffer (register_buffer)"
+                if name == "rows":
+                    remedy = "keep it in a buffer, and make rows a property of it"
                 raise UserError(
                     f"The memory '{type(self).__name__}' keeps tensors in '{name}', "
-                    "which no stage keeps; make it a buffer (register_buffer), or name "
-                    "it in `passing` if it may be lost."
+                    f"which no stage keeps; {remedy}, or name it in `passing` if it is "
+                    "a constant or may be lost."
                 )
 
 

@@ -1,6 +1,7 @@
 """A reader's own penalty, memory or rule: what it may do, what would be silent."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -50,9 +51,28 @@ def test_what_a_memory_learns_must_be_a_buffer(monkeypatch):
 @pytest.mark.parametrize("lacking", ["replays", "fits"])
 def test_a_memory_declares_what_it_does(monkeypatch, lacking):
     """Without the word its method was never called: a run with no memory at all."""
-    use(monkeypatch, replay.ClassMeans, **{lacking: False}, fit=Plain.fit)
+    parts = {"fits": True, "replays": True, "fit": Plain.fit, "sample": Plain.sample}
+    del parts[lacking]
+
+    def built(**more):
+        own = type("Own", (Memory,), {**parts, **more})
+        monkeypatch.setitem(replay.MEMORIES, "means", lambda c, room: own())
+        return replay.build_memory(tiny("gfr-gaussian", memory="means"), 4, (3,), 0)
+
     with pytest.raises(UserError, match=f"set {lacking} = True"):
-        replay.build_memory(tiny("gfr-gaussian", memory="means"), 4, (3,), 0)
+        built()
+    built(**{lacking: False})  # said on purpose
+
+
+def test_row_numbers_of_images_are_a_buffer_behind_a_property(monkeypatch):
+    def fit(self, features, labels, rows=None):
+        replay.ClassMeans.fit(self, features, labels)
+        self.rows = rows
+
+    use(monkeypatch, replay.ClassMeans, fit=fit)
+    config = tiny("gfr-gaussian", **SMALL, memory="means")
+    with pytest.raises(UserError, match="make rows a property of it"):
+        training.run(config, load_tasks(config))
 
 
 def test_a_memory_that_does_not_say_its_bytes_has_those_of_its_state():
@@ -74,6 +94,9 @@ def test_code_outside_the_library_is_trained_and_never_kept(home, monkeypatch):
         experiments.run_or_load(config)
     assert not (home / "home").exists()
     training.run(config, load_tasks(config))
+    own = functools.partial(penalties.features)  # of the library, however it is wrapped
+    monkeypatch.setitem(penalties.PENALTIES, "features", own)
+    experiments.check_own_code(config)
 
 
 def test_a_penalty_sees_labels_and_draws_what_the_seed_says(monkeypatch):
@@ -94,6 +117,8 @@ def test_a_word_without_a_function_is_refused(home, monkeypatch):
     config = tiny("gfr-gaussian", **SMALL)
     with pytest.raises(UserError, match="'penalty' must be one of"):
         experiments.run_or_load(dataclasses.replace(config, penalty="featurs"))
+    with pytest.raises(UserError, match="'split' must be a tuple"):
+        experiments.run_or_load(dataclasses.replace(config, split=[4, 3, 3]))
     with pytest.raises(UserError, match="above 0"):
         experiments.run_or_load(dataclasses.replace(config, learning_rate=-1.0))
     monkeypatch.delitem(penalties.PENALTIES, "features")

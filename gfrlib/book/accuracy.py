@@ -198,6 +198,16 @@ def accuracy_matrices(records):
     return figure
 
 
+def seen_and_called(record, t: int, classes: int) -> np.ndarray:
+    """int [classes, C] after task t: what images of each class seen are called.
+
+    C is `classes`, or more where a full head has answered with a later task's class.
+    """
+    found = record.predictions[t]
+    every = max(classes, int(np.max(found)) + 1)
+    return metrics.confusion(found, record.labels(t), every)[:classes]
+
+
 @styled
 def confusion_matrix(record, ax=None, *, t: int | None = None):
     """Heat map after task t (default: the last): what images of each class are called.
@@ -206,10 +216,10 @@ def confusion_matrix(record, ax=None, *, t: int | None = None):
     """
     t = len(record.task_sizes) - 1 if t is None else t
     classes = sum(record.task_sizes[: t + 1])
-    counts = metrics.confusion(record.predictions[t], record.labels(t), classes)
+    counts = seen_and_called(record, t, classes)
     ax = looks.axes(ax, height=3.9, width=4.6)
     sns.heatmap(
-        counts / counts.sum(1, keepdims=True),
+        (counts / counts.sum(1, keepdims=True))[:, :classes],
         vmin=0,
         vmax=1,
         cmap="crest",

@@ -32,8 +32,10 @@ VERSIONS = (
     *("ipywidgets", "ipykernel", "papermill"),
 )
 
-# What chapters are made from, beside notebooks and records.
-READ = ("gfrlib/**/*.py", "gfrlib/**/*.js", "data/*.csv", "grids/*.yaml")
+# What chapters are made from, beside notebooks and records; and what those read whose
+# cells name the module.
+READ = ("gfrlib/**/*.py", "gfrlib/**/*.js")
+READ_BY = {"example": "data/*.csv", "verdict_page": "grids/*.yaml"}
 
 # The first code cell of every chapter, with the address that `make address` puts in. It
 # leaves no name behind but its modules and names with an underscore. OWNER stands in
@@ -78,7 +80,7 @@ def digest(chapter: Path, parameters: dict) -> str:
     """Hash of what an executed chapter depends on, but for records.
 
     That is its cells, gfrlib's source, its parameters, the packages' versions, and the
-    other files of the repository that chapters read: recorded searches and grids.
+    other files of the repository that a chapter reads (a recorded search, grids).
     """
     cells = [
         [cell["cell_type"], "".join(cell["source"]), cell["metadata"]]
@@ -88,7 +90,9 @@ def digest(chapter: Path, parameters: dict) -> str:
     versions = [platform.python_version(), *packages]
     known = json.dumps([cells, parameters, versions], sort_keys=True)
     parts = hashlib.sha256(known.encode())
-    for path in sorted(f for pattern in READ for f in ROOT.glob(pattern)):
+    text = json.dumps(cells)
+    read = [*READ, *(files for word, files in READ_BY.items() if word in text)]
+    for path in sorted(f for pattern in read for f in ROOT.glob(pattern)):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         parts.update(f"{path.relative_to(ROOT)} {content}\n".encode())
     return parts.hexdigest()

@@ -11,8 +11,7 @@ import numpy as np
 from IPython.display import HTML, display
 from PIL import Image
 
-from gfrlib import metrics
-from gfrlib.book import controls
+from gfrlib.book import accuracy, controls
 from gfrlib.config import UserError
 
 STYLE = """
@@ -128,7 +127,7 @@ def results_view(record, t: int) -> str:
             "all data, and has the last row alone.</p></div>"
         )
     classes = int(sum(record.task_sizes[: t + 1]))
-    counts = metrics.confusion(record.predictions[t], record.labels(t), classes)
+    counts = accuracy.seen_and_called(record, t, classes)
     right = counts.diagonal() / counts.sum(1)
     on_diagonal = 100 * (right * counts.sum(1)).sum() / counts.sum()
     alt = (

@@ -45,7 +45,8 @@ def run(options) -> None:
         print(outlook.sentence([config], analyse=options.analyse))
         return
     progress = Progress()
-    for name in config.unread(changes):
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+    for name in config.unread(changes) if first else ():
         progress.notice(f"this run never reads '{name}': it changes nothing")
     if options.save_weights is not None:
         _save_weights(config, options, progress)

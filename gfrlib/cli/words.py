@@ -34,10 +34,13 @@ class Parser(argparse.ArgumentParser):
 
 def interrupted(arguments: list[str]) -> str:
     """What Ctrl-C leaves behind, in words: some commands have checkpoints."""
-    resumed = arguments[:1] in (["run"], ["grid"], ["book"])
-    large = tuple(f"--{name}" for name in ("size", "crop", "workers"))
-    packs = arguments[:1] == ["data"] and any(a.startswith(large) for a in arguments)
-    return INTERRUPTED if resumed or packs else "stopped."
+    command, *others = arguments or [""]
+    resumed = command in ("run", "grid") or arguments[:2] == ["book", "run"]
+    if command == "data":  # large images are packed resumably
+        options = ("--si", "--cr", "--w")  # and what they may be cut to
+        resumed = any(a.startswith(("imagenet", *options)) for a in others)
+        resumed |= bool({"lucir", "gfr"} & set(others))
+    return INTERRUPTED if resumed and "--dry-run" not in others else "stopped."
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -201,7 +202,10 @@ def check_own_code(config: Config) -> None:
     }
     for column, table in tables.items():
         word = getattr(config, column)
-        place = getattr(table.get(word), "__module__", "gfrlib")
+        function = table.get(word)
+        while isinstance(function, functools.partial):
+            function = function.func
+        place = getattr(function, "__module__", "gfrlib")
         if place.partition(".")[0] != "gfrlib":
             raise UserError(
                 f"The {column} '{word}' is code of '{place}', and a change of it would "

@@ -85,7 +85,8 @@ class Record:
         return metrics.average_incremental(self.curve)
 
     def confusion(self, t: int | None = None) -> np.ndarray:
-        """int [C, C] after task t (default: the last), of the classes seen by then.
+        """int [C, C] after task t (default: the last), of the classes seen by then; with
+        `full_head` of all.
 
         Rows are true classes and columns predictions, both positions in `class_names`.
         Raises ValueError where the method has no network after that task.
@@ -94,6 +95,8 @@ class Record:
         if self.predictions[t] is None:
             raise ValueError(f"there are no predictions after task {t}")
         classes = sum(self.task_sizes[: t + 1])
+        if self.config.full_head:  # outputs of later classes compete, too
+            classes = len(self.class_names)
         return metrics.confusion(self.predictions[t], self.labels(t), classes)
 
     def rule(self, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fakes import LAYERS, fake, texts, with_similarity
 
-from gfrlib.book import figures, looks, results
+from gfrlib.book import accuracy, figures, looks, results
 from gfrlib.config import UserError
 
 
@@ -240,6 +240,15 @@ def test_similarity_is_drawn_layer_by_layer_with_its_null():
     assert "images shuffled" in texts(figure)
     figure = figures.similarity_panels({"gfr": with_similarity()}, "pwcca")
     assert len(figure.axes[0].lines) == 3 and "images shuffled" not in texts(figure)
+
+
+def test_answers_beyond_the_classes_seen_have_columns_of_their_own():
+    """A full head can give them; they were counted as another class's images."""
+    record = SimpleNamespace(
+        predictions=[np.array([0, 3, 1])], labels=lambda t: np.array([0, 0, 1])
+    )
+    found = accuracy.seen_and_called(record, 0, 2)
+    assert found.tolist() == [[1, 0, 0, 1], [0, 1, 0, 0]]
 
 
 def test_the_confusion_matrix_shows_shares():

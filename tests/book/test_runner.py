@@ -42,11 +42,22 @@ def test_run_once_then_fresh_then_stale(small, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["gfrlib/player.js", "data/search.csv", "grids/figure.yaml"]
+    "name, module",
+    [
+        ("gfrlib/player.js", ""),
+        ("data/search.csv", "example"),
+        ("grids/figure.yaml", "verdict_page"),
+    ],
 )
-def test_other_files_that_chapters_read_make_them_stale(small, name):
-    place = small / name
+def test_other_files_that_chapters_read_make_them_stale(small, name, module):
+    place, body = small / name, "print(base)"
     place.parent.mkdir(exist_ok=True)
+    if name != "gfrlib/player.js":
+        chapters.run()
+        place.write_text("0")
+        assert chapters.check() == [], "it does not read it"
+        body += f"  # {module}"
+    write_notebook(small / "book/01_small.ipynb", body=body)
     chapters.run()
     place.write_text("1")
     assert "changed since it was executed" in chapters.check()[0]
