@@ -85,8 +85,8 @@ class Record:
         return metrics.average_incremental(self.curve)
 
     def confusion(self, t: int | None = None) -> np.ndarray:
-        """int [C, C] after task t (default: the last), of the classes seen by then; with
-        `full_head` of all.
+        """int [C, C] after task t (default: the last), of the classes seen by then; of
+        all with `full_head`.
 
         Rows are true classes and columns predictions, both positions in `class_names`.
         Raises ValueError where the method has no network after that task.
