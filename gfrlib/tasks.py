@@ -140,9 +140,12 @@ class Tasks:
         return dataclasses.replace(self, mean=mean, std=std, pretrained=pretrained)
 
     def check(self, config: Config) -> None:
-        """Raises UserError for a config that asks for another split."""
+        """Raises UserError for a config that asks for another split; this stream may be
+        its first tasks alone.
+        """
         said = (1, 0, config.split) if config.split else (config.base, config.tasks)
-        if task_sizes(self.num_classes, *said) != tuple(self.sizes):
+        wanted = task_sizes(self.num_classes, *said)
+        if wanted[: len(self.sizes)] != tuple(self.sizes):
             raise UserError(
                 f"The stream has tasks of {list(self.sizes)} classes, and the config "
                 "asks for another split; build the stream from this config "
