@@ -151,7 +151,11 @@ def site(source: str | Path | None = None, output: str | Path | None = None) -> 
         raise UserError(
             "The site was not built: see the warnings above, each of which is an error."
         )
-    return output / "_build/html/index.html"
+    first = output / "_build/html/index.html"
+    # it only leads on; without an icon a browser asks for one that is not there
+    icon = '<link rel="icon" href="_static/favicon.svg" />'
+    first.write_text(f"{first.read_text('utf-8').rstrip()}\n{icon}\n", "utf-8")
+    return first
 
 
 if __name__ == "__main__":
