@@ -154,7 +154,8 @@ def site(source: str | Path | None = None, output: str | Path | None = None) -> 
     first = output / "_build/html/index.html"
     # it only leads on; without an icon a browser asks for one that is not there
     icon = '<link rel="icon" href="_static/favicon.svg" />'
-    first.write_text(f"{first.read_text('utf-8').rstrip()}\n{icon}\n", "utf-8")
+    text = first.read_text(encoding="utf-8").rstrip()
+    first.write_text(f"{text}\n{icon}\n", encoding="utf-8")
     return first
 
 
