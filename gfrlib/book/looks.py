@@ -268,7 +268,8 @@ def label_ends(ax, ends: list) -> None:
                 fontweight="bold",
                 fontsize=SMALL,
                 annotation_clip=False,
-                arrowprops=leader(color, (1, 4)),
+                # from the text's left edge: towards its middle it crosses neighbours
+                arrowprops={**leader(color, (1, 4)), "relpos": (0, 0.5)},
             )
 
 

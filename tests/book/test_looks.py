@@ -128,6 +128,19 @@ def test_labels_at_line_ends_do_not_overlap():
     assert all(a.y1 <= b.y0 + 1 for a, b in itertools.pairwise(boxes))
 
 
+def test_no_leader_crosses_the_label_of_another_line():
+    _, ax = plt.subplots(figsize=(4, 2.5))
+    ax.set(xlim=(0, 1), ylim=(0, 70))
+    words = ["short 1", "a name that is long 2", "middle one 3", "x 4"]
+    looks.label_ends(ax, [(1, 30 + i, text, "red") for i, text in enumerate(words)])
+    ax.figure.canvas.draw()
+    labels = ax.texts
+    for one, other in itertools.permutations(labels, 2):
+        line = one.arrow_patch.get_path().transformed(one.arrow_patch.get_transform())
+        text = matplotlib.text.Text.get_window_extent(other)
+        assert not line.intersects_bbox(text, filled=False), (one, other)
+
+
 def test_style_can_be_set_without_a_notebook():
     before = dict(matplotlib.rcParams)
     looks.style()
