@@ -51,7 +51,7 @@ class Config:
     )
     # class counts of every task, instead of base and tasks
     split: tuple = setting((), bounds=(1, 10**6), stage="stream")
-    # the shuffle of NumPy's seed 1993, as LUCIR and iCaRL use it
+    # the shuffle of NumPy's seed 1993, as LUCIR's code has it
     class_order: str = setting("lucir", choices=("lucir", "gfr", "sorted", "random"))
     seed: int = setting(0, bounds=(0, 2**32 - 1))
     # share of each class's training images held out, and evaluated on instead of the
@@ -207,7 +207,7 @@ class Config:
     learning_rate_task: float = setting(
         1e-3, bounds=POSITIVE, read=trains_later, stage="later"
     )
-    schedule: str = setting(  # code: x 0.1 in the last epoch of 201
+    schedule: str = setting(  # code: x 0.1 in the last epoch or two of 201
         "last-epoch", choices=("last-epoch", "cosine")
     )
     weight_decay: float = setting(2e-4, bounds=NOT_NEGATIVE)  # code

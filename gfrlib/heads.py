@@ -110,7 +110,7 @@ class CosineHead(Head):
         as long as the old weights are.
 
         u [N, d] are features of the new task's images under the old network, labels
-        [N] >= `first` (LUCIR, Section 3.2).
+        [N] >= `first` (LUCIR's code, `--imprint_weights`).
         """
         old = torch.cat([block.weight for block in self.blocks[:-1]])
         length = torch.linalg.vector_norm(old, dim=1).mean()

@@ -27,8 +27,8 @@ MOMENT_IMAGES = 5000
 def class_order(name: str, num_classes: int, seed: int = 0) -> list[int]:
     """The original labels in their order of arrival.
 
-    lucir   NumPy's seed-1993 shuffle, as iCaRL and LUCIR use it (CIFAR-100: 68, 56, 78,
-            8, ...)
+    lucir   NumPy's seed-1993 shuffle, as LUCIR's code has it (CIFAR-100: 68, 56, 78, 8,
+            ...); iCaRL's own code makes another order from that seed
     gfr     its inverse, which the official code really uses (CIFAR-100: 69, 23, 57, 12,
             ...); for ImageNet-Subset that of all 1,000 classes, which packing keeps
     sorted  0, 1, 2, ...

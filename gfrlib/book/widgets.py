@@ -24,7 +24,7 @@ __all__ = ["ResultsExplorer", "TaskSplitExplorer"]
 # stored images per class of the exemplar methods that the paper compares with
 EXEMPLARS = 20
 ORDERS = {
-    "lucir": "LUCIR's and iCaRL's shuffle",
+    "lucir": "LUCIR's shuffle",
     "gfr": "the official code's (its inverse)",
     "sorted": "sorted",
     "random": "random",

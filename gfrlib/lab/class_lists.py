@@ -39,9 +39,10 @@ def choose(names: list[str], which: str) -> list[str]:
 def subset(names: list[str], which: str) -> list[str]:
     """The 100 of ImageNet's sorted class names that ImageNet-Subset holds.
 
-    Two lists circulate, and 9 classes are in both.
+    9 classes are in both. A third list that is in use, the first 100 in alphabetical
+    order (BiC, PODNet), has no name here.
 
-    lucir  the first 100 of the seed-1993 shuffle (LUCIR's code; most later papers)
+    lucir  the first 100 of the seed-1993 shuffle (LUCIR's code)
     gfr    the first 100 of its inverse (the official code of feature replay)
     """
     if len(names) < SUBSET:

@@ -139,7 +139,7 @@ def _source(
     if name == "imagenet-subset" and not classes and len(found.every) > most:
         raise UserError(
             f"'{path}' holds {len(found.every)} classes; say which {most} with "
-            "--classes lucir or --classes gfr (two lists circulate)."
+            "--classes lucir, --classes gfr, or a file that lists them."
         )
     rows = {
         part: resumable.rows_of([file for file, _ in listed])
