@@ -19,6 +19,9 @@ from gfrlib.config import UserError, make_config
 
 STOPPED = 3
 CHECKPOINT_EVERY = 60.0  # seconds: a checkpoint of the paper's network takes one
+CALLS = 4  # of a compiled network, before its last result is looked at
+# how much further from float32 a compiled network may be than the eager one
+NOT_FURTHER, SLACK = 1.25, 0.02
 PHASES = (("generator", 0), ("classifier", 0), ("classifier", 1), ("generator", 1))
 WARM, TIMED = 10, {"classifier": 100, "generator": 40}
 IMAGES = 500  # training images of a class
@@ -250,8 +253,13 @@ def steps_of(config) -> dict[str, int]:
 
 
 def compiled_network(config) -> str:
-    """The old extractor's pass, and the gradients of the new one's, compiled against
-    eager, in half precision.
+    """The old extractor's pass, and the gradients of the new one's, compiled, in half
+    precision: no further from float32 than they are without a compiler.
+
+    A compiler does not round between the operations that it fuses, so that compiled and
+    eager gradients differ as each of them differs from float32 (0.29 and 0.34 at width
+    16, emulated on a CPU). With CUDA graphs the first call is eager and the second
+    recorded, so that a later one is looked at.
     """
     import torch
 
@@ -261,30 +269,43 @@ def compiled_network(config) -> str:
     here = Machine.of(config)
     network = build_network(config, (3, 32, 32), 0).to(here.device).eval()
     extractor, _ = split(network, config.cut)
-    x = torch.randn(config.batch_size, 3, 32, 32, device=here.device)
-    x = x.to(memory_format=torch.channels_last)
-    half = here.half or torch.float32
-    with torch.no_grad(), torch.autocast(here.device.type, half, here.half is not None):
-        eager = extractor(x).float()
-        fast = compiled(extractor, here.device)(x).float()
-    said = close(fast, eager, 0.02)
+    images = torch.randn(CALLS, config.batch_size, 3, 32, 32, device=here.device)
+    images = [x.to(memory_format=torch.channels_last) for x in images]
 
-    def gradients(run) -> torch.Tensor:
-        with torch.autocast(here.device.type, half, here.half is not None):
+    def rounded(wanted: bool):
+        half = here.half if wanted else None
+        return torch.autocast(here.device.type, half or torch.float32, half is not None)
+
+    def features(run, x, wanted: bool = True) -> torch.Tensor:
+        with torch.no_grad(), rounded(wanted):
+            return run(x).float()
+
+    def gradients(run, x, wanted: bool = True) -> torch.Tensor:
+        with rounded(wanted):
             loss = run(x).float().square().mean()
         found = torch.autograd.grad(loss, list(extractor.parameters()))
         return torch.cat([g.flatten().float() for g in found])
 
-    extractor.train()
-    apart = close(
-        gradients(compiled(extractor, here.device)), gradients(extractor), 0.1
-    )
-    return f"{said}; of gradients, {apart}"
+    said = []
+    for name, look in (("features", features), ("gradients", gradients)):
+        extractor.train(look is gradients)
+        fast = compiled(extractor, here.device)
+        for x in images:
+            ours = look(fast, x).clone()
+        eager, exact = look(extractor, x), look(extractor, x, False)
+        most = NOT_FURTHER * distance(eager, exact) + SLACK
+        said.append(f"{name}, {close(ours, exact, most)}")
+    return "from float32: " + "; ".join(said)
+
+
+def distance(ours, theirs) -> float:
+    """The relative distance of two tensors."""
+    return float((ours - theirs).norm() / theirs.norm())
 
 
 def close(ours, theirs, most: float) -> str:
     """Their relative distance in one sentence; AssertionError where it is too large."""
-    apart = float((ours - theirs).norm() / theirs.norm())
+    apart = distance(ours, theirs)
     assert apart < most, f"relative distance {apart:.2g}, allowed {most:g}"
     return f"relative distance {apart:.1e}"
 

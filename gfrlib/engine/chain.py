@@ -37,6 +37,7 @@ class Chain:
             store = distributed.Store(store)
         self.config, self.tasks, self.store, self.report = config, tasks, store, report
         self.machine = machine or Machine.of(config)
+        self.machine.prepare()  # who calls training.run has done nothing before
         self.losses: list[dict] = []
         self.seconds: list[dict] = []
         self.made: list[dict] = []

@@ -1,6 +1,8 @@
 """What this machine computes with: device, precision, compiler, and the chip's name."""
 
 import contextlib
+import gc
+import importlib.util
 import os
 import platform
 import shutil
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from gfrlib.config import Config, UserError
 
 COMPILERS = ("g++", "clang++", "cl")  # one of them must be there to compile for a CPU
+LAUNCHERS = ("gcc", "clang", "cl")  # and for a GPU: Triton compiles its launchers
 # the first PyTorch that was seen to compile gradients of gradients; 2.11 cannot
 GRADIENTS_OF_GRADIENTS = (2, 15)
 WARM_UP = 3  # calls before a CUDA graph is recorded, as PyTorch's notes ask for
@@ -100,6 +103,14 @@ def _numpy_threads(count: int) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
 
+def take_gpu(number: int) -> None:
+    """Let this process compute on the GPU of that number, counted around and around;
+    with fewer than two there is nothing to choose.
+    """
+    if torch.cuda.device_count() > 1:
+        torch.cuda.set_device(number % torch.cuda.device_count())
+
+
 def hush() -> None:
     """No notice of a slow precision from this process: another one has given it."""
     _told.add(SLOW_BF16)
@@ -156,7 +167,7 @@ def _check(config: Config, device: torch.device) -> None:
 def compiled(module: nn.Module, device: torch.device) -> Callable:
     """torch.compile of a module; one without parameters comes back as it is.
 
-    Raises UserError where a CPU has no C++ compiler.
+    Raises UserError where a compiler is lacking, or Triton for a GPU.
     """
     if not any(True for _ in module.parameters()):
         return module
@@ -229,15 +240,44 @@ def _recorded(function: Callable, places: list[Tensor]) -> tuple:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     # a stream of its own: graphs recorded on one stream share the libraries' workspace
-    with torch.cuda.graph(graph, stream=side):
+    with _nothing_collected(), torch.cuda.graph(graph, stream=side):
         found = function(*places)
     return graph, places, found
 
 
-def _require_compiler(device: torch.device) -> None:
-    """Require a C++ compiler on a CPU, and raise the limit of recompilations: a run
-    compiles one function for several networks.
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No garbage is collected meanwhile.
+
+    To free another graph or a compiled kernel breaks a recording ("operation not
+    permitted when stream is capturing"), and PyTorch does not collect before it any
+    more.
     """
+    gc.collect()
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Require a C++ compiler on a CPU, Triton and a C compiler on a GPU, and raise the
+    limit of recompilations: a run compiles one function for several networks.
+    """
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise UserError(
+                "'compiled' needs Triton on a GPU, and it is not installed: pip "
+                "install triton, or set compiled to false."
+            )
+        if not (os.environ.get("CC") or any(map(shutil.which, LAUNCHERS))):
+            raise UserError(
+                "'compiled' needs a C compiler on a GPU, and there is none: install "
+                "gcc, or set compiled to false."
+            )
     if device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
         raise UserError(
             "'compiled' needs a C++ compiler on a CPU, and there is none: install g++, "

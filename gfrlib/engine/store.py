@@ -20,7 +20,9 @@ from gfrlib.config import UserError
 from gfrlib.engine import locks
 from gfrlib.engine.source import GFRLIB, code_digest
 
-CHECKPOINT_EVERY = 15.0  # seconds of training between checkpoints
+CHECKPOINT_EVERY = 15.0  # seconds of training between checkpoints,
+# and up to four times as many where one takes longer than this to write: a GPU waits
+QUICKLY_SAVED, LESS_OFTEN = 0.3, 4.0
 LOCK, CHECKPOINT, DONE = "lock", "checkpoint.pt", "done.pt"
 UNFINISHED_AFTER = 3600.0  # seconds after which a temporary file is a killed process's
 
@@ -204,19 +206,22 @@ class Stage:
         ours: bool = False,
     ):
         self.path, self.key, self.notice, self.ours = path, key, notice, ours
-        self.last_save = time.monotonic()
+        self.last_save, self.took = time.monotonic(), 0.0
         if ours:
             for name in (CHECKPOINT, DONE):
                 _remove_unfinished(path / name)
 
     def due(self) -> bool:
         """Whether it is time for the next checkpoint."""
-        return time.monotonic() - self.last_save > CHECKPOINT_EVERY
+        slower = min(max(1.0, self.took / QUICKLY_SAVED), LESS_OFTEN)
+        return time.monotonic() - self.last_save > slower * CHECKPOINT_EVERY
 
     def save(self, state: dict) -> None:
         """Write a checkpoint."""
+        began = time.monotonic()
         self._write(CHECKPOINT, state)
         self.last_save = time.monotonic()
+        self.took = self.last_save - began
 
     def checkpoint(self) -> dict | None:
         """The last checkpoint, or None."""

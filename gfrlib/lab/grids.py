@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gfrlib.config import DEFAULTS, Config, UserError
 from gfrlib.engine import plain_yaml, store
-from gfrlib.engine.machine import Machine, hush
+from gfrlib.engine.machine import Machine, hush, take_gpu
 from gfrlib.lab import experiments
 from gfrlib.lab.plans import plan as plan
 from gfrlib.lab.plans import table as table
@@ -187,7 +187,7 @@ def run(
 def _processes(
     configs: list[Config], jobs: int, analyse: tuple[str, ...]
 ) -> Iterator[tuple[Config, object]]:
-    """On this machine.
+    """On this machine, and on all of its GPUs in turn.
 
     Where a process is killed, all that were under way are begun again, up to RETRIES
     times. Where the caller stops, by Ctrl-C or otherwise, they are ended.
@@ -197,7 +197,10 @@ def _processes(
     while waiting and tries <= RETRIES:
         with _pool(min(jobs, len(waiting))) as pool:
             with _uninterrupted():
-                begun = [pool.submit(_one, config, analyse) for config in waiting]
+                begun = [
+                    pool.submit(_one, config, analyse, gpu=number)
+                    for number, config in enumerate(waiting)
+                ]
             for future in concurrent.futures.as_completed(begun):
                 if isinstance(future.exception(), broken):
                     break
@@ -319,8 +322,14 @@ def _one(
     config: Config,
     analyse: tuple[str, ...] = (),
     notice: Callable[[str], None] | None = None,
+    gpu: int | None = None,
 ) -> tuple[Config, object]:
-    """What a process does: one run, whose failure stops no other."""
+    """What a process does: one run, whose failure stops no other.
+
+    gpu: see `take_gpu`; None: PyTorch's own.
+    """
+    if gpu is not None:
+        take_gpu(gpu)
     try:
         record = experiments.run_or_load(config, analyse=analyse, notice=notice)
         return config, record

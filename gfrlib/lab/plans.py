@@ -92,14 +92,18 @@ def seconds_per_step(
 ) -> float:
     """Measured here and now: a few steps of the stage's kind.
 
-    On a few images of each class, with untrained networks. The first `warm` steps, in
-    which libraries set themselves up, do not count. Between the others nothing waits
-    for a GPU, as in training. On a CPU the last is the one after which PROBE_SECONDS
-    are over, or the last of `steps`.
+    On a few images of each class, with untrained networks. On a CPU a step takes as
+    long as its images; on a GPU it may take as long as its launches, so that there are
+    images enough for a whole batch. The first `warm` steps, in which libraries set
+    themselves up, do not count. Between the others nothing waits for a GPU, as in
+    training. On a CPU the last is the one after which PROBE_SECONDS are over, or the
+    last of `steps`.
     """
     here = Machine.of(config)
     here.prepare()  # as the run will be
     t = min(stage.task, 1) if config.memory != "real" else stage.task
+    if stream.train_images.is_cuda:
+        images = max(images, -(-config.batch_size // min(stream.sizes)))
     few = _few(stream, t, images)
     batch = min(config.batch_size, images * min(few.sizes))
     small = dataclasses.replace(config, batch_size=batch, feature_views=1, **ENDLESS)

@@ -3,17 +3,18 @@ replay are pretended.
 """
 
 import contextlib
+import gc
 
 import pytest
 import torch
 import torch._dynamo  # looks at the streams that are pretended below
-from helpers_core import tiny, train
+from helpers_core import load_tasks, tiny, train
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu import checks
+from benchmarks.gpu import checks, work
 from gfrlib import training
-from gfrlib.config import UserError
+from gfrlib.config import UserError, make_config
 from gfrlib.engine import machine, phase
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -249,3 +250,124 @@ def test_the_check_of_recorded_updates_passes_and_can_fail(graphs, monkeypatch):
     monkeypatch.setattr(Graph, "replay", stale)
     with pytest.raises(AssertionError, match="relative distance"):
         checks.recorded_gan(CUDA)
+
+
+# --- what the checks of grids/gpu.sh tell apart ---------------------------------------
+
+
+class Fused(torch.nn.Module):
+    """Stands for a compiler that rounds nothing between the operations it fuses."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return self.module(x)
+
+
+class Stale(torch.nn.Module):
+    """Stands for graphs that replay what was recorded: the second call's inputs."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.seen = module, []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return self.module(self.seen[min(1, len(self.seen) - 1)])
+
+
+def small_network():
+    return make_config("paper", "gfr", width=8, batch_size=16, precision="bf16")
+
+
+def test_a_compiler_that_rounds_less_is_trusted(monkeypatch):
+    monkeypatch.setattr(machine, "compiled", lambda module, device: Fused(module))
+    said = work.compiled_network(small_network())
+    assert "features" in said and "gradients" in said
+    # and eager gradients are further from float32 than any fixed limit would allow
+    monkeypatch.setattr(machine, "compiled", lambda module, device: module)
+    said = work.compiled_network(small_network())
+    assert float(said.rsplit(" ", 1)[1]) > 0.1
+
+
+def test_a_graph_that_replays_old_images_is_not_trusted(monkeypatch):
+    monkeypatch.setattr(machine, "compiled", lambda module, device: Stale(module))
+    with pytest.raises(AssertionError, match="relative distance"):
+        work.compiled_network(small_network())
+
+
+def test_another_order_of_sums_is_the_same_network_and_tf32_is_not(monkeypatch):
+    build = checks.build_network
+    changes = {"bits": None}
+
+    def changed(*arguments, **others):
+        """The network of the first call, computed another way."""
+        network = build(*arguments, **others)
+        if made:
+            network.to(memory_format=torch.contiguous_format)
+            for module in network.modules():
+                if isinstance(module, torch.nn.Conv2d) and changes["bits"]:
+                    module.weight.data = rounded(module.weight.data)
+        made.append(network)
+        return network
+
+    def rounded(x):
+        """The first ten bits, as TF32 keeps them."""
+        step = 1 << 13
+        bits = x.contiguous().view(torch.int32)
+        return ((bits + step // 2) // step * step).view(torch.float32)
+
+    made: list = []
+    monkeypatch.setattr(checks, "build_network", changed)
+    assert "of gradients" in checks.network_step(CPU)
+    made.clear()
+    changes["bits"] = 10
+    with pytest.raises(AssertionError, match="relative distance"):
+        checks.network_step(CPU)
+
+
+# --- compilers, garbage, and settings -------------------------------------------------
+
+
+def test_what_compiling_for_a_gpu_needs_is_said(monkeypatch):
+    module = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs Triton on a GPU.*compiled to false"):
+        machine.compiled(module, CUDA)
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(UserError, match="needs a C compiler on a GPU.*install gcc"):
+        machine.compiled(module, CUDA)
+    monkeypatch.setenv("CC", "zig cc")
+    assert callable(machine.compiled(module, CUDA))
+
+
+def test_no_garbage_is_collected_while_a_graph_is_recorded(graphs):
+    """What is freed meanwhile may be another graph, which breaks the recording."""
+    collecting = []
+
+    def losses_of(x):
+        collecting.append(gc.isenabled())
+        return (weight * x).sum(), {}
+
+    weight = torch.ones(1, requires_grad=True)
+    both = machine.compiled_gradients(losses_of, [weight], CUDA)
+    assert both(torch.ones(1))[0].item() == 1
+    assert collecting == [True] * machine.WARM_UP + [False] and gc.isenabled()
+
+
+def test_who_calls_training_alone_gets_float32_too(monkeypatch):
+    """`training.run` takes methods of the reader's own, which run_or_load refuses."""
+    prepared = []
+
+    def prepare(self):
+        prepared.append(self)
+
+    monkeypatch.setattr(machine.Machine, "prepare", prepare)
+    config = tiny("finetune")
+    training.run(config, load_tasks(config))
+    assert prepared

@@ -90,6 +90,27 @@ def test_checkpoints_are_due_four_times_a_minute(tmp_path, monkeypatch):
     assert not first.due()
 
 
+@pytest.mark.parametrize("took, wanted", [(0.1, 15), (0.3, 15), (0.6, 30), (9.0, 60)])
+def test_what_takes_long_to_save_is_saved_less_often(
+    tmp_path, monkeypatch, took, wanted
+):
+    """But once a minute at least."""
+    now = [1000.0]
+    monkeypatch.setattr(stages.time, "monotonic", lambda: now[0])
+    some, write = stage(tmp_path), stages.Stage._write
+
+    def slowly(self, name, state):
+        write(self, name, state)
+        now[0] += took
+
+    monkeypatch.setattr(stages.Stage, "_write", slowly)
+    some.save({"step": 1})
+    now[0] += wanted - 0.1
+    assert not some.due()
+    now[0] += 0.2
+    assert some.due()
+
+
 # --- a full disk ----------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@ with shared stages.
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -281,6 +282,51 @@ def test_steps_are_timed_with_the_runs_own_threads(monkeypatch):
         config, load_tasks(config), plans.Stage("", 0, "classifier", 1)
     )
     assert seen == [before + 1] and torch.get_num_threads() == before
+
+
+def test_processes_share_all_gpus_of_a_machine(monkeypatch):
+    taken, configs = [], [tiny("gfr", seed=seed) for seed in range(5)]
+
+    class Pool:
+        def submit(self, run, config, analyse, **others):
+            future = grids.concurrent.futures.Future()
+            future.set_result(run(config, analyse, **others))
+            return future
+
+    monkeypatch.setattr(grids, "_pool", lambda jobs: contextlib.nullcontext(Pool()))
+    monkeypatch.setattr(experiments, "run_or_load", lambda config, **_: config.seed)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for gpus, wanted in ((2, [0, 1, 0, 1, 0]), (1, []), (0, [])):
+        taken.clear()
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        found = dict(grids.run(configs, 2))
+        assert list(found.values()) == [0, 1, 2, 3, 4] and taken == wanted
+
+
+def test_a_gpu_is_timed_with_whole_batches(monkeypatch):
+    """A step of half a batch may take as long: launches, not images, fill the time."""
+    few, taken = plans._few, []
+
+    def counted(stream, t, images):
+        taken.append(images)
+        return few(stream, t, images)
+
+    class OnGPU:
+        is_cuda = True
+
+        def __init__(self, images):
+            self.shape, self.images = images.shape, images
+
+        def __getitem__(self, rows):
+            return self.images[rows]
+
+    monkeypatch.setattr(plans, "_few", counted)
+    config = tiny("finetune", split=(5, 2, 3), batch_size=33)
+    stream, stage = load_tasks(config), plans.Stage("", 1, "classifier", 1)
+    plans.seconds_per_step(config, stream, stage, images=4)
+    there = dataclasses.replace(stream, train_images=OnGPU(stream.train_images))
+    plans.seconds_per_step(config, there, stage, images=4)
+    assert taken == [4, 17]  # 2 x 17 are 33 and more
 
 
 def test_a_grid_runs_goes_on_and_names_what_failed(home):

@@ -122,6 +122,19 @@ def test_measuring_changes_no_run():
     assert train(config).weights == before
 
 
+def test_an_image_is_timed_in_a_shape_that_was_seen_before(monkeypatch):
+    """cuDNN tries its kernels for each new shape, and that is no time of a run."""
+    config, sizes = tiny("gfr"), []
+    normalise = type(load_tasks(config)).normalise
+    monkeypatch.setattr(
+        type(load_tasks(config)),
+        "normalise",
+        lambda self, images: (sizes.append(len(images)), normalise(self, images))[1],
+    )
+    assert outlook.seconds_per_image(config, load_tasks(config)) > 0
+    assert len(sizes) == 2 and sizes[0] == sizes[1]
+
+
 def test_the_command_tells_it_and_trains_nothing(capsys, home):
     words = ["run", "--method", "gfr-gaussian", "--epochs-base", "1", "--dry-run"]
     assert cli.main(words) == 0
