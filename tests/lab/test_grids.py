@@ -449,7 +449,7 @@ def test_without_ray_the_flag_says_what_to_install(monkeypatch):
         list(grids.run([tiny("finetune")], 2, ray=True))
 
 
-def _runs_that_end_badly(config, analyse):
+def _runs_that_end_badly(config, analyse, **others):
     """Stands for grids._one in a child process: seed 1 kills its process, once."""
     import os
     import signal
@@ -458,7 +458,7 @@ def _runs_that_end_badly(config, analyse):
     if config.seed == 1 and not flag.exists():
         flag.write_text("once")
         os.kill(os.getpid(), signal.SIGKILL)
-    return _REAL_ONE(config, analyse)
+    return _REAL_ONE(config, analyse, **others)
 
 
 _REAL_ONE = grids._one
