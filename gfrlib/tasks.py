@@ -88,6 +88,21 @@ def task_sizes(
     return (base, *[later // tasks] * tasks) if tasks else (base,)
 
 
+def usual_split(num_classes: int, base: int = 0, tasks: int = 0) -> tuple[int, int]:
+    """(base, tasks) that suit a data set; what is not 0 stays.
+
+    About half of the classes come first, as in the paper, then two equal tasks, or one
+    where there are fewer than four classes. After a given base, the fewest equal tasks
+    of 2 to 5, or one where no such number divides the rest.
+    """
+    if base and not tasks:
+        rest = num_classes - base
+        tasks = next((n for n in range(2, 6) if rest > 0 and rest % n == 0), 1)
+    tasks = tasks or (2 if num_classes > 3 else 1)
+    each = max(num_classes // 2 // tasks, 1)
+    return base or num_classes - each * tasks, tasks
+
+
 @dataclass
 class Tasks:
     """The task stream: uint8 images on the device, labels as positions in the class

@@ -93,6 +93,34 @@ def test_impossible_splits_are_refused(given, says):
         tasks.task_sizes(*given)
 
 
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ((10,), (6, 2)),
+        ((100,), (50, 2)),
+        ((7,), (5, 2)),
+        ((4,), (2, 2)),
+        ((3,), (2, 1)),
+        ((2,), (1, 1)),
+        ((100, 0, 5), (50, 5)),
+        ((7, 0, 3), (4, 3)),
+        ((7, 4), (4, 3)),
+        ((17, 8), (8, 3)),
+        ((9, 2), (2, 1)),  # 7 classes remain: one task, not seven
+        ((6, 6), (6, 1)),  # nothing remains: refused as ever
+        ((12, 4, 3), (4, 3)),  # what is said stays, whether it fits or not
+    ],
+)
+def test_usual_splits(given, expected):
+    assert tasks.usual_split(*given) == expected
+
+
+def test_usual_splits_hold_every_class_and_begin_with_half():
+    for classes in range(2, 1001):
+        sizes = tasks.task_sizes(classes, *tasks.usual_split(classes))
+        assert sum(sizes) == classes and classes / 2 <= sizes[0] <= classes / 2 + 2
+
+
 def test_a_task_is_an_index_of_its_classes():
     stream = tasks.build(
         make_config("quick", base=3, tasks=2, class_order="random", seed=4),

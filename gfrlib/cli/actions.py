@@ -41,11 +41,14 @@ def run(options) -> None:
             "--dry-run tells the time of a whole run, and --save-weights trains up to "
             "one task; leave one of them out."
         )
+    progress = Progress()
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+    told = "split" in changes or changes.keys() >= {"base", "tasks"}
+    if first and _is_own(config) and not told:
+        progress.notice(_divided(config))
     if options.dry_run:
         print(outlook.sentence([config], analyse=options.analyse))
         return
-    progress = Progress()
-    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
     for name in config.unread(changes) if first else ():
         progress.notice(f"this run never reads '{name}': it changes nothing")
     if options.save_weights is not None:
@@ -101,6 +104,20 @@ def _is_own(config: Config) -> bool:
     from gfrlib.lab import datasets
 
     return config.dataset not in datasets.BUILT_IN
+
+
+def _divided(config: Config) -> str:
+    """How the classes are divided into tasks, where that was left to the library."""
+    from gfrlib.lab import runs
+
+    first, *later = runs.load_tasks(config).sizes
+    then = "no other task"
+    if later:
+        then = f"then {len(later)} task{'s' * (len(later) > 1)} of {later[0]}"
+    return (
+        f"{first + sum(later)} classes: {first} in the first task, {then}; --base and "
+        "--tasks divide them otherwise"
+    )
 
 
 def _row(name: str, values) -> None:

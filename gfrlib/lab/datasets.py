@@ -106,6 +106,11 @@ def packed(name: str) -> Packed:
     )
 
 
+def is_own(name: str) -> bool:
+    """Whether the data set of that name was brought here, and is not built in."""
+    return name not in BUILT_IN and _is_packed(name)
+
+
 def _is_packed(name: str) -> bool:
     if name != Path(name).name or name.startswith("."):
         return False

@@ -37,6 +37,7 @@ DIM_BELOW = 2**12  # 16-bit grey that stays below it has 16 of 256 levels left
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 CLEAR = ("RGBA", "RGBa", "LA", "La", "PA")  # those with transparency
 ORIENTATION = 0x0112  # the EXIF tag
+HEIC = (".heic", ".heif", ".hif")  # an iPhone's photographs
 LONGEST = 120  # characters of a decoder's own message
 
 
@@ -72,14 +73,26 @@ class Unreadable(Exception):
     """The file is no image that can be taken; the text says why."""
 
 
+def reads_heic() -> bool:
+    """Whether Pillow reads HEIC from now on: where pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 @contextlib.contextmanager
 def guarded(rules: Rules) -> Iterator[None]:
     """While it lasts, Pillow keeps to the limit, and warns of nothing by itself.
 
-    For the main thread of a process; `decode` may then be called in many.
+    It reads HEIC where pillow-heif is installed. For the main thread of a process;
+    `decode` may then be called in many.
     """
     from PIL import Image
 
+    reads_heic()
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -132,11 +145,18 @@ def _explained(file: Path, rules: Rules) -> Iterator[None]:
     except Image.DecompressionBombError as problem:
         raise Unreadable(_too_large(rules)) from problem
     except Image.UnidentifiedImageError as problem:
-        empty = file.stat().st_size == 0
-        raise Unreadable("it is empty" if empty else "unknown format") from problem
+        raise Unreadable(_unknown(file)) from problem
     except Exception as problem:
         said = " ".join(str(problem).replace(str(file), file.name).split())
         raise Unreadable(said[:LONGEST] or type(problem).__name__) from problem
+
+
+def _unknown(file: Path) -> str:
+    if file.stat().st_size == 0:
+        return "it is empty"
+    if file.suffix.lower() in HEIC and not reads_heic():
+        return "HEIC: save it as JPEG, or pip install pillow-heif"
+    return "unknown format"
 
 
 def _too_large(rules: Rules) -> str:
@@ -160,10 +180,12 @@ def _first_of_several(image) -> int:
 
 
 def _turns_itself(image) -> int:
-    """TURNED where Pillow follows the orientation as it loads the file, a TIFF, even if
-    the rules say not to: so does whatever else reads with Pillow.
+    """TURNED where Pillow follows the orientation as it loads the file, a TIFF or HEIC,
+    even if the rules say not to: so does whatever else reads with Pillow.
     """
     itself = image.format == "TIFF" and _way(image) is not None
+    # pillow-heif has done it already, and keeps what the file says under this name
+    itself |= image.info.get("original_orientation") not in (None, 1)
     return TURNED if itself else 0
 
 

@@ -22,18 +22,38 @@ from gfrlib.prediction import PREDICTIONS
 from gfrlib.presets import LIVE
 from gfrlib.pretrained import Pretrained
 from gfrlib.replay import DRIFTS, MEMORIES
-from gfrlib.tasks import Tasks
+from gfrlib.tasks import Tasks, task_sizes, usual_split
 
 
 def settings(preset: str = "quick", method: str = "gfr", **changes) -> Config:
     """make_config; a `dataset` that is a path is packed first, named by its content.
 
-    So are `weights` that are a file; network and width follow from them.
+    So are `weights` that are a file; network and width follow from them. A data set
+    of the reader's own is divided as in tasks.usual_split where `changes` leave it open
+    and the preset is `photos`, or has a split that does not fit. Raises UserError.
     """
     if isinstance(changes.get("dataset"), str):
         paths.file_or_folder(changes["dataset"], "The data set")
         changes["dataset"] = datasets.resolve(changes["dataset"])
-    return make_config(preset, method, **weights.settings(changes))
+    changes = weights.settings(changes)
+    config = make_config(preset, method, **changes)
+    split = _own_split(config, changes)
+    return make_config(preset, method, **changes, **split) if split else config
+
+
+def _own_split(config: Config, changes: dict) -> dict:
+    """`base` and `tasks` of a data set of the reader's own, where they are open."""
+    left = {"base", "tasks"} - changes.keys()
+    if config.split or not left or not datasets.is_own(config.dataset):
+        return {}
+    classes = len(datasets.packed(config.dataset).class_names)
+    if config.preset != "photos":
+        with contextlib.suppress(UserError):
+            task_sizes(classes, config.base, config.tasks)
+            return {}
+    given = {name: changes[name] for name in changes.keys() & {"base", "tasks"}}
+    found = dict(zip(("base", "tasks"), usual_split(classes, **given)))
+    return {name: found[name] for name in left}
 
 
 def run_or_load(

@@ -160,6 +160,10 @@ def _key(source: _Source, listing: str) -> str:
     sha = hashlib.sha256(listing.encode())
     for rows in source.rows.values():
         sha.update(rows["size"].tobytes() + rows["time"].tobytes())
+    files = (file for some in source.found.files.values() for file, _ in some)
+    if any(file.suffix.lower() in decoding.HEIC for file in files):
+        # those left out before are read once there is a reader
+        sha.update(b"HEIC" if decoding.reads_heic() else b"")
     return sha.hexdigest()[:DIGITS]
 
 
