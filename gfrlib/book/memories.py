@@ -350,15 +350,7 @@ def aging(panels: dict, name: str = "coverage"):
     and augmented, where they were measured, means over all runs. Panels of which
     nothing was measured are left out. Returns the Figure, or None.
     """
-    known = {
-        title: {
-            row: [run for run in runs if moments(run)]
-            for row, runs in found.items()
-            if any(map(moments, runs))
-        }
-        for title, found in panels.items()
-    }
-    known = {title: found for title, found in known.items() if found}
+    known = _with_moments(panels)
     if not known:
         return None
     figure, grid = looks.plt.subplots(
@@ -368,6 +360,19 @@ def aging(panels: dict, name: str = "coverage"):
         _aging(ax, found, name)
         ax.set_title(title)
     return figure
+
+
+def _with_moments(panels: dict) -> dict:
+    """The panels, rows and runs whose replay was measured at all."""
+    known = {
+        title: {
+            row: [run for run in runs if moments(run)]
+            for row, runs in found.items()
+            if any(map(moments, runs))
+        }
+        for title, found in panels.items()
+    }
+    return {title: found for title, found in known.items() if found}
 
 
 def _aging(ax, found: dict, name: str) -> None:
@@ -417,8 +422,7 @@ def aged_rows(panels: dict, name: str = "coverage") -> list[dict]:
     """The points of `aging` as rows, for `words.show(..., data=...)`."""
     return [
         {"panel": title, "memory": line["memory"], "after task": t, name: value}
-        for title, found in panels.items()
-        if any(map(moments, itertools.chain(*found.values())))
+        for title, found in _with_moments(panels).items()
         for line in aged(found, name)
         for t, values in zip(line["after"], line["values"])
         for value in values
