@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import plain_notebooks
+
 WIDGETS = "widgets/embed.js"
 MATHJAX = "mathjax/es5/tex-mml-chtml.js"
 
@@ -37,6 +39,17 @@ def explain_unpublished(app, page, template, context, doctree):
         for button in group.get("buttons", []):
             if "/OWNER/" in button.get("url", ""):
                 button["url"] = here
+
+
+def plain_in_colab(app, page, template, context, doctree):
+    """The rocket leads to the branch with the chapters in plain Markdown."""
+    options = app.config.html_theme_options
+    colab, branch = options["launch_buttons"]["colab_url"], options["repository_branch"]
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if button.get("url", "").startswith(colab):
+                old, new = f"/blob/{branch}/", f"/blob/{plain_notebooks.BRANCH}/"
+                button["url"] = button["url"].replace(old, new, 1)
 
 
 def drop_thebe(app, page, template, context, doctree):
@@ -77,6 +90,7 @@ def setup(app):
     # before napoleon
     app.connect("autodoc-process-docstring", lists_in_docstrings, priority=400)
     # after the theme made its buttons
-    app.connect("html-page-context", explain_unpublished, priority=800)
+    app.connect("html-page-context", plain_in_colab, priority=800)
+    app.connect("html-page-context", explain_unpublished, priority=850)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

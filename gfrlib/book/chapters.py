@@ -20,7 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gfrlib.book import notebooks
+from gfrlib.book import live, notebooks
 from gfrlib.book.parameters import check_name, declared, from_text, typed
 from gfrlib.config import UserError
 from gfrlib.engine import paths, plain_yaml
@@ -50,7 +50,8 @@ if importlib.util.find_spec("gfrlib") is None:
     _at = os.path.abspath([*_near, _at][0])
     if not _near and "/OWNER/" in _url:
         sys.exit("This book has no published address yet: open the chapter in "
-                 "a clone, or name a repository in GFR_REPOSITORY.")
+                 "a clone, or name a repository: %env GFR_REPOSITORY=https://…")
+    print("Bringing gfrlib: about a minute …")
     if not _near:
         subprocess.check_call(["git", "clone", "-q", "--depth=1", _url, _at])
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-qe", _at])
@@ -86,7 +87,7 @@ def digest(chapter: Path, parameters: dict) -> str:
         [cell["cell_type"], "".join(cell["source"]), cell["metadata"]]
         for cell in notebooks.read(chapter)["cells"]
     ]
-    packages = [importlib.metadata.version(name) for name in VERSIONS]
+    packages = [_version(name) for name in VERSIONS]
     versions = [platform.python_version(), *packages]
     known = json.dumps([cells, parameters, versions], sort_keys=True)
     parts = hashlib.sha256(known.encode())
@@ -96,6 +97,17 @@ def digest(chapter: Path, parameters: dict) -> str:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         parts.update(f"{path.relative_to(ROOT)} {content}\n".encode())
     return parts.hexdigest()
+
+
+def _version(package: str) -> str:
+    """Raises UserError where it is missing: gfrlib alone does without some."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            f"{package} is not installed, and running chapters needs it: pip install "
+            f"{package}. In a notebook, change the cell with the parameters instead."
+        ) from None
 
 
 def stale(source: Path, executed: Path, parameters: dict | None = None) -> str:
@@ -190,6 +202,7 @@ def execute(
         _execute(source, target, values, digest(source, values))
         print(f"{source.stem}: done in {time.monotonic() - start:.0f} s", flush=True)
 
+    os.environ[live.QUIET] = "1"
     # NumPy's threads in several kernels at once wait for each other
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with (

@@ -80,7 +80,7 @@ def execute(
     where a cell does, and UserError where the kernel dies.
     """
     import nbformat
-    import papermill  # the book's extra; gfrlib alone does without
+    import papermill
 
     notebook = nbformat.read(source, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(TELL))

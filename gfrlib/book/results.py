@@ -7,7 +7,7 @@ one Record a seed. Numbers are in percent, one a seed, where nothing else is sai
 import numpy as np
 
 from gfrlib import metrics, tasks
-from gfrlib.book import looks
+from gfrlib.book import live, looks
 from gfrlib.config import Config, UserError, make_config
 from gfrlib.lab import datasets, experiments, records
 from gfrlib.lab.records import Record
@@ -66,9 +66,21 @@ def trained(
     """
     wanted = configs(preset, rows, seeds, make=experiments.settings, **shared)
     return {
-        row: [experiments.run_or_load(c, analyse=analyse) for c in some]
+        row: [run_or_load(c, analyse=analyse) for c in some]
         for row, some in wanted.items()
     }
+
+
+def run_or_load(config: Config, *, analyse=()) -> Record:
+    """experiments.run_or_load, with a line in a running notebook that tells where the
+    training stands.
+    """
+    line = live.report(f"{looks.look(config.method)['label']}, seed {config.seed}")
+    try:
+        return experiments.run_or_load(config, analyse=analyse, report=line)
+    finally:
+        if line is not None:
+            line.close()
 
 
 def only(found: dict, rows) -> dict:

@@ -30,7 +30,7 @@ def measured(answer: Judged) -> str:
         return " against ".join(words.human(size_of(row)) for row in answer.claim.pair)
     both = [claims.mean_and_spread(v) for v in (answer.first, answer.second)]
     gap = claims.signed(answer.first, answer.second)
-    counts = sorted({len(answer.first), len(answer.second)}, reverse=True)
+    counts = [*dict.fromkeys((len(answer.first), len(answer.second)))]
     seeds = "1 seed" if counts == [1] else f"{' and '.join(map(str, counts))} seeds"
     first, second = (f"{n} {v}".strip() for n, v in zip(names(answer.claim), both))
     return f"{first} against {second}: {gap}; {seeds}"

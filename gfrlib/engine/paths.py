@@ -9,6 +9,7 @@ from gfrlib.config import UserError
 from gfrlib.engine import values
 
 # What is said of a path by later checks, in words of their own.
+DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -71,6 +72,17 @@ def _check_regular(found: os.stat_result, name: str) -> None:
         raise UserError(f"{name} is a folder, and no file.")
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{name} is a device or a pipe, and no file.")
+
+
+def check_mounted(path: Path, name: str) -> None:
+    """Raises UserError for a folder of Google Drive that is not mounted in Colab: what
+    is written there lies on the machine, and goes with it.
+    """
+    if path.is_relative_to(DRIVE) and not os.path.ismount(DRIVE):
+        raise UserError(
+            f"{name} is '{path}', and Google Drive is not mounted: mount it before "
+            "(in Colab with the button of the panel Files), or name another folder."
+        )
 
 
 def check_variables() -> None:

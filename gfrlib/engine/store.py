@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gfrlib.config import UserError
-from gfrlib.engine import locks
+from gfrlib.engine import locks, paths
 from gfrlib.engine.source import GFRLIB, code_digest
 
 CHECKPOINT_EVERY = 15.0  # seconds of training between checkpoints,
@@ -75,10 +75,14 @@ def cache() -> Path:
     """Where stages and this machine's own records lie: data/cache, or $GFR_CACHE.
 
     Name a folder that survives the machine, such as Google Drive's: all new records go
-    there, too.
+    there, too. Raises UserError where that is not mounted.
     """
     named = os.environ.get("GFR_CACHE")
-    return Path(named).expanduser() if named else root() / "data" / "cache"
+    if not named:
+        return root() / "data" / "cache"
+    place = Path(named).expanduser()
+    paths.check_mounted(place, "The folder for checkpoints and records (GFR_CACHE)")
+    return place
 
 
 def write_atomically(path: Path, content: bytes, advice: str = "") -> None:

@@ -153,6 +153,14 @@ def test_a_search_is_told_apart_by_its_method():
     }
 
 
+# scales.at_the_edge: the largest value alone
+def test_both_ends_of_a_search_are_its_edge():
+    falls, rises = ([(1.0, 60.0), (2.0, 50.0), (3.0, x)] for x in (40.0, 70.0))
+    inside = [(3.0, 60.0), (2.0, 70.0), (1.0, 50.0)]
+    tried = {"falls": falls, "rises": rises, "inside": inside}
+    assert scales.at_the_edge(tried) == ["falls", "rises"]
+
+
 # switches.rows_of: the two columns swapped
 def test_rows_of_switches_name_what_was_changed():
     name = "11  whole covariances"

@@ -17,6 +17,14 @@ from gfrlib.config import UserError, make_config
 from gfrlib.lab import records
 
 
+def test_without_papermill_one_sentence_says_what_to_do(small, monkeypatch):
+    """As in Colab, where gfrlib is installed alone."""
+    monkeypatch.setattr(chapters, "VERSIONS", ("torch", "papermill-that-is-missing"))
+    wanted = "pip install papermill-that-is-missing. In a notebook, change the cell"
+    with pytest.raises(UserError, match=wanted):
+        chapters.run()
+
+
 def test_run_once_then_fresh_then_stale(small, capsys):
     executed = small / "build/src/book/01_small.ipynb"
     assert chapters.check() == ["01_small: not executed yet"]

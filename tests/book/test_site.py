@@ -192,7 +192,7 @@ def test_scripts_and_styles_are_the_sites_own(site, pages):
 
 
 def test_colab_and_repository_links_follow_the_file_tree(site):
-    root = f"{REPOSITORY}/blob/{CONFIG['repository']['branch']}/"
+    root = f"{REPOSITORY}/blob/colab/"  # plain_notebooks.py
     colab = root.replace(
         "https://github.com/", f"{CONFIG['launch_buttons']['colab_url']}/github/"
     )

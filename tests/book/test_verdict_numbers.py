@@ -164,3 +164,18 @@ def test_a_lead_of_the_message_has_its_sign():
     assert message.lead([50.0, 50.2], [40.0, 40.2]) == "+10.0"
     assert message.lead([40.0], [41.5]) == "-1.5 (one seed)"
     assert np.isclose(claims.difference([40.0], [41.5]), -1.5)
+
+
+# verdict_page.measured: sorted
+@pytest.mark.parametrize(
+    "first, second, seeds",
+    [
+        ([50.0, 50.2], [40.0, 40.2, 40.1], "2 and 3 seeds"),
+        ([50.0, 50.2, 50.1], [40.0, 40.2], "3 and 2 seeds"),
+        ([50.0], [40.0], "1 seed"),
+        (HIGH, LOW, "2 seeds"),
+    ],
+)
+def test_seeds_are_counted_in_the_order_of_the_sides(first, second, seeds):
+    said = verdict_page.measured(judged(0, "above", first, second))
+    assert said.endswith(f"; {seeds}")

@@ -15,7 +15,7 @@ import torch
 from helpers_core import SMALL, another_user, tiny, train
 
 from gfrlib.config import UserError
-from gfrlib.engine import locks
+from gfrlib.engine import locks, paths
 from gfrlib.engine import store as stages
 
 CONFIG = dict(epochs_base=1, split=(3, 2, 2))
@@ -529,3 +529,17 @@ def test_a_home_in_quotes_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("GFR_HOME", "~/x")
     monkeypatch.setenv("GFR_CACHE", "~/y")
     assert stages.root() == tmp_path / "x" and stages.cache() == tmp_path / "y"
+
+
+def test_a_folder_of_google_drive_must_be_mounted(tmp_path, monkeypatch):
+    """Else it lies on Colab's machine, and is lost with it."""
+    drive = tmp_path / "drive"
+    monkeypatch.setattr(paths, "DRIVE", drive)
+    monkeypatch.setenv("GFR_CACHE", str(drive / "MyDrive/gfr"))
+    with pytest.raises(UserError, match=r"Google Drive is not mounted: mount it"):
+        stages.cache()
+    assert not drive.exists()
+    monkeypatch.setattr("os.path.ismount", lambda path: path == drive)
+    assert stages.cache() == drive / "MyDrive/gfr"
+    monkeypatch.setenv("GFR_CACHE", str(tmp_path / "driveway"))
+    assert stages.cache() == tmp_path / "driveway"
