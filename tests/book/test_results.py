@@ -111,7 +111,7 @@ def test_parts_of_the_analysis_are_asked_for_with_the_runs(monkeypatch):
     monkeypatch.setattr(
         results.experiments,
         "run_or_load",
-        lambda config, analyse=(): asked.append((config.seed, analyse)),
+        lambda config, analyse, report: asked.append((config.seed, analyse)),
     )
     results.trained("quick", ("gfr",), 2, analyse="projection", base=2)
     results.trained("quick", ("gfr",))
