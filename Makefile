@@ -10,12 +10,13 @@ export PYTHONPATH := $(CURDIR)
 # compiled once at install and then read: without, every start of Python compiles PyTorch, SciPy, ... anew
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: book test oldest install lock clean browser screenshots pdf address help
+.PHONY: book test oldest colab install lock clean browser screenshots pdf address help
 
 help:
 	@echo "make book         environment, chapters that are stale (source, library, records, packages), site; prints the page to open"
 	@echo "make test         environment, ruff, all tests (browser tests where Chromium is or can be installed)"
 	@echo "make oldest       every chapter with the oldest versions that requirements.txt allows, in .venv-oldest"
+	@echo "make colab        every chapter with the versions that Colab brings (tests/colab.txt), in .venv-colab"
 	@echo "make install      the environment alone, in .venv"
 	@echo "make lock         requirements.lock from requirements.txt"
 	@echo "make screenshots  every page of the built site, light, dark and 390 px wide, into build/screenshots"
@@ -41,6 +42,12 @@ oldest: $(STAMP)
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -r requirements.txt
 	.venv-oldest/bin/python -m gfrlib book run --out build/oldest
+
+# ... and in Colab? It has Python 3.13:  make colab PYTHON=python3.13
+colab: $(STAMP)
+	test -x .venv-colab/bin/python || $(PYTHON) -m venv .venv-colab
+	$(BIN)/uv pip install --quiet --python .venv-colab/bin/python -r tests/colab.txt
+	.venv-colab/bin/python -m gfrlib book run --out build/as-colab
 
 install: $(STAMP)
 

@@ -1,4 +1,8 @@
-"""Where training stands, as a line below the cell of a running notebook."""
+"""What a reader's own running notebook has, and the site has not.
+
+Where training stands is a line below the cell. A label of the book leads nowhere in one
+notebook, so that text which is a link on the site is plain there.
+"""
 
 import os
 import time
@@ -17,8 +21,18 @@ def report(what: str) -> Callable | None:
     once it is. None outside of a notebook, where a terminal may have a bar, and where
     the book is made. A run that is loaded reports nothing, and shows none.
     """
+    return Line(what) if running() else None
+
+
+def running() -> bool:
+    """Whether a notebook asks that is not run to make the book."""
     kernel = getattr(get_ipython(), "kernel", None)
-    return Line(what) if kernel is not None and not os.environ.get(QUIET) else None
+    return kernel is not None and not os.environ.get(QUIET)
+
+
+def link(text: str, label: str) -> str:
+    """Markdown for `text` that leads to a label of the book, or the text alone."""
+    return text if running() else f"[{text}](#{label})"
 
 
 class Line:

@@ -6,7 +6,7 @@ is left out.
 
 import numpy as np
 
-from gfrlib.book import claims, guide, results
+from gfrlib.book import claims, guide, live, results
 from gfrlib.book.scales import SCALES
 from gfrlib.book.verdicts import Evidence
 
@@ -94,7 +94,8 @@ def use(evidence: Evidence) -> str:
         "**What to use** on photographs, where statistics may be kept and no image: "
         f"{guide.label(first)} ends first "
         f"in {len(won)} of the {len(asked)} settings in which it is recorded beside "
-        f"others ({scores}). The [guide](#guide) has the others, and a case against it."
+        f"others ({scores}). The {live.link('guide', 'guide')} has the others, and a "
+        "case against it."
     )
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 from IPython.display import Markdown
 
-from gfrlib.book import claims, paper, scales, words
+from gfrlib.book import claims, live, paper, scales, words
 from gfrlib.book.claims import Claim
 from gfrlib.book.scales import SCALES, Scale
 from gfrlib.book.verdicts import OBJECTS, Evidence, Judged, at_both, size_of
@@ -66,9 +66,11 @@ CHAPTERS = {  # the word in a label: its chapter
 
 
 def link(label: str) -> str:
-    """'[chapter 9](#fig-comparison-tasks)': the figure or section of that label."""
+    """'[chapter 9](#fig-comparison-tasks)': the figure or section of that label; a
+    reader's own notebook has the chapter's name alone.
+    """
     word = label.removeprefix("fig-").split("-")[0]
-    return f"[chapter\u00a0{CHAPTERS[word]}](#{label})"
+    return live.link(f"chapter\u00a0{CHAPTERS[word]}", label)
 
 
 def table(rows: list[dict]) -> str:

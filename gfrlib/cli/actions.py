@@ -24,7 +24,7 @@ def run(options) -> None:
     """Train or load, and print the record; with --save-weights keep F instead."""
     from gfrlib import metrics
     from gfrlib.engine import distributed
-    from gfrlib.lab import experiments, outlook
+    from gfrlib.lab import datasets, experiments, outlook
 
     given = {field.name: getattr(options, field.name) for field in settings()}
     changes = {
@@ -44,7 +44,8 @@ def run(options) -> None:
     progress = Progress()
     first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
     told = "split" in changes or changes.keys() >= {"base", "tasks"}
-    if first and _is_own(config) and not told:
+    own = datasets.is_own(config.dataset)
+    if first and own and not told:
         progress.notice(_divided(config))
     if options.dry_run:
         print(outlook.sentence([config], analyse=options.analyse))
@@ -54,7 +55,7 @@ def run(options) -> None:
     if options.save_weights is not None:
         _save_weights(config, options, progress)
         return
-    if _is_own(config) and distributed.announced() == 1:
+    if own and distributed.announced() == 1:  # others' times are in the book
         outlook.tell([config], progress.notice)
     record = experiments.run_or_load(
         config, analyse=options.analyse, report=progress, notice=progress.notice
@@ -97,13 +98,6 @@ def _save_weights(config: Config, options, progress: Progress) -> None:
         f"{path}: a ResNet-18 of width {found.width}, stem {found.stem}, SHA-256 "
         f"{found.sha256[:8]}; {found.source}"
     )
-
-
-def _is_own(config: Config) -> bool:
-    """Whether the images are the reader's: how long others take, the book tells."""
-    from gfrlib.lab import datasets
-
-    return config.dataset not in datasets.BUILT_IN
 
 
 def _divided(config: Config) -> str:

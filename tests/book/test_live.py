@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gfrlib.book import live, results
+from gfrlib.book import live, results, verdict_page
 from gfrlib.config import make_config
 from gfrlib.lab import experiments
 
@@ -47,6 +47,15 @@ def test_only_a_notebook_of_a_readers_has_a_line(notebook, monkeypatch):
     for shell in (None, SimpleNamespace()):  # Python, IPython in a terminal
         monkeypatch.setattr(live, "get_ipython", lambda shell=shell: shell)
         assert live.report("GFR") is None
+
+
+def test_a_readers_notebook_has_no_links_that_lead_nowhere(notebook, monkeypatch):
+    assert verdict_page.link("fig-comparison-tasks") == "chapter\u00a09"
+    assert live.link("guide", "guide") == "guide"
+    monkeypatch.setenv(live.QUIET, "1")  # the book is made
+    found = verdict_page.link("fig-comparison-tasks")
+    assert found == "[chapter\u00a09](#fig-comparison-tasks)"
+    assert live.link("guide", "guide") == "[guide](#guide)"
 
 
 def test_rows_are_trained_under_their_names(notebook, monkeypatch):
