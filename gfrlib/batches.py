@@ -21,7 +21,7 @@ FEATURE_BUDGET = 2 << 30
 class Batches:
     """Batches of a classifier's training, from `index` into the training images.
 
-    Drawn and augmented for the whole batch; each process gets its share of the rows.
+    Drawn for the whole batch; each process reads and augments its share of the rows.
     """
 
     def __init__(self, tasks: Tasks, index: Tensor, config: Config, phase: Phase):

@@ -2,7 +2,7 @@
 
 `config` declares with them which settings a run reads; training, replay and prediction
 ask some of them, so that they are code that can change a result (engine.source). Each
-takes a Config, `c`.
+takes a Config, `c`, but for `content_of`.
 """
 
 from gfrlib import methods
@@ -59,5 +59,7 @@ def content_of(weights: str) -> str:
 
 
 def signed(c) -> bool:
-    """Features may be negative: F ends in a linear layer and not in a ReLU."""
+    """Memories must give negative features, too: F ends in a linear layer and not in a
+    ReLU. (A cosine head's may be negative as well; no row with one replays features.)
+    """
     return c.bottleneck > 0

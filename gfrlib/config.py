@@ -214,8 +214,8 @@ class Config:
     # of convolutions, and of the head while it trains; weights stay in float32.
     # "auto": what the chip computes fast, see the record
     precision: str = setting("float32", choices=("float32", "bf16", "fp16", "auto"))
-    # torch.compile: the network, and the whole update of a feature GAN or a flow (on a
-    # GPU one graph); starts later, then runs faster
+    # torch.compile: F below the cut (nothing at cut 0), and the whole update of a
+    # feature GAN or a flow (on a GPU one graph); starts later, then runs faster
     compiled: bool = setting(False, read=lambda c: c.compiled)
 
     # generator and discriminator
@@ -309,7 +309,9 @@ class Config:
         return f"{self.penalty}+{self.memory}{at}"
 
     def identity(self) -> dict:
-        """The result-relevant settings; what this run never reads cannot split it."""
+        """The settings that can change a result. What the run's columns and words make
+        it ignore is left out; whether any task comes after the first is not asked.
+        """
         found = {}
         for name, about in sorted(DECLARED.items()):
             value = getattr(self, name)
@@ -462,7 +464,10 @@ def _typed(name: str, value):
 
 
 def checked(c: Config) -> Config:
-    """The Config, if its values and their combination are sound; else UserError."""
+    """The Config with every value in its field's type (a whole number as a float where
+    the field is one), if the values and their combination are sound; else UserError.
+    """
+    c = Config(**{name: _typed(name, getattr(c, name)) for name in DECLARED})
     for name, about in DECLARED.items():
         declaration.check(name, getattr(c, name), choices(name), about)
     problem = conflict(c)

@@ -111,8 +111,6 @@ def check(name: str, value, words: tuple, about: Mapping) -> None:
     if words and value not in words:
         listed = ", ".join(words)
         raise UserError(f"'{name}' must be one of {listed}, not '{value}'.")
-    if isinstance(value, list):
-        raise UserError(f"'{name}' must be a tuple, not a list.")
     if isinstance(value, tuple):
         _check_counts(name, value, *about["bounds"])
     elif about["bounds"]:

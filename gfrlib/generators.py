@@ -52,7 +52,7 @@ class GAN(Memory):
         )
 
     def sample(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """u-hat = G(c, z) for labels [B] -> [B, d]."""
+        """u-hat = G(c, z) for labels [B] -> [B, d], or maps or images [B, C, H, W]."""
         return self.replay(labels, self.latent(len(labels), rng))
 
     def replay(self, labels: Tensor, z: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ class Flow(Memory):
 
     Flow matching with straight paths (Lipman et al. 2023; Liu et al. 2023, rectified
     flow), trained by generator_training.train_flow and carried from task to task. x are
-    features with mean 0 and variance 1 in every dimension, by the moments of task 0,
-    which stay. Where features are not `signed`, negative ones become 0.
+    features less task 0's mean and by its spread in every dimension (dead ones vary
+    less); these moments stay. Where features are not `signed`, negative ones become 0.
 
     A sample takes `steps` steps of a `solver` (SOLVERS). Few Euler steps end in a cloud
     that is too narrow: of the width sigma of a class, in units of all features' width,

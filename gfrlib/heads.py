@@ -67,7 +67,9 @@ class Head(nn.Module):
 
 
 class PerTaskHead(Head):
-    """One softmax a task: new images train their own block alone (LwF, EWC, MAS)."""
+    """One softmax a task: the cross-entropy of new images trains their own block alone
+    (LwF, EWC, MAS); LwF's distillation trains the old ones, too.
+    """
 
     def begin(self, real, *, outputs_held: bool) -> None:
         """Old blocks stay, unless the penalty holds them: only weight decay would

@@ -1,7 +1,8 @@
 """One pure function per equation.
 
-Tensors in, scalar out; weights are applied by the caller. All in float32 or wider, but
-for the alignment of maps and images, which stays in bfloat16 where they are.
+Tensors in, scalar out; weights are applied by the caller. Cross-entropies, distances
+and rankings are taken in float32 or wider; the others in the type that they are given,
+in training float32, but for the alignment of maps and images (bfloat16 under bf16).
 """
 
 from collections.abc import Callable

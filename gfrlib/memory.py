@@ -14,7 +14,7 @@ class Memory(nn.Module):
     """
 
     trained = False  # by a loop (generator_training.py); else `fit` does it
-    fits = False  # closed-form, from all features of a task
+    fits = False  # by `fit`, from all features of a task, without gradients
     replays = False  # samples enter the classifier's loss
     keeps_means = False  # a buffer `means` [classes, d], for nearest-mean prediction
 
@@ -29,10 +29,12 @@ class Memory(nn.Module):
         """
 
     def watch(self, features: Tensor, labels: Tensor) -> None:
-        """Hook before a task is learned with a frozen F, with its features [N, d] and
-        labels [N].
+        """Hook before a task t >= 1 is learned with a frozen F, with its features
+        [N, d] and labels [N].
 
-        The default does nothing.
+        It is asked of what this task replays from, which is a copy where the memory
+        `replays` or is `trained`: what it keeps there is lost after the task. The
+        default does nothing.
         """
 
     def move(self, W: Tensor, b: Tensor) -> None:
@@ -95,7 +97,7 @@ def within(u: Tensor, signed: bool) -> Tensor:
 
 
 def state_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers."""
+    """Bytes of all parameters and buffers that are kept (persistent ones)."""
     return sum(size_of(v) for v in module.state_dict().values())
 
 

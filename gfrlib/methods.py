@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 FEATURES = 4  # the cut named `features`: all four stages lie below it
 
-# The words of the columns. Each has one function or class in the module named here.
+# The words of the columns. Each has one function or class in the module named here, but
+# for those that do nothing.
 COLUMNS = {
     "penalty": (  # penalties.py
         "none", "logits", "features", "less-forget", "fisher", "sensitivity", "frozen",
@@ -72,7 +73,8 @@ class Method:
 
 
 def searched(**settings) -> dict:
-    """What was searched at `slim`, on a tenth of the training images held out.
+    """What was searched at `slim`, on a tenth of the training images held out, or for
+    a row without a search of its own what the nearest row's gave.
 
     `medium` and `photos` take it over, unsearched.
     """

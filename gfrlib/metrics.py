@@ -104,6 +104,7 @@ def confusion(
         if found.size and not 0 <= found.min() <= found.max() < num_classes:
             raise ValueError(f"there is a {name} that is none of {num_classes} classes")
     flat = np.asarray(labels) * num_classes + np.asarray(predictions)
+    flat = flat if flat.size else flat.astype(int)  # an empty list is one of floats
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

@@ -263,9 +263,9 @@ class Discriminator(nn.Module):
 class Velocity(nn.Module):
     """v(x, s, c) of a flow: labels c [B], x [B, d], times s [B, 1] in 0..1 -> [B, d].
 
-    As wide as the GAN's two networks and with fewer weights than they have together;
-    the time enters as sines and cosines of 1 to 8 half turns (ours: with whole turns,
-    0 and 1 would be the same time).
+    As wide as the GAN's two networks, with fewer weights than they have together (in
+    every preset); the time enters as sines and cosines of 1 to 8 half turns (ours: with
+    whole turns, 0 and 1 would be the same time).
     """
 
     TURNS = 8

@@ -1,6 +1,6 @@
 """The penalty column: what ties the network of task t to that of task t-1.
 
-A penalty is a function of `past` and the batch of new images; it asks `past` for the
+A penalty is a function of `past` and a batch of training images; it asks `past` for the
 old network's features or logits only if it reads them.
 """
 
@@ -36,10 +36,12 @@ def old_new_ratio(config: Config, sizes: tuple[int, ...], t: int) -> float:
 
 @dataclass
 class Batch:
-    """A batch of new images, as the new network sees it.
+    """A batch of the classifier's training, as the new network sees it: new images,
+    and with them kept ones where the memory is of exemplars (y < past.classes).
 
-    Under bf16 u, logits and what `Past` gives are bfloat16: sums over them want
-    `.float()`. Under torchrun these are one process's rows, and penalties are averaged.
+    Under bf16 logits, u (but for images, at cut 0) and the features and logits of
+    `Past` are bfloat16: sums over them want `.float()`. Under torchrun these are one
+    process's rows, and penalties are averaged.
     """
 
     network: Network
@@ -239,7 +241,8 @@ class Importance(nn.Module):
 def fisher_information(logits: Tensor, first: int, rng: torch.Generator):
     """The squared gradient of log p(y|x), y drawn from the model's own p.
 
-    So it is the Fisher information, not its empirical stand-in.
+    Image by image it is the diagonal of the Fisher information, not its empirical
+    stand-in; of the mean gradient of a batch of B it is about 1/B of that.
     """
     own = logits[:, first:]
     y = own.detach().softmax(dim=1).multinomial(1, generator=rng).squeeze(1)

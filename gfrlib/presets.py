@@ -1,7 +1,7 @@
 """Presets: named sets of settings, from seconds on a laptop to the paper's own."""
 
 # What every machine makes in seconds, and what is the reader's own: made again wherever
-# the code is another, kept in the reader's cache and never in the repository.
+# the code is another; records are kept in the reader's cache, never in the repository.
 LIVE = ("quick", "example", "photos")
 
 # A preset says what it takes, the rest are the defaults: for losses and generator the
@@ -15,8 +15,9 @@ PRESETS = {
         generator_steps_base=400, generator_steps_later=450, feature_views=8,
         generator_batch=32, generator_learning_rate=4e-3, critic_steps=3, threads=1,
     ),
-    # the running example: as quick, but F ends in 16 features, so that later classes
-    # need what task 0 did not teach (the search: data/example-search.csv); all ours
+    # the running example: as quick, but two later tasks, a narrower F that ends in 16
+    # features, so that later classes need what task 0 did not teach, and later
+    # tasks and generators train longer (the search: data/example-search.csv); all ours
     "example": dict(
         dataset="digits", base=4, tasks=2, network="cnn", width=8, bottleneck=16,
         epochs_base=30, epochs_task=100, batch_size=32, generator_hidden=128,

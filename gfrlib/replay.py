@@ -55,7 +55,7 @@ class ClassMeans(Memory):
     def class_means(self, rng: torch.Generator) -> Tensor:
         """[classes, d]: where the memory believes every class's mean feature to be.
 
-        The drift functions ask for it.
+        `training.follow_drift` asks for it and hands it to the drift functions.
         """
         return self.means
 
@@ -194,7 +194,9 @@ class Mixtures(ClassMeans):
         self.spreads = (self.spreads.square() @ W.T.square()).sqrt()
 
     def nbytes(self) -> dict[str, int]:
-        """The class means are sums of the components and need not be kept."""
+        """The class means are the components' weighted sums and need not be kept (after
+        `move` for nothing but nearest-mean prediction, which no row with drift asks).
+        """
         kept = (t[self.counts > 0] for t in (self.shares, self.centres, self.spreads))
         return {"mixtures": sum(size_of(t) for t in kept)}
 

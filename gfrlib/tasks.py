@@ -1,4 +1,5 @@
-"""A data set is a tensor on the device; a task is an index into it.
+"""A data set is a tensor on the device, or streamed from the disk where it does not fit
+(engine.streams); a task is an index into it.
 
 Class orders, splits, batched augmentation.
 """
@@ -105,8 +106,8 @@ def usual_split(num_classes: int, base: int = 0, tasks: int = 0) -> tuple[int, i
 
 @dataclass
 class Tasks:
-    """The task stream: uint8 images on the device, labels as positions in the class
-    order, sorted by position.
+    """The task stream: uint8 images on the device or streamed, labels as positions in
+    the class order, sorted by position.
     """
 
     name: str
@@ -117,7 +118,7 @@ class Tasks:
     train_labels: Tensor  # int64 [N], ascending
     test_images: Tensor
     test_labels: Tensor
-    mean: Tensor  # [C], of the training images in 0-1
+    mean: Tensor  # [C], of the training images in 0-1, or what pretraining took
     std: Tensor
     padding: int
     mirror: bool
@@ -142,7 +143,8 @@ class Tasks:
     def starting_from(self, pretrained: Pretrained) -> "Tasks":
         """The same stream for a pretrained extractor.
 
-        Images are normalised as those that it was trained on. Of grey ones it sees
+        Images are normalised as those that it was trained on, where its file says how.
+        Of grey ones it sees
         their channel as often as it reads channels.
         """
         device, shape = self.mean.device, (pretrained.channels,)
@@ -187,7 +189,7 @@ class Tasks:
         return torch.arange(first, last, device=labels.device)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, C] -> float32 [B, C, H, W], zero mean and unit variance per
+        """uint8 [B, H, W, C] -> float32 [B, C, H, W], less `mean` and by `std`, one a
         channel (channels-last in memory).
 
         With `crop` set, larger images are cut to their centre: what testing sees.
@@ -215,9 +217,7 @@ class Tasks:
         return augment.draw_shifts(count, self.padding, self.mirror, generator, device)
 
     def augment(self, images: Tensor, draws: Tensor) -> Tensor:
-        """What was drawn, applied to uint8 [B, H, W, C], all images at once; uint8
-        again.
-        """
+        """What was drawn, applied to uint8 [B, H, W, C]; uint8 again."""
         if self.crop:
             return augment.cut(images, draws, self.crop)
         return augment.shift(images, draws, self.padding)

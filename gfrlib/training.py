@@ -42,7 +42,7 @@ class Outcome:
     predictions: list = field(default_factory=list)
     losses: list = field(default_factory=list)  # {"task", "phase", "step", name: value}
     seconds: list = field(default_factory=list)  # {"task", "phase", "seconds", "steps"}
-    # per task: {item: bytes} carried to the next, beside the network
+    # per task: {item: bytes} carried to the next, beside the network, or None
     bytes_kept: list = field(default_factory=list)
     weights: str = ""  # SHA-256 of the last network's state
     made: list = field(default_factory=list)  # where its stages were trained

@@ -8,7 +8,15 @@ import pytest
 from helpers_core import SMALL, load_tasks, tiny, train
 
 from gfrlib import heads, penalties, prediction, replay, training
-from gfrlib.config import DECLARED, Config, UserError, choices, from_text, make_config
+from gfrlib.config import (
+    DECLARED,
+    Config,
+    UserError,
+    checked,
+    choices,
+    from_text,
+    make_config,
+)
 from gfrlib.engine import values
 from gfrlib.methods import COLUMNS, METHODS
 from gfrlib.presets import PRESETS
@@ -235,6 +243,28 @@ def test_out_of_bounds_is_one_sentence(changes, says):
     with pytest.raises(UserError, match=says) as caught:
         make_config("quick", "gfr", **changes)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (dict(base="4"), "'base' must be a whole number"),
+        (dict(learning_rate="fast"), "'learning_rate' must be a number"),
+        (dict(weights=3), "'weights' must be text"),
+        (dict(split=(2.5, 3)), "'split' is a list of class counts"),
+        (dict(seed=True), "'seed' must be a whole number"),
+        (dict(mirror="no"), "'mirror' must be true or false"),
+    ],
+)
+def test_a_config_made_by_hand_has_the_types_of_its_fields(wrong, says):
+    with pytest.raises(UserError, match=says):
+        checked(Config(**wrong))
+
+
+def test_one_value_has_one_type_in_a_config_made_by_hand():
+    found = checked(Config(learning_rate=1, split=[3, 3, 4], cut="features"))
+    assert (found.learning_rate, found.split, found.cut) == (1.0, (3, 3, 4), 4)
+    assert type(found.learning_rate) is float  # 1 and 1.0 would be two identities
 
 
 def test_one_reading_of_text():

@@ -154,6 +154,7 @@ def test_confusion_agrees_with_scikit_learn():
         result, confusion_matrix(labels, predictions, labels=range(7))
     )
     assert result.sum() == 400 and not result[6].any()
+    assert not metrics.confusion([], [], 3).any()
 
 
 def test_old_new_by_hand():

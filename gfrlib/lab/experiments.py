@@ -92,7 +92,8 @@ def _run_or_load(
     notice: Callable[[str], None] | None,
 ) -> Record:
     check_unchanged()
-    check_own_code(checked(config))
+    config = checked(config)
+    check_own_code(config)
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
@@ -164,7 +165,8 @@ def extractor_after(
             "add --network resnet18."
         )
     check_unchanged()
-    check_own_code(checked(config))
+    config = checked(config)
+    check_own_code(config)
     here = Machine.of(config)
     here.prepare()
     distributed.start(here.device)
