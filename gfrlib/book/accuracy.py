@@ -41,7 +41,7 @@ def accuracy_curves(records, quantity: str = "accuracy", ax=None):
             looks.band(ax, seen, list(values.T), how, ms=5.5, clip_on=False, zorder=3)
         ends.append((seen[-1], end, f"{how['label']} {end:.0f}", how["color"]))
     ax.set_xticks(sorted(ticks)[:: -(-len(ticks) // 8) or 1])
-    highest = max(np.nanmax(line.get_ydata()) for line in ax.lines)
+    highest = max((np.nanmax(line.get_ydata()) for line in ax.lines), default=0)
     whole = quantity == "accuracy" and highest > 50
     ax.set_ylim(min(0, ax.get_ylim()[0]), 100 if whole else None)
     ax.set(xlabel="classes seen", title=f"{quantity.capitalize()}, class-weighted (%)")
@@ -60,8 +60,8 @@ def _curve(record, quantity: str) -> np.ndarray:
 def curves_by_split(panels: dict, quantity: str = "accuracy", *, height: float = 2.5):
     """{title: records}: `accuracy_curves` of several splits, one panel below another.
 
-    All panels have the same two axes; height: of one, in inches. Splits without records
-    are left out. Returns the Figure, or None where nothing is recorded.
+    All panels have the same axis of percent; height: of one, in inches. Splits without
+    records are left out. Returns the Figure, or None where nothing is recorded.
     """
     panels = {title: records for title, records in panels.items() if records}
     if not panels:
@@ -73,7 +73,8 @@ def curves_by_split(panels: dict, quantity: str = "accuracy", *, height: float =
         accuracy_curves(records, quantity, ax)
         ax.set_title(title)
     top = max(ax.get_ylim()[1] for ax in axes.flat)
-    highest = max(np.nanmax(line.get_ydata()) for ax in axes.flat for line in ax.lines)
+    drawn = [line.get_ydata() for ax in axes.flat for line in ax.lines]
+    highest = max(map(np.nanmax, drawn), default=0)
     for ax in axes.flat:
         ax.set_ylim(0, min(top, 10 * np.ceil(highest / 10 + 0.1)))
         ax.set_ylabel(f"{quantity} (%)")

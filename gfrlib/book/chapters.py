@@ -157,10 +157,11 @@ def run(
 ) -> list[Path]:
     """Execute one chapter, or all, into a folder, if stale; returns the executed ones.
 
-    With the default parameters the folder is ``build/src/book``, the site's; with
-    others ``build/runs``, unless ``out`` names one. Names and types are checked before
+    Without `parameters` the folder is ``build/src/book``, the site's; with any
+    ``build/runs``, unless ``out`` names one. Names and types are checked before
     anything runs. A chapter that fails leaves what was there before as it was.
-    Raises UserError for a folder that holds sources or notebooks of the reader's own.
+    Raises UserError for the folder of the sources and, outside of build/, for one that
+    holds a notebook of a chapter's name which was not made here.
     """
     if out is not None and not str(out).strip():
         raise UserError("The folder for the executed notebooks needs a name.")

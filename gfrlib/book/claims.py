@@ -97,11 +97,11 @@ def interval(first, second) -> tuple[float, float]:
     Of one value on a side nothing is known: (-inf, inf).
 
     Runs of the same seed begin with the same network, so that their pairs could be
-    compared. That would cost half of the degrees of freedom, and with two seeds the
-    interval would be 2.4 times as wide. What makes both values of a pair good or bad
-    together, as their common start, makes this interval too wide; were one good where
-    the other is bad, it would be too narrow. Two seeds give 2 degrees of freedom (a
-    factor of 4.3 where many seeds have 2), three seeds 4.
+    compared. That would cost half of the degrees of freedom. What makes both values of
+    a pair good or bad together, as their common start, makes this interval too wide;
+    were one good where the other is bad, it would be too narrow. Two seeds give 2
+    degrees of freedom (a factor of 4.3 where many seeds have 2, and 12.7 of pairs),
+    three seeds 4.
     """
     sizes = len(first), len(second)
     if min(sizes) < 2:

@@ -1,8 +1,9 @@
 """Films of drift: features of two dimensions while they are trained, look by look.
 
-The small network of the preset quick gets one more layer, to two features that may be
-negative, so that F's output can be drawn as it is. Everything else is the library's:
-Algorithm 1's phases, its losses, its memories. `drift_player` shows the films.
+The small network of the preset quick, half as wide, gets one more layer, to two
+features that may be negative, so that F's output can be drawn as it is. Everything else
+is the library's: Algorithm 1's phases, its losses, its memories. `drift_player` shows
+the films.
 """
 
 from dataclasses import dataclass

@@ -205,7 +205,8 @@ def similarity_panels(records, measure: str = "svcca", *, after: int | None = No
     """After the paper's Figure 2: a Figure with a panel a method, over the layers.
 
     A line for every task's test images: the mean of the seeds. Where there is a null,
-    its mean over tasks and seeds (grey, dotted).
+    its mean over tasks and seeds (grey, dotted). Raises UserError for runs of more than
+    12 tasks, of which task 0 alone is compared.
     """
     groups = looks.groups(records)
     figure, grid = looks.panels(len(groups), 2.1)

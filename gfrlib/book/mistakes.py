@@ -27,7 +27,7 @@ class Pair:
 
 
 def confused(record: Record) -> list[Pair]:
-    """Every pair of classes that is mixed up, the most frequent first."""
+    """Every pair of classes that is mixed up, the largest share of a class first."""
     predicted, labels = np.asarray(record.predictions[-1]), record.labels()
     wrong = np.flatnonzero(predicted != labels)
     pairs = Counter(zip(labels[wrong].tolist(), predicted[wrong].tolist()))
@@ -72,8 +72,8 @@ def class_bars(record: Record, ax=None):
 
 @styled
 def confused_images(record: Record, stream: Tasks, *, pairs: int = 4, each: int = 4):
-    """The pairs mixed up most often, a line each: test images that were answered
-    wrongly, and two of the class that they were taken for.
+    """The pairs with the largest share of a class's images, a line each: test images
+    that were answered wrongly, and two of the class that they were taken for.
     """
     found = confused(record)[:pairs]
     if not found:

@@ -17,7 +17,8 @@ from gfrlib.engine import values
 
 SCALARS = {"int": int, "float": float, "str": str, "bool": bool, "None": type(None)}
 Types = tuple[type, ...]
-# Lowest and highest whole number, where it is not that of a setting of the same name.
+# Lowest and highest whole number, where it is not that of a setting of the same name,
+# and at least 1.
 BOUNDS = {"seeds": (1, 100), "ablation_seeds": (1, 100), "": (1, 10**6)}
 BOUNDS["side"] = (0, 4096)  # pixels; 0: a chapter's own choice
 LARGEST = 1e30  # of other numbers

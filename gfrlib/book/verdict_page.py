@@ -276,7 +276,7 @@ def listed(answers) -> Markdown:
 
 
 def changes(first: str, second: str, evidence: Evidence) -> Markdown:
-    """The claims that two scales answer differently, as a table."""
+    """The claims whose means point another way at the second scale, as a table."""
     both = at_both(first, second, evidence)
     if not both:
         return Markdown(

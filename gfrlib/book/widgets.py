@@ -262,7 +262,7 @@ class _View:
     def _weights(self) -> dict:
         """{kind of memory: function of the number of old classes -> bytes}.
 
-        From the real objects.
+        Of G, D and the network from the real objects; the others are formulas.
         """
         d, image = self._network.features, int(np.prod(self.shape))
         memory = replay.build_memory(self._config, len(self.class_names), (d,), 0)

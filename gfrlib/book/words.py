@@ -36,7 +36,8 @@ def source(*things) -> Markdown:
 def command(config) -> str:
     """The command that makes the record of `config`.
 
-    It names the preset, the closest row, and all fields that differ from that row.
+    It names the preset, the closest row, and all fields that differ from that row, but
+    for the device and its threads.
     """
 
     def differing(method):

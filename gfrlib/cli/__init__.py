@@ -13,7 +13,9 @@ from gfrlib.engine import paths
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and run; returns the exit code: 0, 2 after bad input, 130 after Ctrl-C."""
+    """Parse and run; returns the exit code: 0, 2 after bad input or what the machine
+    refuses, 130 after Ctrl-C. --help raises SystemExit.
+    """
     words.prepare_streams()
     given = sys.argv[1:] if arguments is None else arguments
     try:
@@ -188,7 +190,8 @@ def _add_data(commands) -> None:
         help="the most that an image may have (178956970)",
     )
     large = data.add_argument_group(
-        "photographs of any size (always for a name that begins with imagenet)",
+        "photographs of any size (always for a name that begins with imagenet, and "
+        "for --classes lucir or gfr)",
         "decoded in parallel to squares, resumably; unreadable files are named and "
         "left out",
     )
@@ -201,8 +204,9 @@ def _add_data(commands) -> None:
     large.add_argument(
         "--crop",
         type=words.whole(0, 4096),
-        help="side of the random resized crops in training; 0, as with --size and "
-        "another name than imagenet: training pads and crops (else 7/8 of the size)",
+        help="side of the random resized crops in training (for a name that begins "
+        "with imagenet, and for --classes lucir or gfr, 7/8 of the size); 0, as "
+        "elsewhere with --size: training pads and crops",
     )
     large.add_argument(
         "--workers",
@@ -217,7 +221,7 @@ def _add_book(commands) -> None:
         "book", help="run chapters with papermill, or check that they are fresh"
     )
     what = book.add_subparsers(dest="what", required=True, parser_class=Parser)
-    chapter = what.add_parser("run", help="run one chapter, or all that are stale")
+    chapter = what.add_parser("run", help="run one chapter, or all, where stale")
     chapter.add_argument(
         "chapter", nargs="?", help="such as 02_replay; all of them if left out"
     )

@@ -2,7 +2,8 @@
 
 A stage's key is the hash of everything before it and of the settings that can change
 it, so that all rows, and all splits of one base, train task 0 once (but for a cosine
-head, `full_head` and joint training).
+head, `full_head` and joint training; rows that freeze a pretrained F share one of their
+own).
 """
 
 from collections.abc import Callable

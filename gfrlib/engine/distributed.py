@@ -172,7 +172,7 @@ def root_mean_square(value: Tensor) -> Tensor:
     """sqrt of the processes' mean of value^2.
 
     So norms over equal shares become the L2 norm over the global batch. Differentiable;
-    0, with gradient 0, where all are 0.
+    next to 0, with gradient 0, where all are 0.
     """
     if size() == 1:
         return value

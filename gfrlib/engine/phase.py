@@ -2,7 +2,8 @@
 
 Randomness is stateless: step s of a phase draws from a generator seeded by (seed, task,
 phase, s) alone. So a resumed run continues exactly, a shared stage does not depend on
-who trained it, and two methods see the same batches.
+which row trained it, and two methods see the same batches. (A GPU draws other numbers
+than a CPU: Chain.made says where a stage was trained.)
 """
 
 import contextlib

@@ -41,7 +41,11 @@ def check_unchanged() -> None:
     now = texts()
     if now == AT_START:
         return
-    if digest_of(now, (*RUN, *ANALYSIS)) != analysis_digest():
+    try:
+        same = digest_of(now, (*RUN, *ANALYSIS)) == analysis_digest()
+    except (SyntaxError, KeyError):  # half written; a module is gone
+        same = False
+    if not same:
         changed = [name for name in now if now[name] != AT_START.get(name)]
         raise UserError(
             "gfrlib has changed on disk since this process began "

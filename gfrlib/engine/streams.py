@@ -14,7 +14,8 @@ UNKNOWN_MEMORY = 4 << 30  # bytes, where the system does not tell
 
 
 def budget(device: torch.device) -> int:
-    """Bytes of images that this process may keep on the device.
+    """Bytes that one array of images may take on the device (a stream has two, for
+    training and for testing); a larger one is streamed.
 
     GFR_RESIDENT_BYTES overrides it.
     """

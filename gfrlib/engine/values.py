@@ -40,7 +40,9 @@ def from_text(text: str, kinds: tuple[type, ...]):
 
 
 def number(text: str, kind: type) -> int | float:
-    """Decimal digits as an int or a float; raises ValueError for anything else."""
+    """Decimal digits as an int or a float (of a float also inf and nan); raises
+    ValueError for anything else.
+    """
     form = WHOLE if kind is int else NUMBER
     if not form.fullmatch(text):
         raise ValueError(wanted((kind,)))

@@ -2,6 +2,7 @@
 
 import torch
 
+from gfrlib.conditions import fixed
 from gfrlib.config import Config, UserError
 from gfrlib.engine import limits
 from gfrlib.engine.machine import Machine
@@ -37,13 +38,14 @@ def least(config: Config, stream: Tasks) -> int:
     with torch.device("meta"):  # shapes alone: nothing is allocated
         network = build_network(config, stream.shape, 0, stem=stream.stem)
     weights = sum(value.numel() for value in network.parameters())
+    copies = 1 if fixed(config) else TRAINED  # its head's are not counted
     _, high, wide = stream.shape
     # the stem of a ResNet for larger images
     shrunk = 1 if high <= 32 and stream.stem in ("", "3x3") else 16
     # a batch is never larger than the task
     batch = min(config.batch_size, len(stream.train_index(0)))
     first = batch * config.width * high * wide // shrunk
-    classifier = FLOAT * (TRAINED * weights + first)
+    classifier = FLOAT * (copies * weights + first)
     return max(classifier, FLOAT * weights + _of_memory(config, network, stream))
 
 
@@ -58,7 +60,8 @@ def _of_memory(config: Config, network: Network, stream: Tasks) -> int:
     if not memory.trained:
         return kept
     # inputs of G and D, and two hidden layers
-    width = config.latent_dim + network.features + 2 * config.generator_hidden
+    latent = config.latent_dim * (config.memory == "gan")
+    width = latent + network.features + 2 * config.generator_hidden
     return TRAINED * kept + FLOAT * config.generator_batch * width
 
 

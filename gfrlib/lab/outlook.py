@@ -91,7 +91,8 @@ def seconds(
     """How long these runs take in one process, one after the other.
 
     Those that are recorded take none, but where a part of the analysis is lacking that
-    `analyse` names; stages in the cache or of an earlier run cost nothing. `speed` and
+    `analyse` names; the steps of stages in the cache or of an earlier run cost nothing
+    (images that are looked at count in full: the most that they can cost). `speed` and
     `look` measure a step and an image.
     """
     total, per_image, read = 0.0, {}, set()

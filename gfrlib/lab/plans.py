@@ -29,7 +29,7 @@ ENDLESS = {
     "generator_steps_base": 999,
     "generator_steps_later": 9999,
 }
-# Settings that do not change how long a step takes.
+# Settings that do not change how long a step takes, or are not counted (`compiled`).
 AS_FAST = {
     "seed": 0,
     "penalty_weight": 1.0,

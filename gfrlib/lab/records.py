@@ -138,8 +138,8 @@ def whole(path: Path) -> Record:
 def seal(path: Path) -> bool:
     """Add checksums to a record of older code and to what lies beside it.
 
-    Their other bytes stay. Returns whether anything was added. Raises UserError for
-    what is damaged.
+    Their other fields stay as they are written. Returns whether anything was added.
+    Raises UserError for what is damaged.
     """
     whole(path)
     added = analyses.seal(path)

@@ -41,12 +41,13 @@ class Replayed:
         """Share of what G_t replays for task 0 that the network of task 0 recognises.
 
         Recognised: taken for the class asked for. After the last task no GAN is trained
-        any more. At cut 0 some of the images are kept for the sheet.
+        any more, and where it is the first, too, none ever was. At cut 0 some of the
+        images are kept for the sheet.
         """
         last = len(self.stream.sizes) - 1
         if t == 0:
             self.first = copy.deepcopy(network).eval()
-        if t == last and t > 0 or self.first is None:
+        if t == last or self.first is None:
             return
         upper = split(self.first, self.config.cut)[1]
         rng, classes = phase.seeded("judge"), self.stream.sizes[0]
@@ -122,10 +123,11 @@ class Replayed:
         """t-SNE of real features of task 0 under F_t beside those replayed for them.
 
         real [N, d], labels [N]. After the last task no GAN is trained any more, so that
-        it is G_{T-1} that is seen there. What enters below the last cut is taken
-        through the stages above it, `upper`.
+        it is G_{T-1} that is seen there, and nothing in a run of one task. What enters
+        below the last cut is taken through the stages above it, `upper`.
         """
-        if t not in (0, len(self.stream.sizes) - 1):
+        last = len(self.stream.sizes) - 1
+        if t not in (0, last) or last == 0 and memory.trained:
             return
         shown = range(self.shown)
         keep = torch.cat([torch.nonzero(labels == c)[:POINTS, 0] for c in shown])

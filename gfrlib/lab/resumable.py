@@ -18,7 +18,8 @@ import numpy as np
 from gfrlib.lab import decoding
 
 CHUNK = 64  # images that a process decodes before it reports
-TO_DO, DONE, FAULTY = 0, 1, 2
+# UNREAD: the system gave nothing to read (a drive that is gone, a missing right)
+TO_DO, DONE, FAULTY, UNREAD = 0, 1, 2, 3
 ROW = np.dtype(
     [
         ("state", "u1"),
@@ -133,10 +134,16 @@ def _decode_chunk(
                 row["state"] = DONE
             except (decoding.Unreadable, OSError) as problem:
                 images[k] = 0
-                row["sha1"], row["state"] = 0, FAULTY
+                row["sha1"], row["state"] = 0, UNREAD if _by_system(problem) else FAULTY
                 bad[k] = str(problem)
     images.flush()
     return part, rows, bad
+
+
+def _by_system(problem: Exception) -> bool:
+    """Whether the system refused the file; Pillow's own OSErrors have no number."""
+    first = problem.__cause__ or problem
+    return isinstance(first, OSError) and first.errno is not None
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:

@@ -44,9 +44,9 @@ def is_damaged(fields: dict) -> bool:
 def seal(path: Path, more: dict | None = None) -> bool:
     """Add the fields `more` and the checksum to a JSON file that has none.
 
-    All other bytes stay as they are. Returns False where there is a checksum already.
-    Raises ValueError for a file that holds no JSON object, UserError for one that
-    cannot be written.
+    All other fields stay as they are written. Returns False where there is a checksum
+    already. Raises ValueError for a file that holds no JSON object, UserError for one
+    that cannot be written.
     """
     text = path.read_text(encoding="utf-8")
     fields = _object(text)

@@ -80,7 +80,8 @@ def pack(
     """Decode the images of a folder (surveys.survey) into data/packed/NAME.
 
     Goes on where it was stopped. A file that is no image, or is cut off, is named and
-    left out; once it is repaired, the same call takes it. What an earlier version
+    left out; once it is repaired, the same call takes it, and so it takes a file that
+    the system did not give, once it can be read. What an earlier version
     packed of the same files without a fault stays as it is. `crop`: 0 for pad and crop;
     None for ImageNet's 224 of 256. `classes`: see class_lists.choose. `workers`:
     processes, 0 for one a processor. `report(done, of)` hears of progress. Raises
@@ -217,6 +218,8 @@ def _pack(
         if begun:
             _copy(target, place, files)
         rows, bad = resumable.decode_all(work, workers or os.cpu_count() or 1, report)
+        if any((some["state"] == resumable.UNREAD).any() for some in rows.values()):
+            about = about | {"key": ""}  # the same call looks again
         meta = stored.write_meta(place, _finish(place, source, rows, bad) | about)
         datasets.put_in_place(place, target)
         _sweep(target)
@@ -254,8 +257,8 @@ def _finish(place: Path, source: _Source, rows: dict, bad: dict) -> dict:
     """Write the labels, -1 for a fault; returns what meta.json tells."""
     faults, changed = {}, Counter()
     for part, listed in source.files().items():
-        faulty = rows[part]["state"] == resumable.FAULTY
-        labels = np.where(faulty, -1, source.labels(part))
+        readable = rows[part]["state"] == resumable.DONE
+        labels = np.where(readable, source.labels(part), -1)
         empty = sorted(set(range(len(source.found.names))) - set(labels.tolist()))
         if empty:
             raise UserError(

@@ -3,7 +3,8 @@
 Its folder holds four arrays and meta.json, which carries a checksum of its own and one
 of the arrays' content. Sizes, types and labels are checked at every opening. The
 content is read once a process where it is small, and where files of a larger set are
-others than those of the last check (size and time are noted in checked.json).
+others than those of the last check (size and time are noted in checked.json); above
+AT_ONCE such a set is refused until `data NAME --verify` has read it.
 """
 
 import contextlib

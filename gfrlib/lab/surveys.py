@@ -384,7 +384,9 @@ def _annotated(top: Path, names: list[str], out: LeftOut, *, some: bool) -> File
             f"'{listing}' cannot be read; unpack Tiny-ImageNet anew."
         ) from problem
     rows = [[unicodedata.normalize("NFC", text) for text in row] for row in rows]
-    images, _ = _entries(top / "images", out)
+    images, deeper = _entries(top / "images", out)
+    for place in deeper:
+        out.add(BESIDE, place)
     here = {unicodedata.normalize("NFC", place.name): place for place in images}
     if not some:
         named_there = {row[0] for row in rows}

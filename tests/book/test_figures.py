@@ -57,6 +57,9 @@ def test_forgetting_leaves_joint_training_out():
     assert not any("Joint" in text for text in texts(ax.figure))
     y = ax.lines[0].get_ydata()
     assert np.isnan(y[0]) and y[1] == pytest.approx(10)  # 1.0 - 0.9
+    alone = {"joint": [fake("joint")]}
+    assert not figures.accuracy_curves(alone, "forgetting").lines
+    assert figures.curves_by_split({"one": alone}, "forgetting").axes
     with pytest.raises(UserError, match="choose accuracy or forgetting"):
         figures.accuracy_curves(fake(), "loss")
 

@@ -153,6 +153,12 @@ def test_code_that_changes_under_a_process_is_refused(library, monkeypatch, tmp_
         source.check_unchanged()
     with pytest.raises(UserError, match="restart it"):
         experiments.run_or_load(tiny("gfr-gaussian"))
+    losses.write_text("def half_written(\n")
+    with pytest.raises(UserError, match=r"\(.*losses.*restart"):
+        source.check_unchanged()
+    (library / "training.py").unlink()
+    with pytest.raises(UserError, match="restart it"):
+        source.check_unchanged()
     assert not (tmp_path / "home").exists()
 
 

@@ -47,6 +47,17 @@ def test_the_classifier_is_compared_by_its_tasks_own_logits():
     np.testing.assert_allclose(found["classifier"], wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("method, known", [("gfr", 0), ("gfr-gaussian", 1)])
+def test_nothing_is_judged_that_was_never_trained(method, known):
+    """With one task no GAN is trained, and its Gaussians are fitted all the same."""
+    config = tiny(method, split=(4,), epochs_base=1)
+    stream = load_tasks(config)
+    observer = analysis.Observer(config, stream, ["recognised", "projection"])
+    train(config, observe=observer)
+    found = observer.result()
+    assert found["recognised"] == [] and list(found["projection"]) == ["0"] * known
+
+
 def test_chance_is_of_whole_images():
     """A pattern that all images share is alike between shuffled images, too."""
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from test_tasks import arrays, write_folder
 
 from gfrlib import cli, tasks
 from gfrlib.config import UserError, make_config
-from gfrlib.lab import class_lists, datasets, shards
+from gfrlib.lab import class_lists, datasets, shards, surveys
 
 LIST = ROOT / "data" / "tiny-imagenet-64.txt"
 NAMES = [f"n{k:08d}" for k in range(6)]
@@ -255,6 +255,14 @@ def test_tiny_imagenet_as_its_archive_lays_it_out(home):
         np.array_equal(getattr(data, key), expected[key]) for key in datasets.ARRAYS
     )
     assert data.class_names == source.class_names
+
+
+def test_a_folder_among_tiny_imagenets_images_is_named(home):
+    top = stanford(home / "tiny", generated(3, per_class=6))
+    before = surveys.survey(top).left_out.count()
+    (top / "val" / "images" / "more").mkdir()
+    left = surveys.survey(top).left_out
+    assert left.count() == before + 1 and "images/more/" in str(left.found)
 
 
 @pytest.mark.parametrize(

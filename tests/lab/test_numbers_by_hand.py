@@ -26,6 +26,7 @@ from gfrlib.lab import (
     seals,
 )
 from gfrlib.lab.record import Record
+from gfrlib.networks import build_network
 
 SIZES = [2, 1, 1]
 
@@ -202,6 +203,20 @@ def test_a_smaller_batch_needs_less_memory():
     stream = load_tasks(few)
     gap = footprint.least(many, stream) - footprint.least(few, stream)
     assert gap == 4 * 63 * few.width * 8 * 8
+
+
+# footprint.least: weights that are never trained have no gradient and no moments
+def test_a_frozen_pretrained_extractor_needs_no_optimiser():
+    held, moved = (
+        tiny(method, network="resnet18", weights="random-01234567")
+        for method in ("frozen", "finetune")
+    )
+    stream = load_tasks(tiny("frozen"))
+    count = sum(
+        p.numel() for p in build_network(held, stream.shape, 0).stages.parameters()
+    )
+    gap = footprint.least(moved, stream) - footprint.least(held, stream)
+    assert 0 < gap == 4 * 3 * count
 
 
 # experiments._told_of: the classes before that task

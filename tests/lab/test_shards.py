@@ -166,6 +166,25 @@ def test_a_repaired_file_is_looked_at_again(folder):
     assert len(seen) == 2 and seen[0][0] >= 62 and seen[1] == (64, 64)
 
 
+def test_a_file_that_the_system_gave_later_is_taken(folder, monkeypatch):
+    """A drive that was gone for a moment: nothing of the file itself changes."""
+    whole, gone = decoding.decode, "train_7.JPEG"
+
+    def failing(file, size, rules):
+        if file.name == gone and file.parent.name == "n00000001":
+            raise decoding.Unreadable("Input/output error") from OSError(5, "I/O")
+        return whole(file, size, rules)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "decode", failing)
+        lost = f"train/n00000001/{gone}"
+        assert set(pack(folder).faults) == FAULTY | {lost}
+    seen = []
+    packing = pack(folder, report=lambda *now: seen.append(now))
+    assert set(packing.faults) == FAULTY and seen[-1] == (64, 64)
+    assert pack(folder, report=lambda *now: pytest.fail("packed again")).faults
+
+
 def test_a_damaged_data_set_is_not_the_beginning_of_another(folder):
     """A file changed, and so did what is packed: all is decoded again."""
     pack(folder)
