@@ -14,13 +14,18 @@ def gan(c) -> bool:
 
 
 def generated(c) -> bool:
-    """A generator is trained: a GAN or a flow."""
+    """A generator is trained by a loop (TRAINERS): a GAN or a flow."""
     return c.memory in ("gan", "flow")
 
 
 def distilled(c) -> bool:
     """Features are held close to what they were."""
     return c.penalty == "features"
+
+
+def softened(c) -> bool:
+    """A temperature softens what is distilled."""
+    return c.penalty == "logits"
 
 
 def trains_later(c) -> bool:

@@ -25,6 +25,7 @@ from gfrlib.conditions import (
     important,
     of_features,
     signed,
+    softened,
     trains_later,
     weighs_old_tasks,
 )
@@ -96,9 +97,7 @@ class Config:
         stage="later",
     )
     # LwF's original and FACIL; the paper names none
-    temperature: float = setting(
-        2.0, bounds=POSITIVE, read=lambda c: c.penalty == "logits", stage="later"
-    )
+    temperature: float = setting(2.0, bounds=POSITIVE, read=softened, stage="later")
     # code: one L2 norm over batch and dimensions (torch.dist); "sample" is Equation 4
     # as printed
     distance: str = setting(

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 unset GFR_HOME
 
-NEEDS="torch numpy PIL yaml tqdm sklearn threadpoolctl filelock"
+NEEDS="torch torchvision numpy PIL yaml tqdm sklearn threadpoolctl filelock"
 # looked for, not imported: that takes seconds of the lease
 LOOK="import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))"
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from gfrlib.conditions import generated
 from gfrlib.config import RESULT_VERSION, Config, digest_of
 from gfrlib.engine import distributed
 from gfrlib.engine.machine import Machine
@@ -153,7 +154,7 @@ class Chain:
 
     def generator_steps(self, t: int) -> int:
         """Updates of task t's generator; none in the last task, or without one."""
-        if self.config.memory not in ("gan", "flow") or t == self.last:
+        if not generated(self.config) or t == self.last:
             return 0
         return generator_steps(self.config, len(self.tasks.sizes), t)
 

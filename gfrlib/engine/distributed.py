@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gfrlib.conditions import generated
 from gfrlib.config import Config, UserError
 from gfrlib.engine import paths
 from gfrlib.engine.store import StageInterface, StoreInterface
@@ -102,7 +103,7 @@ def check(config: Config) -> None:
     if size() > 1 and config.compiled:
         raise UserError("'compiled' is for one process: set it to false, or start one.")
     batches = ("batch_size", "generator_batch")
-    for name in batches if config.memory in ("gan", "flow") else batches[:1]:
+    for name in batches if generated(config) else batches[:1]:
         if getattr(config, name) % size():
             raise UserError(
                 f"'{name}' is the global batch and must be divisible by the {size()} "

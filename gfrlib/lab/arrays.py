@@ -148,8 +148,13 @@ def _check_classes(path: Path, arrays: dict, names: list[str]) -> None:
 
 def download_cifar100(folder: Path) -> tuple[dict, list[str]]:
     """CIFAR-100 by torchvision, downloaded into `folder`. Raises UserError."""
-    from torchvision.datasets import CIFAR100
-
+    try:
+        from torchvision.datasets import CIFAR100
+    except ImportError as problem:
+        raise UserError(
+            "CIFAR-100 is downloaded by torchvision, which is missing: pip install "
+            "torchvision, or bring it with python -m gfrlib data cifar100 PATH."
+        ) from problem
     try:
         parts = {
             part: CIFAR100(folder, train=part == "train", download=True)

@@ -47,7 +47,7 @@ def images_looked_at(config: Config, stream: Tasks) -> int:
     for t in chain.numbers:
         total += sum(test[: t + 1])
         total += sum(map(min, test[: t + 1], analysed))
-        if config.memory not in ("none", "real", "gan", "flow"):
+        if config.memory not in ("none", "real") and not generated(config):
             total += train[t]
         later = t > chain.numbers.start
         total += train[t] * later * (config.penalty == "frozen" and learns)

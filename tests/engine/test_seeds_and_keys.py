@@ -115,3 +115,14 @@ def test_the_papers_generator_learns_at_the_papers_rate():
     wanted |= dict(alignment_weight=1e-3, critic_steps=5, generator_batch=128)
     wanted |= dict(latent_dim=200, generator_hidden=512, batch_size=128)
     assert {name: getattr(paper, name) for name in wanted} == wanted
+
+
+def test_a_memory_with_a_loop_of_its_own_keeps_its_updates_apart(monkeypatch):
+    """`conditions.generated` alone says which memories are trained so."""
+    short, long = (
+        tiny("gfr-gaussian", **SMALL, generator_steps_base=steps) for steps in (4, 400)
+    )
+    assert stage_keys(short) == stage_keys(long)  # nothing reads it
+    monkeypatch.setattr(chain, "generated", lambda c: c.memory == "gaussian")
+    one, other = stage_keys(short), stage_keys(long)
+    assert one[0] == other[0] and not set(one[1:]) & set(other[1:])

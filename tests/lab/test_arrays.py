@@ -1,11 +1,14 @@
 """Arrays (.npz) that no run could use are refused when they are packed."""
 
+import sys
+
 import numpy as np
 import pytest
 from helpers_core import generated
 
 from gfrlib.cli import main
 from gfrlib.config import UserError
+from gfrlib.lab import arrays as lab_arrays
 from gfrlib.lab import datasets
 from gfrlib.lab.datasets import ARRAYS
 
@@ -170,3 +173,10 @@ def test_arrays_of_other_layouts_are_packed_alike(home, what):
     if what.startswith("names"):
         numbers = what.endswith("numbers")
         assert good.class_names == (["7", "8", "9"] if numbers else NAMES)
+
+
+def test_cifar100_without_torchvision_is_one_sentence(monkeypatch, tmp_path):
+    """gfrlib alone does not bring it (pyproject.toml)."""
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
+    with pytest.raises(UserError, match="pip install torchvision, or bring it"):
+        lab_arrays.download_cifar100(tmp_path)
