@@ -120,7 +120,8 @@ def test_the_papers_generator_learns_at_the_papers_rate():
 def test_a_memory_with_a_loop_of_its_own_keeps_its_updates_apart(monkeypatch):
     """`conditions.generated` alone says which memories are trained so."""
     short, long = (
-        tiny("gfr-gaussian", **SMALL, generator_steps_base=steps) for steps in (4, 400)
+        tiny("gfr-gaussian", **{**SMALL, "generator_steps_base": steps})
+        for steps in (4, 400)
     )
     assert stage_keys(short) == stage_keys(long)  # nothing reads it
     monkeypatch.setattr(chain, "generated", lambda c: c.memory == "gaussian")
