@@ -52,13 +52,29 @@ def read_at(preset: str) -> dict[str, dict]:
 
 
 def pairs(unchanged: dict, changed: dict) -> dict[str, list[tuple]]:
-    """{switch: [(changed, unchanged), ...]}, a pair of runs a seed that both have."""
+    """{switch: [(changed, unchanged), ...]}, a pair of runs a seed that both have.
+
+    Where the switch leaves task 0's classifier alone, both must have the same one:
+    another processor makes another, and the pair would tell of that, too.
+    """
     found = {}
     for switch, runs in changed.items():
         rival = unchanged.get(SWITCHES[switch]["method"], ())
-        both = [(a, b) for a in runs for b in rival if a.config.seed == b.config.seed]
+        both = [
+            (a, b)
+            for a in runs
+            for b in rival
+            if a.config.seed == b.config.seed and _comparable(a, b)
+        ]
         found |= {switch: both} if both else {}
     return found
+
+
+def _comparable(one, other) -> bool:
+    firsts = [r.config.stage_settings("classifier", first=True) for r in (one, other)]
+    if firsts[0] != firsts[1]:
+        return True  # the switch itself makes another task 0
+    return one.rules["softmax"][0] == other.rules["softmax"][0]
 
 
 def effects(both: dict) -> dict[str, list[float]]:

@@ -11,10 +11,11 @@ from gfrlib.config import make_config
 FULL, LINE = "11  whole covariances", "11  Gaussians on a line"
 
 
-def run(percent, seed):
+def run(percent, seed, start=0.9, **changes):
     """What is read of a record of Gaussian replay."""
-    config = make_config("slim", "gfr-gaussian", seed=seed)
-    return SimpleNamespace(config=config, curve=np.array([0.9, percent / 100]))
+    config = make_config("slim", "gfr-gaussian", seed=seed, **changes)
+    curve, rules = np.array([start, percent / 100]), {"softmax": [[start], None]}
+    return SimpleNamespace(config=config, curve=curve, rules=rules)
 
 
 @pytest.fixture
@@ -36,6 +37,15 @@ def test_effects_are_taken_seed_by_seed_the_largest_first(both):
     assert found[FULL] == pytest.approx([3, 3])
     assert found[LINE] == pytest.approx([0.5, -0.5])
     assert len(switches.rows_of(pairs)) == 4
+
+
+def test_a_pair_learned_one_task_0_but_where_the_switch_makes_another():
+    unchanged = {"gfr-gaussian": [run(50, 0)]}
+    elsewhere = {LINE: [run(52, 0, start=0.89, gaussian="scalar")]}
+    assert switches.pairs(unchanged, elsewhere) == {}  # another processor's
+    own = " 7  convolutions start as in the code"
+    changed = {own: [run(52, 0, start=0.89, initial_convolutions="pytorch")]}
+    assert len(switches.pairs(unchanged, changed)[own]) == 1
 
 
 def test_a_strong_effect_passes_points_spread_and_sign(both):
