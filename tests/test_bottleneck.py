@@ -1,5 +1,7 @@
 """A bottleneck: F ends in a few features of either sign, and nothing cuts them off."""
 
+import copy
+
 import pytest
 import torch
 from helpers_core import SMALL, load_tasks, tiny, train
@@ -114,8 +116,15 @@ ROWS = ("gfr", "gfr-gaussian", "gfr-squared", "fecam", "fetril", "lwf", "lucir",
 @pytest.mark.parametrize("method", ROWS)
 def test_every_row_learns_through_it(method):
     config = tiny(method, **{**SMALL, "bottleneck": 6})
-    outcome = train(config)
+    seen = []
+    outcome = train(
+        config, observe=lambda t, network, _: seen.append(copy.deepcopy(network))
+    )
     assert len(outcome.predictions) == len(load_tasks(config).sizes)
+    start = build_network(config, load_tasks(config).shape, config.seed)
+    moved = zip(start.stages.parameters(), seen[0].stages.parameters(), strict=True)
+    assert all(not torch.equal(a, b) for a, b in moved)
+    assert all(one.features == 6 for one in seen)
 
 
 def test_the_memory_is_built_for_signs():

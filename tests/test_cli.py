@@ -16,6 +16,7 @@ from helpers_core import ROOT, flags, generated, gfrlib
 from test_tasks import arrays, write_folder
 
 from gfrlib import cli
+from gfrlib.cli import actions
 from gfrlib.cli import words as said_by
 from gfrlib.config import METHODS, Config, UserError, from_text, make_config
 from gfrlib.lab import datasets, experiments, grids, origin, shards
@@ -205,6 +206,10 @@ def test_every_field_is_an_option_in_both_spellings(run):
         default = field.default
         text = str(list(default)) if isinstance(default, tuple) else str(default)
         assert from_text(field.name, text) == default
+    for field in actions.settings():
+        for spelling in (field.name, field.name.replace("_", "-")):
+            parsed = cli._parser().parse_args(["run", f"--{spelling}", "7"])
+            assert getattr(parsed, field.name) == "7", spelling
 
 
 # --- bad input ------------------------------------------------------------------------

@@ -109,6 +109,8 @@ def test_the_components_are_scikit_learns(mixture):
     ).fit(own)
     assert np.allclose(mixture.centres[1].numpy(), reference.means_, atol=1e-5)
     assert np.allclose(mixture.shares[1].numpy(), reference.weights_, atol=1e-6)
+    spread = mixture.spreads[1].square().numpy()
+    assert np.allclose(spread, reference.covariances_, rtol=1e-4)
 
 
 def test_a_class_with_fewer_images_than_components():

@@ -23,7 +23,8 @@ from gfrlib.networks import build_network
 # one row at least of every penalty, memory and head
 ROWS = (
     "gfr", "frozen", "gfr-gaussian", "finetune", "lwf", "ewc", "mas", "icarl-nme",
-    "lucir", "block-3", "mergan", "fecam", "fetril", "gfr-gaussian-drift",
+    "lucir", "block-3", "mergan", "fecam", "fetril", "gfr-gaussian-drift", "gfr-flow",
+    "gfr-mixture", "joint",
 )  # fmt: skip
 SMALL = dict(
     split=(4, 3, 3), epochs_base=2, epochs_task=1, width=8, generator_steps_base=8,

@@ -94,7 +94,7 @@ class Part:
             words = (*words, "--dry")
         if seconds <= 0:
             return STOPPED
-        with open(state.out() / "gpu-log.txt", "a") as log:
+        with open(state.out() / "gpu-log.txt", "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *WORKER, *words],
                 stdout=subprocess.PIPE,

@@ -241,7 +241,7 @@ def decision(known: list[Case]) -> Markdown:
     for one in (one for one in known if one.known):
         take = advice(one)
         absent = leaders(known, one.keep) - set(one.found)
-        names = ", ".join(sorted(label(row) for row in absent))
+        names = "; ".join(sorted(label(row) for row in absent))
         absent = f"; not recorded here: {names}" if names else ""
         where = SHOWN.get(STARTS[one.start])
         shown = f" ({verdict_page.link(where)})" if where else ""

@@ -306,8 +306,8 @@ def show(at: dict[str, dict], *, name: str, grid: str = GRID) -> None:
         display(
             Markdown(
                 f"Not run yet at `{large}` (the paper's own network, a short "
-                f"schedule): none of these. {command} records them, and this section "
-                f"then shows them beside `{small}`."
+                f"schedule): no row of this section. {command} records those that it "
+                f"lists; they are then shown beside `{small}`."
             )
         )
         return
@@ -319,5 +319,5 @@ def show(at: dict[str, dict], *, name: str, grid: str = GRID) -> None:
     words.show(words.table(beside(at)), both, name=name)
     missing = [words.label(row) for row in at[small] if row not in at[large]]
     if missing:
-        text = f"Not run yet at `{large}`: {', '.join(missing)}. {command} goes on."
+        text = f"Not run yet at `{large}`: {'; '.join(missing)}. {command} goes on."
         display(Markdown(text))

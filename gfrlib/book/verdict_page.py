@@ -150,6 +150,8 @@ def word(answer: Judged) -> str:
         return f"**{answer.verdict}**"
     if not answer.known:
         return answer.verdict
+    if claims.difference(answer.first, answer.second) == 0:
+        return f"{answer.verdict}<br><small>(so far level)</small>"
     way = "agrees" if answer.agrees else "disagrees"
     return f"{answer.verdict}<br><small>(so far it {way})</small>"
 

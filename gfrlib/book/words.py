@@ -146,7 +146,8 @@ def table(rows, digits: int = 1):
 
 
 def apart(first, second) -> str:
-    """'2.3 points below', of the means of two groups of values; a dash for none.
+    """'2.3 points below', of the means of two groups of values; 'level with' where both
+    are the same to a tenth; a dash for none.
 
     With '(one seed)' or '(open)' where seeds do not decide.
     """
@@ -157,6 +158,8 @@ def apart(first, second) -> str:
     word = claims.verdict(*higher, "above")
     notes = {claims.ONE_SEED: " (one seed)", claims.UNDECIDED: " (open)"}
     note = notes.get(word, "")
+    if f"{abs(gap):.1f}" == "0.0":
+        return f"level{note} with"
     return f"{abs(gap):.1f} points{note} {'above' if gap >= 0 else 'below'}"
 
 

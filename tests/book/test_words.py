@@ -242,6 +242,7 @@ def test_words_for_a_gap_and_an_order():
     assert words.apart([48.7], [50, 52]) == "2.3 points (one seed) below"
     assert words.apart([50, 52], [48, 50.2]) == "1.9 points (open) above"
     assert words.apart([48, 50.2], [50, 52]) == "1.9 points (open) below"
+    assert words.apart([50, 52], [50, 52.02]) == "level (open) with"
     assert words.apart([50, 50.2], [40, 40.2]) == "10.0 points above"
     assert words.apart([], [50]) == "–"
     found = {"finetune": [fake("finetune")], "joint": [fake("joint")]}

@@ -9,9 +9,15 @@ import sys
 import pytest
 from helpers_core import ROOT, environment
 
-# one row at least of every memory, penalty and head
+from gfrlib.methods import COLUMNS, METHODS
+
+# one row at least of every memory, penalty and head (a test holds that)
 RUNS = (
+    "joint",
     "lwf",
+    "mas",
+    "gfr-mixture",
+    "gfr-flow",
     "ewc",
     "icarl-nme",
     "lucir",
@@ -23,6 +29,12 @@ RUNS = (
     "frozen",
 )
 WAITS = ("lwf", "mas", "lucir", "block-3", "gfr", "fetril")
+
+
+def test_the_rows_are_of_every_kind():
+    for column in ("memory", "penalty", "head"):
+        found = {METHODS[row].columns[column] for row in RUNS}
+        assert found == set(COLUMNS[column]), column
 
 
 def pretended(*words, home, **changes):

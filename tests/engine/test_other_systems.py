@@ -126,11 +126,25 @@ def unnamed_encodings(path) -> list[int]:
     """Lines that read or write text in whatever encoding the system prefers."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            named = any(word.arg == "encoding" for word in node.keywords)
-            if node.func.attr in ("read_text", "write_text") and not named:
-                found.append(node.lineno)
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        named = any(word.arg == "encoding" for word in node.keywords)
+        opens = name in ("open", "fdopen") and not _of_bytes(node)
+        if (opens or name in ("read_text", "write_text")) and not named:
+            found.append(node.lineno)
     return found
+
+
+def _of_bytes(call: ast.Call) -> bool:
+    """Whether a call of open names a mode of bytes, or opens no file of text."""
+    words = [a.value for a in call.args if isinstance(a, ast.Constant)]
+    words += [w.value.value for w in call.keywords if isinstance(w.value, ast.Constant)]
+    texts = [word for word in words if isinstance(word, str)]
+    whose = getattr(getattr(call.func, "value", None), "id", "")
+    return whose in ("os", "Image", "webbrowser", "tarfile") or any(
+        "b" in text and len(text) <= 3 for text in texts
+    )
 
 
 def test_the_encoding_of_every_text_file_is_named():

@@ -64,8 +64,8 @@ def test_boxes_are_those_of_torchvision():
         np.log(ours[:, 3] * wide / (ours[:, 2] * high)),
         np.log(theirs[:, 3] / theirs[:, 2]),
     )
-    left = (ours[:, 1], theirs[:, 1] / wide)
-    for a, b in (area, ratio, left):
+    top, left = (ours[:, 0], theirs[:, 0] / high), (ours[:, 1], theirs[:, 1] / wide)
+    for a, b in (area, ratio, top, left):
         np.testing.assert_allclose(
             np.quantile(a, [0.1, 0.5, 0.9]), np.quantile(b, [0.1, 0.5, 0.9]), atol=0.03
         )
