@@ -1,6 +1,6 @@
 """How the cost grows with the number of classes, tasks and images, from timed steps.
 
-Seconds of a whole slim run's training; one JSON line a figure, as it is known.
+Seconds of a slim run's training after task 0; one JSON line a figure, as it is known.
 """
 
 import dataclasses

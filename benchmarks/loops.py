@@ -37,7 +37,7 @@ class Images(Dataset):
 
 
 def plain(width: int, images: int) -> float:
-    """Images per second of the plain loop, the first two steps left out.
+    """Images per second of the plain loop, the first three steps left out.
 
     Network and Adam as ours.
     """

@@ -3,7 +3,7 @@
     python tests/pace.py
 
 Trains one small run and prints its processor seconds beside those of the machine on
-which the gate was last timed. `.ci/run` calls it first and again at its end.
+which the gate was last timed. `.ci/run` calls it once the environment stands.
 """
 
 import time

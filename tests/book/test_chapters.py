@@ -25,7 +25,7 @@ def code_of(chapter: Path) -> list[dict]:
 
 
 @each_chapter
-def test_chapter_runs_with_a_second_split_and_one_seed(chapter, executed):
+def test_chapter_runs_with_other_parameters(chapter, executed):
     copy = executed(chapter)
     outputs = [output for cell in cells(copy) for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
