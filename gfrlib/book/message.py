@@ -87,6 +87,8 @@ def use(evidence: Evidence) -> str:
         case for case in known if first in case.found and first not in case.borrowed
     ]
     won = [case for case in asked if case.best == first]
+    # the guide's example: where the statistics of a frozen F fall behind
+    against = ", and a case against it" if first in ("fecam", "frozen") else ""
     scores = "; ".join(
         f"{guide.score(case, first)}{unsettled(case)}: {case.start}" for case in won
     )
@@ -94,8 +96,7 @@ def use(evidence: Evidence) -> str:
         "**What to use** on photographs, where statistics may be kept and no image: "
         f"{guide.label(first)} ends first "
         f"in {len(won)} of the {len(asked)} settings in which it is recorded beside "
-        f"others ({scores}). The {live.link('guide', 'guide')} has the others, and a "
-        "case against it."
+        f"others ({scores}). The {live.link('guide', 'guide')} has the others{against}."
     )
 
 
