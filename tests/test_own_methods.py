@@ -117,8 +117,6 @@ def test_a_word_without_a_function_is_refused(home, monkeypatch):
     config = tiny("gfr-gaussian", **SMALL)
     with pytest.raises(UserError, match="'penalty' must be one of"):
         experiments.run_or_load(dataclasses.replace(config, penalty="featurs"))
-    with pytest.raises(UserError, match="'split' must be a tuple"):
-        experiments.run_or_load(dataclasses.replace(config, split=[4, 3, 3]))
     with pytest.raises(UserError, match="above 0"):
         experiments.run_or_load(dataclasses.replace(config, learning_rate=-1.0))
     monkeypatch.delitem(penalties.PENALTIES, "features")

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gfrlib.conditions import generated
-from gfrlib.config import RESULT_VERSION, Config, digest_of
+from gfrlib.config import RESULT_VERSION, Config, digest_of, generated
 from gfrlib.engine import distributed
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase

@@ -16,8 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gfrlib.conditions import generated
-from gfrlib.config import Config, UserError
+from gfrlib.config import Config, UserError, generated
 from gfrlib.engine import paths
 from gfrlib.engine.store import StageInterface, StoreInterface
 
