@@ -10,6 +10,7 @@ from helpers_core import SMALL, load_tasks, tiny, train
 from gfrlib import heads, penalties, prediction, replay, training
 from gfrlib.config import (
     DECLARED,
+    DEFAULTS,
     Config,
     UserError,
     checked,
@@ -97,10 +98,6 @@ AT_THE_DEFAULT = {
 }
 
 
-def usual(name: str):
-    return next(f.default for f in dataclasses.fields(Config) if f.name == name)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_the_identity_is_what_a_run_reads(case):
     """Field by field: nothing that is read is missing, nothing unread splits runs."""
@@ -108,7 +105,9 @@ def test_the_identity_is_what_a_run_reads(case):
     config = tiny(method, **{**SMALL, "epochs_base": 1, **changes})
     read = read_by_a_run(config) - AT_THE_DOOR
     declared = varies(config)
-    silent = {name for name in AT_THE_DEFAULT if getattr(config, name) == usual(name)}
+    silent = {
+        name for name in AT_THE_DEFAULT if getattr(config, name) == DEFAULTS[name]
+    }
     assert read - declared - silent - {"cut"} == set(), "read, but not in the identity"
     # the stream's settings are read before the run, when the tasks are built
     # the stages' names hold the columns even where a function was looked up by them
