@@ -137,13 +137,14 @@ def resumed(device: torch.device) -> str:
             raise Enough
 
     seen: set = set()
+    resumptions: list[str] = []
     whole = trained(config)
     with (
         tempfile.TemporaryDirectory() as place,
         mock.patch.object(store, "CHECKPOINT_EVERY", -1.0),
     ):
         while True:
-            kept = store.Store(Path(place))
+            kept = store.Store(Path(place), notice=resumptions.append)
             try:
                 again = trained(config, store=kept, report=stop)
                 break
@@ -157,6 +158,8 @@ def resumed(device: torch.device) -> str:
         ]
     )
     assert len(seen) > 3 and same > 0.9, f"{100 * same:.0f} % of predictions agree"
+    found = sum(text.startswith("resuming stage") for text in resumptions)
+    assert found == len(seen), f"{len(seen)} stops, {found} checkpoints found again"
     return f"{len(seen)} stops, {100 * same:.1f} % of predictions agree"
 
 

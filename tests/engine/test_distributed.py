@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from helpers_core import ROOT, environment, flags, gfrlib, tiny, train
-from killing import kept
+from killing import OFTEN, kept
 
 from gfrlib.config import UserError
 from gfrlib.engine import distributed
@@ -92,9 +92,9 @@ def test_a_batch_that_cannot_be_shared(two, monkeypatch):
 
 
 def test_the_command_under_torchrun_killed_and_resumed(tmp_path):
+    often = tmp_path / "often.py"  # a run so short has else no checkpoint
+    often.write_text(OFTEN)
     words = [
-        "-m",
-        "gfrlib",
         "run",
         "--preset",
         "quick",
@@ -104,7 +104,7 @@ def test_the_command_under_torchrun_killed_and_resumed(tmp_path):
         "--json",
     ]
     process = subprocess.Popen(
-        torchrun(*words, home=tmp_path),
+        torchrun(often, 0.1, *words, home=tmp_path),
         env=environment(tmp_path),
         cwd=tmp_path,
         text=True,
@@ -113,8 +113,8 @@ def test_the_command_under_torchrun_killed_and_resumed(tmp_path):
     )
     deadline, victims = time.time() + 120, []
     while time.time() < deadline and not victims and process.poll() is None:
-        time.sleep(0.2)
-        if list((tmp_path / "data").rglob("lock")):  # training has begun
+        time.sleep(0.05)
+        if kept(tmp_path, "checkpoint.pt"):
             children = subprocess.run(
                 ["pgrep", "-P", str(process.pid)],
                 capture_output=True,
@@ -131,7 +131,7 @@ def test_the_command_under_torchrun_killed_and_resumed(tmp_path):
     )
 
     done = subprocess.run(
-        torchrun(*words, home=tmp_path),
+        torchrun("-m", "gfrlib", *words, home=tmp_path),
         env=environment(tmp_path),
         cwd=tmp_path,
         text=True,
@@ -140,12 +140,13 @@ def test_the_command_under_torchrun_killed_and_resumed(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("resuming stage") == 1, done.stderr[-3000:]
     record = json.loads(done.stdout)
     assert record["status"] == "computed now" and record["provenance"][
         "device"
     ].startswith("2 x ")
     again = json.loads(
-        gfrlib(*words[2:], home=tmp_path).stdout
+        gfrlib(*words, home=tmp_path).stdout
     )  # one process finds what two have made
     assert again["status"] == "loaded" and again["weights"] == record["weights"]
 
