@@ -140,11 +140,12 @@ def compiler():
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
 
 
+@pytest.mark.parametrize("method", ["gfr", "gfr-flow"])
 @pytest.mark.usefixtures("compiler")
-def test_compiled_takes_the_eager_steps():
+def test_compiled_takes_the_eager_steps(method):
     """Every kind of compiled update, the aligned generator's included: same losses."""
     few = dict(SMALL, generator_steps_base=3, generator_steps_later=3, split=(4, 3, 3))
-    eager, fast = train(tiny("gfr", **few)), train(tiny("gfr", **few, compiled=True))
+    eager, fast = train(tiny(method, **few)), train(tiny(method, **few, compiled=True))
     where = ("task", "phase", "step")
     for a, b in zip(eager.losses, fast.losses, strict=True):
         at = [a[name] for name in where]

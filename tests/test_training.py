@@ -116,6 +116,10 @@ def test_all_outputs_from_the_start(method):
         return
     outcome = train(tiny(method, **SMALL, full_head=True))
     assert outcome.losses and len(outcome.predictions) == 3
+    untrained = train(tiny(method, **SMALL, full_head=True, learning_rate=1e-9))
+    for rule, predicted in untrained.predictions[0].items():
+        yet_to_come = predicted.max() >= SMALL["split"][0]
+        assert yet_to_come == (rule == "softmax"), rule
 
 
 @pytest.mark.parametrize(

@@ -152,10 +152,13 @@ def test_the_recording_keeps_no_caller_s_tensor(graphs):
     assert x.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("alignment", ["code", "paper", "retrain"])
-def test_replayed_updates_take_the_eager_steps(graphs, monkeypatch, alignment):
-    """A whole run with every update of the GAN replayed: the same losses, but for the
-    order of sums.
+@pytest.mark.parametrize(
+    "method, alignment",
+    [("gfr", "code"), ("gfr", "paper"), ("gfr", "retrain"), ("gfr-flow", "code")],
+)
+def test_replayed_updates_take_the_eager_steps(graphs, monkeypatch, method, alignment):
+    """A whole run with every update of the GAN or the flow replayed: the same losses,
+    but for the order of sums.
     """
     real = machine.compiled_gradients
     monkeypatch.setattr(
@@ -172,14 +175,12 @@ def test_replayed_updates_take_the_eager_steps(graphs, monkeypatch, alignment):
         generator_steps_later=6,
         alignment=alignment,
     )
-    eager, fast = train(tiny("gfr", **few)), train(tiny("gfr", **few, compiled=True))
-    critics = 6 * tiny("gfr", **few).critic_steps
-    assert [g.replays for g in graphs] == [
-        critics,
-        6,
-        critics,
-        6,
-    ]  # critics and generator of two tasks; the last trains none
+    eager, fast = train(tiny(method, **few)), train(tiny(method, **few, compiled=True))
+    critics = 6 * tiny(method, **few).critic_steps
+    # two tasks, since the last trains no generator; a flow is one network and takes
+    # the critic's updates, too
+    each = [critics, 6] if method == "gfr" else [critics + 6]
+    assert [g.replays for g in graphs] == each * 2
     for a, b in zip(eager.losses, fast.losses, strict=True):
         assert a["phase"] == b["phase"]
         assert {k: v for k, v in a.items() if k != "phase"} == pytest.approx(
