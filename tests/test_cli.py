@@ -510,6 +510,7 @@ def test_help_and_an_unknown_option_name_the_command(run, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["run", "--help"])
     assert caught.value.code == 0 and "--penalty-weight" in capsys.readouterr().out
+    refused(run("run", "--colour", 3), "--colour 3; see python -m gfrlib run --help")
     assert (ROOT / "gfrlib" / "__main__.py").exists()
 
 

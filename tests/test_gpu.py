@@ -6,9 +6,11 @@ The whole way is rehearsed by `bash grids/gpu.sh dry MOSAICS`, which takes minut
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -485,17 +487,51 @@ def test_a_rehearsal_is_no_result(home, capsys):
     assert not (home / "data" / "records").exists()
 
 
-def test_the_script_finds_its_python(tmp_path):
-    import subprocess
-    from pathlib import Path
+SCRIPT = Path(__file__).resolve().parents[1] / "grids" / "gpu.sh"
 
-    script = Path(__file__).resolve().parents[1] / "grids" / "gpu.sh"
-    done = subprocess.run(
-        ["bash", script, "--help"],
+
+def gpu_sh(*words, script=SCRIPT, folder, **names) -> subprocess.CompletedProcess:
+    """`bash gpu.sh WORDS`, called from another folder."""
+    return subprocess.run(
+        ["bash", script, *words],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "GPU_PYTHON": sys.executable},
-        cwd=tmp_path,
+        env={**os.environ, **names},
+        cwd=folder,
     )
+
+
+def test_the_script_takes_the_python_that_is_named(tmp_path):
+    done = gpu_sh("--help", folder=tmp_path, GPU_PYTHON=sys.executable)
     assert done.returncode == 0 and "without a GPU:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "able", ["GPU_PYTHON", ".venv/bin/python", "python3", "python"]
+)
+def test_the_script_finds_its_python(tmp_path, able):
+    """The first of the four that has the packages."""
+    script = tmp_path / "grids" / "gpu.sh"
+    where = {
+        "GPU_PYTHON": tmp_path / "named",
+        ".venv/bin/python": tmp_path / ".venv" / "bin" / "python",
+        "python3": tmp_path / "bin" / "python3",
+        "python": tmp_path / "bin" / "python",
+    }
+    lacks = 1
+    for name, path in where.items():
+        lacks = 0 if name == able else lacks  # and those after it have them, too
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            f'#!/bin/sh\n[ "$1" = -c ] && exit {lacks}\necho "{name}" "$@"\n'
+        )
+        path.chmod(0o755)
+    script.parent.mkdir()
+    script.write_bytes(SCRIPT.read_bytes())
+    places = {
+        "GPU_PYTHON": str(where["GPU_PYTHON"]),
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = gpu_sh("time", "--dry-run", script=script, folder=tmp_path, **places)
+    assert done.stdout.split("\n")[0] == f"{able} -m benchmarks.gpu time --dry-run"

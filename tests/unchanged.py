@@ -104,6 +104,10 @@ def main() -> int:
     kept = json.loads(options.file.read_text())
     differs = False
     new = [name for name in found if name not in kept]  # rows that came later
+    asked = kept if options.only is None else options.only
+    for name in (name for name in asked if name in kept and name not in found):
+        differs = True
+        print(f"{name}: was kept, is no row any more")
     for name in (name for name in found if name in kept):
         later = set() if name == "records" else set(found[name])  # records may be added
         for key in sorted({*kept[name]} | later):

@@ -1,11 +1,15 @@
 """The table of the search: whole or not at all, and what the pages take from it."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pandas as pd
 import pytest
 
 from gfrlib.book import example
 from gfrlib.config import make_config
 from gfrlib.engine.store import root
+from gfrlib.lab import grids
 
 
 def test_a_search_that_is_not_made_leaves_the_table_as_it_is(
@@ -43,7 +47,17 @@ def test_a_summary_is_of_the_seeds():
 
 
 def test_the_table_holds_the_grid_and_shows_five_seeds_of_the_method():
+    """Run for run, by what the settings say of each."""
     search = example.search()
+    settings = ["method", "base", "tasks", "features", "epochs a task", "weight"]
+    settings = [*settings, "seed"]
+    told = dict(curve=np.zeros(1), seconds=[], provenance={"commit": ""})
+    grid = [
+        example.line(SimpleNamespace(config=config, **told))
+        for config in grids.read(root() / "grids" / "example.yaml")
+    ]
+    rows = search[settings].astype(str).values.tolist()
+    assert rows == [[str(line[name]) for name in settings] for line in grid]
     shown = example.shown(search)
     ours = "both guards, Gaussians, squared distance"
     usual = shown[(shown["features"] == 16) & (shown["base"] == 4)]
