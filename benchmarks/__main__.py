@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.official import IMAGES as THEIR_IMAGES
+from benchmarks.ours import IMAGES
 from gfrlib.config import UserError
 
 NAMES = ("official", "agreement", "loops", "cca", "images", "cost", "floor")
@@ -143,6 +145,11 @@ def compared(
     if key == "mib":
         other = theirs and theirs[0]
         yield line(f"peak memory, {precision}", ours[0], other, "MiB")
+        if other:
+            yield (
+                f"    of a process that holds {IMAGES} images of each class; theirs "
+                f"holds {THEIR_IMAGES}"
+            )
         return
     ours = [1000 * seconds for seconds in ours]
     theirs = theirs and [1000 * seconds for seconds in theirs]
@@ -236,9 +243,12 @@ def floor(options, found: dict) -> Iterator[str]:
             + f"{row['operations'] / 1e15:>10.4g}{row['floor']:>10.4g}"
             f"{row['seconds']:>10.4g}{ratio:>9}"
         )
+    speeds = f"{got['speed'] / 1e12:.4g} TFLOP/s in {got['precision']}"
+    if got["precision"] != "float32":
+        speeds += f" and {got['speed in float32'] / 1e12:.4g} in float32"
     yield (
-        f"    at {got['speed'] / 1e12:.4g} TFLOP/s, measured just now in "
-        f"{got['precision']} on {got['here']}; recorded on {got['recorded on']}"
+        f"    at {speeds}, measured just now on {got['here']}; recorded on "
+        f"{got['recorded on']}"
     )
 
 

@@ -147,6 +147,7 @@ def main(path: str) -> dict:
     return {
         "rows": rows,
         "speed": speed,
+        "speed in float32": full,
         "precision": precision,
         "recorded on": record.provenance.get("device", "?"),
         "here": here.chip,

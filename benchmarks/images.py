@@ -54,10 +54,13 @@ def generate(top: Path, faulty: int = 10) -> None:
 
 
 def ours(stream) -> float:
-    """Images per second: rows drawn, cut, mirrored, normalised."""
+    """Images per second: rows drawn, cut, mirrored, normalised; as `theirs`, the first
+    epoch left out.
+    """
     rng, count = torch.Generator().manual_seed(0), len(stream.train_labels)
-    began, seen = time.perf_counter(), 0
-    for _ in range(EPOCHS):
+    for epoch in range(1 + EPOCHS):
+        if epoch == 1:
+            began, seen = time.perf_counter(), 0
         batches = torch.randperm(count, generator=rng).split(BATCH)
         for rows, following in zip(batches, (*batches[1:], None)):
             if following is not None and hasattr(stream.train_images, "ahead"):
@@ -66,7 +69,8 @@ def ours(stream) -> float:
             else:
                 images = stream.train_images[rows]
             stream.normalise(stream.augment(images, stream.draw(len(rows), rng)))
-            seen += len(rows)
+            if epoch:
+                seen += len(rows)
     return seen / (time.perf_counter() - began)
 
 

@@ -13,6 +13,8 @@ from benchmarks.ours import STEPS, limited, step_seconds
 from gfrlib.lab import datasets, experiments
 from gfrlib.networks import build_network
 
+WARM = 3  # steps that do not count, of either
+
 
 class Images(Dataset):
     """Arrays as PIL images through the usual transforms."""
@@ -37,7 +39,7 @@ class Images(Dataset):
 
 
 def plain(width: int, images: int) -> float:
-    """Images per second of the plain loop, the first three steps left out.
+    """Images per second of the plain loop, the first WARM steps left out.
 
     Network and Adam as ours.
     """
@@ -58,7 +60,7 @@ def plain(width: int, images: int) -> float:
     network = network.to(device, memory_format=torch.contiguous_format)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=2e-4)
     times = []
-    while len(times) < STEPS:
+    while len(times) < WARM + STEPS:
         for x, y in loader:
             loss = torch.nn.functional.cross_entropy(
                 network(x.to(device)), y.to(device)
@@ -68,14 +70,14 @@ def plain(width: int, images: int) -> float:
             optimizer.step()
             loss.item()  # as most loops do, for their progress bar
             times.append(time.perf_counter())
-    return config.batch_size * (len(times) - 3) / (times[-1] - times[2])
+    return config.batch_size * (len(times) - WARM) / (times[-1] - times[WARM - 1])
 
 
 def ours(width: int, images: int, precision: str) -> float:
     """Images per second of gfrlib's classifier phase in task 0."""
     config = experiments.settings("paper", "gfr", width=width, precision=precision)
     return config.batch_size / step_seconds(
-        config, limited(config, images), 0, "classifier", images=images
+        config, limited(config, images), 0, "classifier", images=images, warm=WARM
     )
 
 

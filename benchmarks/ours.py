@@ -44,11 +44,22 @@ def limited(config, images: int):
 
 
 def step_seconds(
-    config, stream, task: int, phase: str, *, images: int, steps: int = STEPS
+    config,
+    stream,
+    task: int,
+    phase: str,
+    *,
+    images: int,
+    steps: int = STEPS,
+    warm: int = 1,
 ) -> float:
-    """Seconds per step of a phase; a generator's step holds `critic_steps` updates."""
+    """Seconds per step of a phase; a generator's step holds `critic_steps` updates.
+
+    All of the steps count but the first `warm`.
+    """
     stage = plans.Stage("", task, phase, steps)
-    return plans.seconds_per_step(config, stream, stage, steps=steps, images=images)
+    many = dict(steps=steps, images=images, warm=warm, longest=float("inf"))
+    return plans.seconds_per_step(config, stream, stage, **many)
 
 
 def feature_maker(config, stream, task: int) -> Callable:

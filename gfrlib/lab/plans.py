@@ -88,6 +88,7 @@ def seconds_per_step(
     steps: int = PROBE_STEPS,
     images: int = PROBE_IMAGES,
     warm: int = 1,
+    longest: float | None = None,
     clock: Callable = time.perf_counter,
 ) -> float:
     """Measured here and now: a few steps of the stage's kind.
@@ -96,9 +97,10 @@ def seconds_per_step(
     long as its images; on a GPU it may take as long as its launches, so that there are
     images enough for a whole batch. The first `warm` steps, in which libraries set
     themselves up, do not count. Between the others nothing waits for a GPU, as in
-    training. On a CPU the last is the one after which PROBE_SECONDS are over, or the
-    last of `steps`.
+    training. On a CPU the last is the one after which `longest` seconds are over (None:
+    PROBE_SECONDS), or the last of `steps`.
     """
+    enough = PROBE_SECONDS if longest is None else longest
     here = Machine.of(config)
     here.prepare()  # as the run will be
     t = min(stage.task, 1) if config.memory != "real" else stage.task
@@ -114,7 +116,7 @@ def seconds_per_step(
         if waits and done in (warm, warm + steps):
             torch.cuda.synchronize()
         ticks.append(clock())
-        long = not waits and done > warm and ticks[-1] - ticks[warm - 1] > PROBE_SECONDS
+        long = not waits and done > warm and ticks[-1] - ticks[warm - 1] > enough
         if long or done == warm + steps:
             raise _Enough
 
