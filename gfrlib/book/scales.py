@@ -155,10 +155,12 @@ def by_method(held_out: dict) -> dict[str, list[tuple[float, float]]]:
     }
 
 
+TWO_TASKS = dict(split=(25, 25), validation=0.1, **BFLOAT)  # of the search at slim
+
+
 def tried_at_slim() -> dict[str, list[tuple[float, float]]]:
     """The recorded search on two tasks of CIFAR-100, as in `by_method`."""
-    found = results.recorded("slim", TRIED, 1, split=[25, 25], validation=0.1, **BFLOAT)
-    return by_method(found)
+    return by_method(results.recorded("slim", TRIED, 1, **TWO_TASKS))
 
 
 def best_weights(tried: dict) -> dict[str, float]:
@@ -204,6 +206,22 @@ def configs(scale: Scale, split: str, row: str, seeds: int = 1) -> list[Config]:
         return []
     shared = {**scale.settings_of(split), **own}
     return results.configs(scale.preset, {row: shared}, seeds)[row]
+
+
+def not_run(rows, found: dict, split: str, scale: str = "slim") -> Markdown:
+    """Which of the rows are not among those found at a scale, and what makes them.
+
+    Of a row whose weight is not searched yet: the search.
+    """
+    missing, wanted = [row for row in rows if row not in found], []
+    for row in missing:
+        made = configs(SCALES[scale], split, row)
+        if not made:
+            search = results.configs("slim", TRIED, **TWO_TASKS)
+            made = [config for some in search.values() for config in some]
+        wanted += made
+    where = "" if scale == "slim" else f" ({scale})"
+    return words.not_run([f"{words.label(row)}{where}" for row in missing], wanted)
 
 
 # Two presets side by side -------------------------------------------------------------

@@ -12,8 +12,6 @@ from gfrlib.book.claims import Claim
 from gfrlib.book.scales import SCALES, Scale
 from gfrlib.book.verdicts import OBJECTS, Evidence, Judged, at_both, size_of
 from gfrlib.config import make_config
-from gfrlib.engine.store import root
-from gfrlib.lab import grids
 
 DECIDED = (claims.HOLDS, claims.FAILS, claims.DIRECTION)  # the seeds say so
 
@@ -88,11 +86,6 @@ def scale_names(answers: list[Judged]) -> list[str]:
     """The scales that were asked, from the smallest on."""
     asked = {answer.scale for answer in answers}
     return [name for name in (*SCALES, OBJECTS) if name in asked]
-
-
-def counted(number: int, word: str) -> str:
-    """'1 claim', '2 claims'."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def smaller(scale: str) -> bool:
@@ -196,9 +189,8 @@ def part_note(answers: list[Judged]) -> str:
     ]
     text += f" Nothing of it is recorded at {', '.join(lacking)}." if lacking else ""
     if silent:
-        text += (
-            f" Left out of the table: {counted(len(silent), 'claim')} without any run."
-        )
+        left = words.counted(len(silent), "claim")
+        text += f" Left out of the table: {left} without any run."
     return text
 
 
@@ -297,7 +289,7 @@ def changes(first: str, second: str, evidence: Evidence) -> Markdown:
         if one.agrees != other.agrees
     ]
     same = (
-        f"{counted(len(both), 'claim')} can be answered both at *{first}* and at "
+        f"{words.counted(len(both), 'claim')} can be answered both at *{first}* and at "
         f"*{second}*; the numbers point another way in {len(rows)} of them."
     )
     return Markdown(f"{same}\n\n{table(rows)}")
@@ -327,30 +319,18 @@ def sizes() -> Markdown:
 # What is missing ----------------------------------------------------------------------
 
 
-def grid_files() -> dict[str, str]:
-    """{digest of a run's settings: the file in `grids/` that makes it}."""
-    found: dict = {}
-    for path in sorted((root() / "grids").glob("*.yaml")):
-        for config in grids.read(path):
-            found.setdefault(config.digest(), f"grids/{path.name}")
-    return found
-
-
 def missing(answers: list[Judged], evidence: Evidence) -> Markdown:
     """What no run answers yet: a row a scale, with what records it."""
-    files, rows = grid_files(), []
+    rows = []
     for scale in scale_names(answers):
         unanswered = [a for a in answers if a.scale == scale and not a.known]
         if not unanswered:
             continue
         lacking = _lacking(unanswered, SCALES[scale], evidence)
-        made = dict.fromkeys(files[d] for d in lacking if d in files)
-        alone = [config for d, config in lacking.items() if d not in files]
-        lines = [f"`python -m gfrlib grid {name}`" for name in made]
-        if alone:
-            more = f" and {counted(len(alone) - 1, 'run')} like it"
-            more = more if len(alone) > 1 else ""
-            lines.append(f"`{words.command(alone[0])}`{more}")
+        lines = [
+            line[2:] if line.startswith("# ") else f"`{line}`"
+            for line in words.made_by(lacking.values())
+        ]
         rows.append(
             {
                 "scale": scale,

@@ -23,6 +23,8 @@ from gfrlib import metrics
 from gfrlib.book import claims, looks, results
 from gfrlib.book.costs import human as human
 from gfrlib.config import METHODS, make_config
+from gfrlib.engine.store import root
+from gfrlib.lab import grids
 
 # Code and commands --------------------------------------------------------------------
 
@@ -54,24 +56,52 @@ def command(config) -> str:
     return " ".join(words)
 
 
-def not_run(
-    missing: list, grid: str | None = None, commands: list | None = None
-) -> Markdown:
-    """What a figure lacks, by methods' names or labels, with the command that runs it.
+def grid_files() -> dict[str, str]:
+    """{digest of a run's settings: the file in `grids/` that makes it}."""
+    found: dict = {}
+    for path in sorted((root() / "grids").glob("*.yaml")):
+        for config in grids.read(path):
+            found.setdefault(config.digest(), f"grids/{path.name}")
+    return found
 
-    The command is that of a grid file, or `commands`.
+
+def made_by(configs) -> list[str]:
+    """Commands that make the runs: those of grid files, in the order of the runs, and
+    where some are in no file the command of the first, and a comment for the others.
+    """
+    files, configs = grid_files(), list(configs)
+    made = dict.fromkeys(files.get(config.digest()) for config in configs)
+    lines = [f"python -m gfrlib grid {name}" for name in made if name]
+    alone = [config for config in configs if config.digest() not in files]
+    if alone:
+        lines.append(command(alone[0]))
+    if len(alone) > 1:
+        lines.append(f"# and {counted(len(alone) - 1, 'run')} like it")
+    return lines
+
+
+def not_run(missing: list, configs=()) -> Markdown:
+    """What a figure lacks, by methods' names or labels, with what makes these Configs
+    (`made_by`).
     """
     if not missing:
         return Markdown("Every run that belongs here is recorded.")
-    lines = commands if grid is None else [f"python -m gfrlib grid {grid}"]
     names = "; ".join(dict.fromkeys(label(m) for m in missing))
-    return Markdown(
-        f"**Not run yet:** {names}. What is missing can be run, and goes on where it "
-        "was interrupted:\n\n```\n" + "\n".join(lines or ()) + "\n```"
-    )
+    text = f"**Not run yet:** {names}."
+    if lines := made_by(configs):
+        text += (
+            " What is missing can be run, and goes on where it was interrupted:\n\n"
+            "```\n" + "\n".join(lines) + "\n```"
+        )
+    return Markdown(text)
 
 
 # Sentences and tables -----------------------------------------------------------------
+
+
+def counted(number: int, word: str) -> str:
+    """'1 claim', '2 claims'."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def label(name: str) -> str:

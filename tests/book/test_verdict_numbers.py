@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_verdicts import finder, pretended
 
-from gfrlib.book import claims, costs, guide, message, verdict_page, verdicts
+from gfrlib.book import claims, costs, guide, message, verdict_page, verdicts, words
 from gfrlib.book.claims import Claim, Side
 from gfrlib.book.scales import SCALES
 from gfrlib.book.verdicts import Judged
@@ -74,7 +74,7 @@ def test_the_file_of_verdicts_holds_both_sides(answers):
 
 # verdict_page.missing: the two counts swapped
 def test_missing_claims_and_missing_runs_are_two_counts(monkeypatch):
-    monkeypatch.setattr(verdict_page, "grid_files", dict)
+    monkeypatch.setattr(words, "grid_files", dict)
     unanswered = [judged(n, "above", [], []) for n in range(3)]  # all of two rows
     evidence = SimpleNamespace(runs=lambda scale, split, row: [])
     assert "| slim | 3 | 2 |" in verdict_page.missing(unanswered, evidence).data

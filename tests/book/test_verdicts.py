@@ -302,7 +302,7 @@ def test_quick_runs_may_be_trained():
 
 
 def test_grids_are_named_for_what_they_make():
-    files = verdict_page.grid_files()
+    files = words.grid_files()
     for split, row in (("5 tasks", "gfr"), ("25 tasks", "lucir")):
         [config] = scales.configs(scales.SCALES["medium"], split, row)
         assert files[config.digest()] == "grids/medium-cifar100.yaml"
@@ -628,3 +628,16 @@ def test_the_page_is_what_a_reviewer_finds_first():
     assert json.loads(PAGE.read_text())["cells"][0]["source"][1].startswith(
         "# Verdicts"
     )
+
+
+def test_what_a_scale_lacks_is_named_with_what_makes_it(monkeypatch):
+    """Rows of a grid, and rows whose weights are not searched yet: the search."""
+    rows = ("gfr", "mergan", *scales.SEARCHED.values())
+    said = scales.not_run(rows, {"gfr": []}, "4 × 25").data
+    assert "GFR, GAN" not in said and "EWC + GAN, searched" in said
+    assert "python -m gfrlib grid grids/table-2.yaml" in said
+    monkeypatch.setattr(scales, "tried_at_slim", dict)
+    said = scales.not_run(rows, {}, "4 × 25").data
+    assert "python -m gfrlib grid grids/search.yaml" in said
+    said = scales.not_run(("joint",), {}, "5 tasks", "medium").data
+    assert "Joint training (medium)" in said and scales.GRID in said

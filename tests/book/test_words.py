@@ -138,9 +138,23 @@ def test_a_sentence_without_its_number_is_another_sentence():
 
 
 def test_what_is_not_run_is_named_with_its_command():
-    said = words.not_run(["lwf", "mine"], "grids/x.yaml").data
-    assert "LwF; mine" in said and "python -m gfrlib grid grids/x.yaml" in said
-    assert "gfrlib run" in words.not_run(["lwf"], None, ["python -m gfrlib run"]).data
+    """The grid that holds the runs; one run that no grid holds, and their number."""
+    table = [
+        make_config("slim", m, base=25, tasks=3, precision="bf16")
+        for m in ("lwf", "mergan", "lwf")
+    ]
+    said = words.not_run(["lwf", "mine"], table).data
+    assert "LwF; mine" in said
+    assert said.endswith("```\npython -m gfrlib grid grids/table-2.yaml\n```")
+    odd = [make_config("slim", "lwf", width=17, seed=s) for s in range(3)]
+    lines = words.made_by([*odd, *table])
+    assert lines == [
+        "python -m gfrlib grid grids/table-2.yaml",
+        words.command(odd[0]),
+        "# and 2 runs like it",
+    ]
+    assert words.made_by(odd[:1]) == [words.command(odd[0])]
+    assert words.not_run(["mine"]).data == "**Not run yet:** mine."
     assert "recorded" in words.not_run([]).data
 
 
