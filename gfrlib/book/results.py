@@ -4,6 +4,8 @@
 one Record a seed. Numbers are in percent, one a seed, where nothing else is said.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from gfrlib import metrics, tasks
@@ -115,17 +117,35 @@ def same_seeds(first: dict, second: dict) -> tuple[list[float], list[float]]:
     return list(first.values()), list(second.values())
 
 
-def matched(first, second) -> tuple[list[float], list[float]]:
-    """Last accuracies of two rows of runs, in percent, by `same_seeds`."""
-    ends = (
-        {run.config.seed: 100 * final(run) for run in some} for some in (first, second)
+def matched(
+    first, second, of: Callable | None = None
+) -> tuple[list[float], list[float]]:
+    """A number of each of two rows of runs, by `same_seeds`.
+
+    of: `after` task 0, say; it takes runs and gives one number a run. Default: `last`.
+    """
+    of = of or last
+    sides = (
+        dict(zip([run.config.seed for run in some], of(some), strict=True))
+        for some in (first, second)
     )
-    return same_seeds(*ends)
+    return same_seeds(*sides)
 
 
 def after(runs, t: int) -> list[float]:
     """Class-weighted accuracy after task t."""
     return [100 * float(r.curve[t]) for r in runs]
+
+
+def begun(runs) -> list[float]:
+    """Class-weighted accuracy after task 0."""
+    return after(runs, 0)
+
+
+def gained(runs) -> list[float]:
+    """Points of class-weighted accuracy from task 0 to the last task."""
+    pairs = zip(last(runs), begun(runs), strict=True)
+    return [now - then for now, then in pairs]
 
 
 def average(runs) -> list[float]:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from gfrlib import metrics
 from gfrlib.book import claims, looks, results
 from gfrlib.book.costs import human as human
-from gfrlib.config import METHODS, make_config
+from gfrlib.config import METHODS, PRESETS, make_config
 from gfrlib.engine.store import root
 from gfrlib.lab import grids
 
@@ -98,6 +98,13 @@ def not_run(missing: list, configs=()) -> Markdown:
 
 # Sentences and tables -----------------------------------------------------------------
 
+NONE = "–"  # stands where a number is missing
+
+
+def images(preset: str) -> str:
+    """What a preset's runs are of, in words: 'digits' or 'CIFAR-100'."""
+    return {"cifar100": "CIFAR-100"}.get(name := PRESETS[preset]["dataset"], name)
+
 
 def counted(number: int, word: str) -> str:
     """'1 claim', '2 claims'."""
@@ -116,7 +123,7 @@ def say(template: str, otherwise: str | None = None, **numbers) -> Markdown:
     become their final class-weighted accuracy in percent, with the standard deviation
     over seeds if there are several; a list of numbers its mean and deviation; anything
     else is formatted as the template says. otherwise: what is said where a number is
-    missing (not given, an empty list, or NaN), as when a run is not recorded.
+    missing (not given, an empty list, NaN or NONE), as when a run is not recorded.
     """
     if otherwise is not None and not _complete(template, numbers):
         return Markdown(otherwise)
@@ -143,6 +150,7 @@ def _complete(template: str, numbers: dict) -> bool:
     names = [re.split(r"[.\[]", field)[0] for field in fields]
     return not any(
         v is None
+        or (isinstance(v, str) and v == NONE)
         or (not isinstance(v, str) and hasattr(v, "__len__") and not len(v))
         or (isinstance(v, float) and np.isnan(v))
         for v in map(numbers.get, names)
@@ -177,13 +185,13 @@ def table(rows, digits: int = 1):
 
 def apart(first, second) -> str:
     """'2.3 points below', of the means of two groups of values; 'level with' where both
-    are the same to a tenth; a dash for none.
+    are the same to a tenth; NONE for none.
 
     With '(one seed)' or '(open)' where seeds do not decide.
     """
     gap = claims.difference(first, second)
     if np.isnan(gap):
-        return "–"
+        return NONE
     higher = (first, second) if gap >= 0 else (second, first)
     word = claims.verdict(*higher, "above")
     notes = {claims.ONE_SEED: " (one seed)", claims.UNDECIDED: " (open)"}
@@ -193,11 +201,11 @@ def apart(first, second) -> str:
     return f"{abs(gap):.1f} points{note} {'above' if gap >= 0 else 'below'}"
 
 
-def between(first, second) -> str:
+def between(first, second, of=None) -> str:
     """`apart` of the last accuracies of two rows of runs; where one row has a single
-    seed, that seed of the other one stands beside it.
+    seed, that seed of the other one stands beside it. of: as `results.matched` takes.
     """
-    return apart(*results.matched(first, second))
+    return apart(*results.matched(first, second, of))
 
 
 def ranking(found: dict) -> str:
@@ -217,14 +225,15 @@ def seeds_of(found: dict) -> str:
 
 
 def by_seeds(found: dict) -> str:
-    """'3 seeds: GFR, GAN; one seed: EWC, MAS': rows of runs by how many they are."""
+    """'3 seeds: GFR, GAN. One seed: EWC; MAS': rows of runs by how many they are."""
     counts: dict = {}
     for row, runs in found.items():
         counts.setdefault(len(runs), []).append(label(row))
-    return "; ".join(
-        f"{seeds_of({'': range(count)})}: {', '.join(counts[count])}"
+    groups = (
+        f"{seeds_of({'': range(count)})}: {'; '.join(counts[count])}"
         for count in sorted(counts, reverse=True)
     )
+    return ". ".join(group[0].upper() + group[1:] for group in groups)
 
 
 def summary(records, **columns) -> pd.DataFrame:

@@ -129,7 +129,8 @@ def test_what_was_found_is_one_quotation_with_its_numbers():
 
 
 def test_a_sentence_without_its_number_is_another_sentence():
-    for missing in ({}, {"a": []}, {"a": float("nan")}, {"a": None}):
+    gone = ({}, {"a": []}, {"a": float("nan")}, {"a": None}, {"a": words.spread([])})
+    for missing in gone:
         assert words.say("It is {a}.", "Not run.", **missing).data == "Not run."
         assert words.NOT_RECORDED in words.found("It is {a}.", **missing).data
     assert words.say("It is {a:.1f}.", "Not run.", a=0.0).data == "It is 0.0."
@@ -215,7 +216,7 @@ def test_seeds_of_rows_that_differ():
 
 def test_rows_by_their_seeds():
     found = {"gfr": [1, 2, 3], "ewc": [1], "mas": [1]}
-    assert words.by_seeds(found) == "3 seeds: GFR, GAN; one seed: EWC, MAS"
+    assert words.by_seeds(found) == "3 seeds: GFR, GAN. One seed: EWC; MAS"
     assert words.by_seeds({}) == ""
 
 
