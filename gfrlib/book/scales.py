@@ -213,6 +213,8 @@ def not_run(rows, found: dict, split: str, scale: str = "slim") -> Markdown:
 
     Of a row whose weight is not searched yet: the search.
     """
+    if not rows:
+        return Markdown("No run that belongs here is recorded.")
     missing, wanted = [row for row in rows if row not in found], []
     for row in missing:
         made = configs(SCALES[scale], split, row)
