@@ -232,7 +232,8 @@ def herding(features: Tensor, count: int) -> Tensor:
     """Indices of the `count` rows of [N, d] whose running mean follows the class mean
     best, in the order of choice.
 
-    On L2-normalised features; no row is taken twice (iCaRL, Algorithm 4).
+    On L2-normalised features, as iCaRL does; no row is taken twice (iCaRL's own code
+    may pick one again, and then moves its target without gaining an exemplar).
     """
     u = functional.normalize(features.double(), dim=1)
     mean, total, chosen = u.mean(0), torch.zeros_like(u[0]), []

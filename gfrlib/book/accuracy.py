@@ -301,10 +301,11 @@ def effects(
 ):
     """What changes of a setting do: {label: differences in points, one per seed}.
 
-    The line at 0 is "nothing changes". Every row has a bar of the mean, a dot per seed,
-    and the mean in figures. `spread` {label: points} draws a grey band of that
-    half-width around 0: what unchanged runs differ by among themselves. `limit` cuts
-    the axis at that many points either way: a bar that goes beyond ends in an arrow.
+    The line at 0 is "nothing changes". Every row has a bar of the mean, a dot per seed
+    where there are several, and the mean in figures. `spread` {label: points} draws a
+    grey band of that half-width around 0: what unchanged runs differ by among
+    themselves. `limit` cuts the axis at that many points either way: a bar that goes
+    beyond ends in an arrow.
     """
     ax = looks.axes(ax, height=1.1 + 0.36 * len(changes), width=5.2)
     for i, (label, values) in enumerate(changes.items()):
@@ -313,7 +314,8 @@ def effects(
         reach = mean if limit is None else float(np.clip(mean, -limit, limit))
         ax.barh(i, reach, 0.46, color=BLUE)
         inside = [v for v in values if limit is None or abs(v) <= limit]
-        looks.seed_dots(ax, inside, i)
+        if len(values) > 1:
+            looks.seed_dots(ax, inside, i)
         if reach != mean:
             ax.plot(reach, i, "<" if mean < 0 else ">", color=BLUE, ms=12)
         # + 0.0 turns -0.0 into 0.0

@@ -276,7 +276,7 @@ def label_ends(ax, ends: list) -> None:
 def rows(ax, looks: list, legend: str = "") -> None:
     """Named rows from top to bottom with a vertical grid.
 
-    `legend` is a title, with the legend on the same line.
+    `legend` is a title, with the legend on a line below it.
     """
     ax.set_yticks(range(len(looks)), [how["label"] for how in looks])
     ax.set_ylim(len(looks) - 0.5, -0.5)
@@ -285,10 +285,10 @@ def rows(ax, looks: list, legend: str = "") -> None:
     ax.grid(axis="x")
     ax.set_axisbelow(True)
     if legend:
-        ax.set_title(legend)
+        ax.set_title(legend, pad=22)  # above the legend: both need a line of their own
         ax.legend(
-            loc="lower right",
-            bbox_to_anchor=(1, 1),
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
             ncols=3,
             borderaxespad=0.2,
             handlelength=1,

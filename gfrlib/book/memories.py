@@ -296,15 +296,22 @@ def faded(panels: dict, name: str = "coverage") -> Markdown:
     return Markdown("\n".join([f"How far {name} falls:", "", *said] if said else []))
 
 
-def not_measured(panels: dict) -> Markdown:
-    """Of which splits of CIFAR-100 no replay is measured, and what does it."""
-    missing = [
-        split
-        for split in SPLITS
-        if not any(map(moments, itertools.chain(*panels.get(split, {}).values())))
-    ]
+def not_measured(panels: dict) -> Markdown | None:
+    """Of which rows and splits of CIFAR-100 no replay is measured, and what does it."""
+    missing = []
+    for split in SPLITS:
+        found = panels.get(split, {})
+        rows = [
+            words.label(row)
+            for row, runs in found.items()
+            if not any(map(moments, runs))
+        ]
+        if len(rows) == len(found):
+            missing.append(split)
+        elif rows:
+            missing.append(f"{split} ({'; '.join(rows)})")
     if not missing:
-        return Markdown("")
+        return None
     return Markdown(
         f"Not measured yet on CIFAR-100: {', '.join(missing)}. "
         "`python -m gfrlib grid grids/memories.yaml --analyse quality` does it."
@@ -376,15 +383,14 @@ def _with_moments(panels: dict) -> dict:
 
 
 def _aging(ax, found: dict, name: str) -> None:
-    ends = []
-    for row in aged(found, name):
-        how = looks.look(row["memory"])
+    ends, lines = [], aged(found, name)
+    for row, how in zip(lines, looks.looks_of([row["memory"] for row in lines])):
         if row["memory"] in REAL:
             line, label = YARDSTICKS[row["memory"]]
             how = {"color": looks.INK, "marker": "", "linestyle": line, "label": label}
         last = looks.band(ax, row["after"], row["values"], how, ms=5.5, zorder=3)
         ends.append((row["after"][-1], last, how["label"], how["color"]))
-    ax.set_xticks(sorted({t for row in aged(found, name) for t in row["after"]}))
+    ax.set_xticks(sorted({t for row in lines for t in row["after"]}))
     ax.set(xlabel="after task", ylabel=f"{name} (%)", ylim=(0, None))
     ax.grid(axis="y")
     looks.label_ends(ax, ends)

@@ -299,6 +299,16 @@ def of_shared_seeds(*groups) -> list[list]:
     return known if seeds else [list(runs) for runs in groups]
 
 
+def _paired(at: dict[str, dict]) -> dict[str, dict]:
+    """The same; of a row that both presets have, the runs of the seeds in common."""
+    large, small = at
+    found = {preset: dict(rows) for preset, rows in at.items()}
+    for row in at[large].keys() & at[small].keys():
+        pair = of_shared_seeds(at[large][row], at[small][row])
+        found[large][row], found[small][row] = pair
+    return found
+
+
 def _signed(gap: float) -> str:
     return "–" if np.isnan(gap) else f"{gap:+.1f}"
 
@@ -335,7 +345,7 @@ def show(at: dict[str, dict], *, name: str, grid: str = GRID) -> None:
     for found in at.values():
         for row, runs in found.items():
             both[row] += runs
-    words.show(figures.two_sizes(at), both, name=name)
+    words.show(figures.two_sizes(_paired(at)), both, name=name)
     words.show(words.table(beside(at)), both, name=name)
     missing = [words.label(row) for row in at[small] if row not in at[large]]
     if missing:

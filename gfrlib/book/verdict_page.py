@@ -334,8 +334,8 @@ def missing(answers: list[Judged], evidence: Evidence) -> Markdown:
         rows.append(
             {
                 "scale": scale,
-                "claims without an answer": len(unanswered),
-                "runs that are missing": len(lacking),
+                "comparisons without an answer": len(unanswered),
+                "runs that are missing (first seed)": len(lacking),
                 "what records them": "<br>".join(lines),
             }
         )

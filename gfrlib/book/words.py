@@ -252,7 +252,9 @@ def summary(records, **columns) -> pd.DataFrame:
             "last": spread(results.last(runs)),
             "average incremental": spread(results.average(runs)),
             "forgetting": spread(results.forgotten(runs)),
-            "carried into the last task": human(results.carried(runs[0])),
+            "carried into the last task": NONE
+            if runs[0].config.memory == "real"  # it is trained once, on all images
+            else human(results.carried(runs[0])),
         }
         for name, runs, how in looks.groups(records)
     )
@@ -357,7 +359,8 @@ def provenance(
     """
     runs = [r for _, group, _ in looks.groups(records or {}) for r in group]
     now = when or f"Computed now, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
-    line = _origin(runs) if runs else [now]
+    line = _origin(runs, records) if runs else [now]
+    what = "Accuracies of these runs" if data is None else "Data of this figure"
     summary = html.escape(" · ".join([*line, note] if note else line))
     commands = html.escape("\n".join(dict.fromkeys(command(r.config) for r in runs)))
     text = urllib.parse.quote(csv(records, data), safe=",.-_ ")
@@ -366,17 +369,22 @@ def provenance(
         '<details class="gfr-provenance" style="font-size:.85em">'
         f"<summary>{summary}</summary>{shown}"
         f'<a href="data:text/csv;charset=utf-8,{text}" '
-        f'download="{html.escape(name)}.csv">Data of this figure (CSV)</a></details>'
+        f'download="{html.escape(name)}.csv">{what} (CSV)</a></details>'
     )
 
 
-def _origin(runs: list) -> list[str]:
+FEW = 8  # rows that a provenance line names as its figure does; of more, the methods
+
+
+def _origin(runs: list, records) -> list[str]:
     """The phrases of a provenance line: how and when, systems, preset, seeds, ..."""
     made = [r.provenance for r in runs]
     dates = sorted({p["date"][:10] for p in made})
     when = dates[0] + (f" to {dates[-1]}" if len(dates) > 1 else "")
     # semicolons: names like "GFR, GAN" hold a comma
-    systems = "; ".join(dict.fromkeys(label(r.config.method) for r in runs))
+    rows = dict.fromkeys(str(how["label"]) for *_, how in looks.groups(records))
+    methods = dict.fromkeys(label(r.config.method) for r in runs)
+    systems = "; ".join(rows if len(rows) <= FEW else methods)
     seeds = sorted({r.config.seed for r in runs})
     seed_word = "seed" if len(seeds) == 1 else "seeds"
     return [

@@ -16,7 +16,7 @@ import pytest
 from fakes import fake
 
 from gfrlib import losses, replay
-from gfrlib.book import figures, words
+from gfrlib.book import figures, results, words
 from gfrlib.config import from_text, make_config
 
 
@@ -249,7 +249,31 @@ def test_the_summary_has_a_row_a_method():
     assert found["league"].tolist() == ["GFR", "JOINT"]
     assert found["last"].tolist() == ["47.0\u00a0±\u00a07.1", "97.6"]
     assert found["task 0"].tolist()[1] == found["forgetting"].tolist()[1] == "–"
-    assert found["carried into the last task"].tolist() == ["1 MiB", "1 MiB"]
+    # joint training is trained once, on all images: nothing is carried
+    assert found["carried into the last task"].tolist() == ["1 MiB", words.NONE]
+
+
+def test_starts_and_leads_are_of_the_same_seeds():
+    """One side has a single seed: that of the other one stands beside it."""
+    ours, other = [fake("gfr", 0), fake("gfr", 1, shift=0.2)], [fake("gfr", 1)]
+    for of in (results.begun, results.last):
+        pair = results.matched(ours, other, of)
+        assert pair == (of(ours[1:]), of(other))
+        assert words.between(ours, other, of) == words.apart(*pair)
+    assert results.matched(ours, other) == results.matched(ours, other, results.last)
+    [gain] = results.gained(other)
+    assert gain == results.last(other)[0] - results.begun(other)[0]
+
+
+def test_a_line_names_the_rows_of_its_figure():
+    """Of few rows their own names, of many the methods."""
+    few = {"one memory": [fake("gfr")], "another": [fake("gfr", 1)]}
+    shown = words.provenance(few).data
+    assert "one memory; another" in shown and "GFR, GAN" not in shown
+    many = {f"row {k}": [fake("gfr", k)] for k in range(words.FEW + 1)}
+    assert "GFR, GAN" in words.provenance(many).data
+    assert "Accuracies of these runs (CSV)" in shown
+    assert "Data of this figure (CSV)" in words.provenance(few, {"a": [1]}).data
 
 
 def test_words_for_a_gap_and_an_order():
