@@ -97,6 +97,10 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
             ),
         ),
         (
+            "At the paper's own width that lead is as small",
+            lambda: 0 < medium("gfr") - medium("frozen") < 2,
+        ),
+        (
             "diagonal Gaussians ends below them",
             lambda: medium("gfr-gaussian") < medium("frozen") - 1,
         ),
