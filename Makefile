@@ -54,7 +54,7 @@ install: $(STAMP)
 # uv installs the pinned versions in seconds; the stamp says that this was done for this lock and this pyproject.toml
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed, $(PYTHON) is older; name another: make book PYTHON=python3.12"; exit 2; }
+		|| { echo "Python 3.11 or newer is needed, $(PYTHON) is older or is not there; name another: make book PYTHON=python3.12"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	test -x $(BIN)/uv || $(BIN)/python -m pip install -qq uv
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock

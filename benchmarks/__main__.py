@@ -31,6 +31,7 @@ PHASES = {
     "critic": "generator phase, per critic update",
 }
 WIDTH = 58
+LEAST_IMAGES = 3  # of each of 50 classes, for a batch of 128
 # of the minutes of the comparison with the official code: when each part must end
 SHARE = 0.5
 OURS = {"float32": 0.75, "bf16": 0.9, "bf16 compiled": 1.0}
@@ -286,6 +287,15 @@ def wrong(options) -> str | None:
     for folder, file in checkouts:
         if folder and not (Path(folder) / file).is_file():
             return f"There is no {file} in '{folder}'; name the folder of a checkout."
+    if options.images < LEAST_IMAGES:
+        return (
+            f"--images is {options.images}, and {LEAST_IMAGES} of each of 50 classes "
+            "are the least that fill a batch of 128."
+        )
+    if options.out and not Path(options.out).absolute().parent.is_dir():
+        return (
+            f"The folder of '{options.out}' does not exist; make it, or name another."
+        )
     if options.record and not Path(options.record).is_file():
         return (
             f"There is no record '{options.record}'; name a .json file of data/records."
@@ -324,20 +334,20 @@ def main() -> int:
     }
     print(f"{where}, {found['threads']} threads, PyTorch {torch.__version__}")
     print(f"{'':<{WIDTH}}{'ours':>10}{'theirs':>10}{'ratio':>9}", flush=True)
-    for name in options.only:
-        try:
+    try:
+        for name in options.only:
             for row in RUN[name](options, found):
                 print(row, flush=True)
-        except UserError as problem:
-            print(problem, file=sys.stderr)
-            return 2
+    except (UserError, RuntimeError) as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    finally:  # what was measured before something stopped is kept
+        if options.out:
+            text = json.dumps(found, indent=1) + "\n"
+            Path(options.out).write_text(text, encoding="utf-8")
     missing = skipped(options)
     if missing:
         print("Skipped: " + ", ".join(missing) + ".")
-    if options.out:
-        Path(options.out).write_text(
-            json.dumps(found, indent=1) + "\n", encoding="utf-8"
-        )
     return 0
 
 

@@ -18,6 +18,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gfrlib.config import METHODS as METHOD_NAMES
+from gfrlib.config import PRESETS
+
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("finetune", "ewc", "mas", "mergan", "block-2")
 TASK = 1  # the first with an old network
@@ -114,7 +117,23 @@ def main() -> int:
     parser.add_argument("--out", metavar="FILE", type=Path)
     options = parser.parse_args()
     if not (options.against / "gfrlib" / "config.py").is_file():
-        print(f"There is no gfrlib in '{options.against}'.", file=sys.stderr)
+        print(
+            f"There is no gfrlib in '{options.against}'; name the folder of a checkout "
+            "of this book.",
+            file=sys.stderr,
+        )
+        return 2
+    unknown = [name for name in options.methods if name not in METHOD_NAMES]
+    if (
+        unknown
+        or options.preset not in PRESETS
+        or min(options.rounds, options.steps) < 1
+    ):
+        print(
+            f"--methods takes names of `python -m gfrlib methods`, --preset one of "
+            f"{', '.join(PRESETS)}, --rounds and --steps numbers from 1.",
+            file=sys.stderr,
+        )
         return 2
     here, there = Tree(ROOT), Tree(options.against.resolve())
     print(

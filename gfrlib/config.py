@@ -437,8 +437,13 @@ def _changes(changes: dict) -> dict:
             "another way; leave one out."
         )
     found: dict = {"split": ()} if by_number else {}
+    if "preset" in changes:
+        raise UserError(
+            "'preset' is no setting that is changed: it is the first argument of "
+            "make_config."
+        )
     for name, value in changes.items():
-        if name not in DECLARED or name == "preset":
+        if name not in DECLARED:
             close = difflib.get_close_matches(name, DECLARED)
             hint = f" (did you mean {' or '.join(close)}?)" if close else ""
             raise UserError(

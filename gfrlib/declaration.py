@@ -74,6 +74,7 @@ def from_text(name: str, text: str, default):
         return values.from_text(text, (type(default),))
     except ValueError as problem:
         kind = "counts such as 25,25,25,25" if default == () else str(problem)
+        kind += " or 'features'" if name == "cut" else ""
         raise UserError(f"'--{name}' takes {kind}, not '{text}'.") from None
 
 
@@ -100,9 +101,9 @@ def typed(name: str, value, default):
     except ValueError:
         kind = values.wanted((type(default),))
         also = ", or 'features'" if name == "cut" else ""
+        example = f" (such as {default!r}{also})" if default != "" else ""
         raise UserError(
-            f"'{name}' must be {kind} (such as {default!r}{also}), not "
-            f"{values.shown(value)}."
+            f"'{name}' must be {kind}{example}, not {values.shown(value)}."
         ) from None
 
 

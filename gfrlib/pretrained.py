@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gfrlib.config import Config, UserError
+from gfrlib.engine.values import counted
 from gfrlib.networks import Network, narrow, resnet18
 
 FORMAT = "gfrlib weights 1"
@@ -93,7 +94,8 @@ class Pretrained:
         if channels not in (1, self.channels):
             raise UserError(
                 f"The weights '{self.name or self.source}' read images of "
-                f"{self.channels} channels, and those of the data set have {channels}."
+                f"{counted(self.channels, 'channel')}, and those of the data set have "
+                f"{channels}; take weights of as many, or none."
             )
 
     def put_into(self, network: Network) -> None:

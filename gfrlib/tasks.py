@@ -14,6 +14,7 @@ from torch import Tensor
 from gfrlib.config import Config, UserError
 from gfrlib.engine import augment
 from gfrlib.engine.streams import resident_or_streamed
+from gfrlib.engine.values import counted
 from gfrlib.pretrained import Pretrained
 
 # Pad-and-crop in pixels, and whether a mirrored image keeps its meaning. CIFAR: Section
@@ -76,15 +77,17 @@ def task_sizes(
         if base == num_classes:
             remedy = "choose a smaller base, or tasks = 0"
         raise UserError(
-            f"A base of {base} leaves {num_classes - base} classes for {tasks} tasks; "
-            f"{remedy}."
+            f"A base of {base} leaves "
+            f"{counted(num_classes - base, 'class', 'classes')} for "
+            f"{counted(tasks, 'task')}; {remedy}."
         )
     later = num_classes - base
     if tasks and later % tasks:
         fits = [n for n in range(1, later + 1) if later % n == 0]
         raise UserError(
-            f"{later} classes after a base of {base} do not divide into {tasks} equal "
-            f"tasks; choose tasks from {fits}, or give the counts with split."
+            f"{counted(later, 'class', 'classes')} after a base of {base} "
+            f"{'does' if later == 1 else 'do'} not divide into {tasks} equal tasks; "
+            f"choose tasks from {fits}, or give the counts with split."
         )
     return (base, *[later // tasks] * tasks) if tasks else (base,)
 
@@ -94,12 +97,19 @@ def usual_split(num_classes: int, base: int = 0, tasks: int = 0) -> tuple[int, i
 
     About half of the classes come first, as in the paper, then two equal tasks, or one
     where there are fewer than four classes. After a given base, the fewest equal tasks
-    of 2 to 5, or one where no such number divides the rest.
+    of 2 to 5, or one where no such number divides the rest. Raises UserError for more
+    tasks than classes.
     """
     if base and not tasks:
         rest = num_classes - base
         tasks = next((n for n in range(2, 6) if rest > 0 and rest % n == 0), 1)
     tasks = tasks or (2 if num_classes > 3 else 1)
+    if not base and tasks >= num_classes:
+        raise UserError(
+            f"{counted(num_classes, 'class', 'classes')} cannot be divided into a "
+            f"first task and {tasks} more; choose at most {max(num_classes - 1, 0)} "
+            "later tasks."
+        )
     each = max(num_classes // 2 // tasks, 1)
     return base or num_classes - each * tasks, tasks
 

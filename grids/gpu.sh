@@ -14,6 +14,11 @@ LOOK="import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.arg
 for python in "${GPU_PYTHON:-}" .venv/bin/python python3 python; do
     [ -n "$python" ] || continue
     # shellcheck disable=SC2086
+    if [ "$python" = "${GPU_PYTHON:-}" ] && ! "$python" -c "$LOOK" $NEEDS 2>/dev/null; then
+        echo "gpu.sh: GPU_PYTHON is '$python', which is not there or lacks some of $NEEDS; name another, or none." >&2
+        exit 2
+    fi
+    # shellcheck disable=SC2086
     if "$python" -c "$LOOK" $NEEDS 2>/dev/null; then
         exec "$python" -m benchmarks.gpu "$@"
     fi

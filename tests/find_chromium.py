@@ -22,8 +22,10 @@ PLACES = (
 
 
 def find() -> str | None:
-    """The path, or None."""
+    """The path, or None; where CHROMIUM names none that is there, SystemExit."""
     named = os.environ.get("CHROMIUM")
+    if named and not Path(named).is_file():
+        raise SystemExit(f"CHROMIUM is '{named}', and no such file is there.")
     return next(
         (
             path

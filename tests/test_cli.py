@@ -16,7 +16,7 @@ from helpers_core import ROOT, flags, generated, gfrlib
 from test_tasks import arrays, write_folder
 
 from gfrlib import cli
-from gfrlib.cli import actions
+from gfrlib.cli import actions, packing
 from gfrlib.cli import words as said_by
 from gfrlib.config import METHODS, Config, UserError, from_text, make_config
 from gfrlib.lab import datasets, experiments, grids, origin, shards
@@ -374,10 +374,6 @@ def test_a_packed_file_is_no_folder_of_photographs(run, home):
         (["run", "--seed", "1"], True),
         (["grid", "x.yaml"], True),
         (["book", "run"], True),
-        (["data", "mine", "x", "--size=64"], True),
-        (["data", "mine", "x", "--siz", "64"], True),
-        (["data", "imagenet-1000", "x"], True),
-        (["data", "mine", "x", "--classes", "lucir"], True),
         (["run", "--dry-run"], False),
         (["book", "check"], False),
         ([], False),
@@ -387,6 +383,52 @@ def test_a_packed_file_is_no_folder_of_photographs(run, home):
 )
 def test_what_ctrl_c_leaves_is_said_as_it_is(given, goes_on):
     assert ("goes on" in said_by.interrupted(given)) == goes_on
+
+
+def test_ctrl_c_while_large_images_are_packed_goes_on(run, home, monkeypatch):
+    """Decided by what was under way, and not by the words of the command."""
+    folder = write_folder(home / "pictures", generated(3))
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "_packing", [])
+    monkeypatch.setattr(shards, "pack", stopped)
+    assert run("data", "mine", folder, "--size", 16)[0] == 130
+    monkeypatch.setattr(packing, "_packing", [])
+    monkeypatch.setattr(datasets, "add", stopped)
+    assert run("data", "mine", folder)[::2] == (130, "gfrlib: stopped.\n")
+
+
+def test_options_that_are_given_twice_or_say_nothing_are_refused(run, home):
+    folder = write_folder(home / "pictures", generated(3))
+    for words, says in (
+        (("run", "--seed", 0, "--seed", 1), "--seed is given twice"),
+        (("run", "--batch-size", 0, "--batch_size", 32), "--batch_size is given twice"),
+        (("run", "--learning-rate", "-1e-3"), "'learning_rate'"),
+        (("run", "--save-weights", "w.pt", "--analyse", "quality"), "--analyse"),
+        (("data", "mine", folder, "--verify"), "takes no PATH"),
+        (("data", "mine", "--verify", "--size", 16), "--size says how to pack"),
+        (("data", "mine", folder, "--classes", ""), "--classes names no list"),
+        (("data", "mine", folder, "--workers", 1), "give --size PIXELS, too"),
+        (("data", folder), "The name comes first"),
+    ):
+        refused(run(*words), says)
+
+
+def test_other_images_under_a_name_are_told(run, home):
+    three = write_folder(home / "three", generated(3))
+    four = write_folder(home / "four", generated(4))
+    assert "held other images" not in run("data", "mine", three)[2]
+    assert "held other images" not in run("data", "mine", three)[2]
+    assert "'mine' held other images before" in run("data", "mine", four)[2]
+
+
+def test_an_analysis_or_another_file_is_no_record(run, home):
+    (home / "a.analysis.json").write_text("{}")
+    (home / "notes.md").write_text("words")
+    refused(run("compare", home / "a.analysis.json", "x"), "give the record beside it")
+    refused(run("compare", home / "notes.md", "x"), "give a .json file")
 
 
 def test_a_name_that_leads_elsewhere_removes_nothing(run, home, monkeypatch):
@@ -629,7 +671,7 @@ def test_what_git_refused_is_committed_by_the_same_command(
     )
     assert cli.main(["grid", str(grid), "--commit"]) == 2
     said = capsys.readouterr().err
-    assert "not committed: " in said and "1 records are not committed" in said
+    assert "not committed: " in said and "as said above: 1 record;" in said
     subprocess.run([*git, "config", "user.name", "a"], check=True)
     subprocess.run([*git, "config", "user.email", "a@b"], check=True)
     assert cli.main(["grid", str(grid), "--commit"]) == 0
@@ -746,7 +788,7 @@ def test_a_record_of_the_repository_is_not_made_by_changed_code(run, home, dirty
     refused(run("grid", grid, "--commit"), "commit or stash")
     grid.write_text("runs: [{methods: [finetune]}]\n")
     code, out, _ = run("grid", grid, "--dry-run", "--commit")
-    assert code == 0 and "1 runs, 0 recorded" in out
+    assert code == 0 and "1 run, 0 recorded" in out
     assert left(home) == []
 
 

@@ -511,7 +511,7 @@ def test_the_script_takes_the_python_that_is_named(tmp_path):
     "able", ["GPU_PYTHON", ".venv/bin/python", "python3", "python"]
 )
 def test_the_script_finds_its_python(tmp_path, able):
-    """The first of the four that has the packages."""
+    """The first that has the packages; one that is named is taken, or nothing is."""
     script = tmp_path / "grids" / "gpu.sh"
     where = {
         "GPU_PYTHON": tmp_path / "named",
@@ -533,5 +533,13 @@ def test_the_script_finds_its_python(tmp_path, able):
         "GPU_PYTHON": str(where["GPU_PYTHON"]),
         "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
     }
+    if able != "GPU_PYTHON":
+        done = gpu_sh("time", script=script, folder=tmp_path, **places)
+        assert done.returncode == 2 and "lacks some of torch" in done.stderr
+        places["GPU_PYTHON"] = ""
+    if able != "GPU_PYTHON":
+        done = gpu_sh("time", script=script, folder=tmp_path, **places)
+        assert done.returncode == 2 and "lacks some of torch" in done.stderr
+        places["GPU_PYTHON"] = ""
     done = gpu_sh("time", "--dry-run", script=script, folder=tmp_path, **places)
     assert done.stdout.split("\n")[0] == f"{able} -m benchmarks.gpu time --dry-run"

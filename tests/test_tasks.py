@@ -79,6 +79,7 @@ def test_splits(given, expected):
     "given, says",
     [
         ((10, 4, 4), r"do not divide.*\[1, 2, 3, 6\]"),
+        ((10, 9, 2), r"1 class after a base of 9 does not divide.*\[1\]"),
         ((10, 11, 1), "base is 11"),
         ((10, 0, 1), "base is 0"),
         ((10, 4, 0), "at least 1 task"),

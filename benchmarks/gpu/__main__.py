@@ -84,7 +84,9 @@ def _pieces(source: Path) -> int:
 
 
 def _measured(options) -> int:
-    minutes = options.minutes or MINUTES[options.part]
+    minutes = MINUTES[options.part] if options.minutes is None else options.minutes
+    if not minutes > 0:
+        raise UserError(f"--minutes takes a number above 0, not {minutes:g}.")
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     state.out().mkdir(parents=True, exist_ok=True)
     if not options.dry:

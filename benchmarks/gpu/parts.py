@@ -43,9 +43,13 @@ class Part:
         self.until = time.monotonic() + 60 * minutes
         self.dry, self.grace = dry, min(GRACE, 6 * minutes)
         if self.found["dry"] != dry and (self.found["checks"] or self.found["rows"]):
+            if self.found["dry"]:
+                raise UserError(
+                    f"'{state.home()}' holds findings of a rehearsal; remove it first."
+                )
             raise UserError(
-                f"'{state.home()}' holds findings of "
-                f"{'a rehearsal' if self.found['dry'] else 'a GPU'}; remove it first."
+                f"'{state.home()}' holds findings of a GPU; bring them home (bash "
+                f"grids/gpu.sh collect {state.out()}), or move the folder away."
             )
         self.found["dry"] = dry
         self.process: subprocess.Popen | None = None

@@ -165,7 +165,8 @@ def told_missing(absent: list[int] | None) -> str:
     if absent is None:
         return "No piece of CIFAR-100 is here; carry data/carry/1, data/carry/2, ..."
     named = ", ".join(f"data/carry/{number}" for number in absent)
-    return f"Of the pieces of CIFAR-100 {named} is not here yet: carry it, too."
+    verb, it = ("is", "it") if len(absent) == 1 else ("are", "them")
+    return f"Of the pieces of CIFAR-100 {named} {verb} not here yet: carry {it}, too."
 
 
 def _require_webp() -> None:

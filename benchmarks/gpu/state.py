@@ -138,16 +138,27 @@ def collect(path: Path, keep: Path) -> list[str]:
     place = home() / "collected"
     shutil.rmtree(place, ignore_errors=True)
     _unpack(path, place)
-    if json.loads((place / "state.json").read_text(encoding="utf-8"))["dry"]:
+    try:
+        dry = json.loads((place / "state.json").read_text(encoding="utf-8"))["dry"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(
+            f"'{path}' is no archive of gpu.sh: it holds no state of a run."
+        ) from problem
+    if dry:
         raise UserError(f"'{path}' is of a rehearsal; its records are no results.")
-    names, target = [], root() / "data" / "records"
+    names, target, contents = [], root() / "data" / "records", {}
+    for file in sorted((place / "records").glob("*.json")):  # all are checked first
+        try:
+            contents[file] = json.loads(file.read_text(encoding="utf-8"))
+            damaged = seals.is_damaged(contents[file])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            damaged = True
+        if damaged:
+            raise UserError(f"'{file.name}' in '{path}' is damaged: fetch it again.")
     for file in sorted((place / "records").glob("*.analysis.png")):
         write_atomically(target / file.name, file.read_bytes())
         names.append(file.name)
-    for file in sorted((place / "records").glob("*.json")):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if seals.is_damaged(content):
-            raise UserError(f"'{file.name}' in '{path}' is damaged: fetch it again.")
+    for file, content in contents.items():
         about = content.get("provenance", {})
         same = about.get("digest") == code_digest()
         if same and about.get("commit") == "unknown":

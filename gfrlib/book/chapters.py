@@ -191,7 +191,7 @@ def execute(
     wait for each other's stages. If one fails, those that have begun are finished, and
     the first failure is raised. Returns the executed notebooks.
     """
-    _check_target(folder, list(plan))
+    folder = _check_target(folder, list(plan))
 
     def one(source: Path, values: dict) -> None:
         target = folder / source.name
@@ -219,9 +219,9 @@ def execute(
     return [folder / source.name for source in plan]
 
 
-def _check_target(folder: Path, sources: list[Path]) -> None:
-    """Make the folder; raises UserError where a notebook there is not made by `run`,
-    or nothing can be written.
+def _check_target(folder: Path, sources: list[Path]) -> Path:
+    """Make the folder, and return it with ~ expanded; raises UserError where a
+    notebook there is not made by `run`, or nothing can be written.
     """
     folder = paths.given(folder, "The folder")
     try:
@@ -247,6 +247,7 @@ def _check_target(folder: Path, sources: list[Path]) -> None:
                 f"'{target}' was not made by this command; move it away, or choose "
                 "another folder."
             )
+    return folder
 
 
 def _execute(source: Path, target: Path, values: dict, key: str) -> None:

@@ -27,7 +27,9 @@ def read(path: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
-        raise UserError(f"'{path}' is no notebook, or a damaged one.")
+        raise UserError(
+            f"'{path}' is no notebook, or a damaged one; restore it, or remove it."
+        )
     return notebook
 
 
@@ -100,7 +102,8 @@ def execute(
         raise Failed(f"{problem.exec_count}: {what}") from problem
     except RuntimeError as problem:  # as nbclient says it
         raise UserError(
-            f"The kernel of {source.stem} ended; is there enough memory?"
+            f"The kernel of {source.stem} ended, perhaps of lack of memory; run it "
+            "alone, or take smaller parameters."
         ) from problem
     told = json.loads(notebook.cells.pop().outputs[0].text)
     notebook.metadata.pop("papermill", None)  # times and paths of this machine

@@ -24,6 +24,7 @@ from gfrlib.book import claims, looks, results
 from gfrlib.book.costs import human as human
 from gfrlib.config import METHODS, PRESETS, make_config
 from gfrlib.engine.store import root
+from gfrlib.engine.values import counted as counted
 from gfrlib.lab import grids
 
 # Code and commands --------------------------------------------------------------------
@@ -104,11 +105,6 @@ NONE = "–"  # stands where a number is missing
 def images(preset: str) -> str:
     """What a preset's runs are of, in words: 'digits' or 'CIFAR-100'."""
     return {"cifar100": "CIFAR-100"}.get(name := PRESETS[preset]["dataset"], name)
-
-
-def counted(number: int, word: str) -> str:
-    """'1 claim', '2 claims'."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def label(name: str) -> str:

@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         words.drop_output()
         return 0
     except KeyboardInterrupt:
-        print(f"gfrlib: {words.interrupted(list(given))}", file=sys.stderr)
+        said = words.interrupted(list(given), packing=packing.at_work())
+        print(f"gfrlib: {said}", file=sys.stderr)
         return 130
 
 

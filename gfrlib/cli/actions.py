@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sys
+import zipfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,13 +25,20 @@ def run(options) -> None:
     """Train or load, and print the record; with --save-weights keep F instead."""
     from gfrlib import metrics
     from gfrlib.engine import distributed
-    from gfrlib.lab import datasets, experiments, outlook
+    from gfrlib.lab import datasets, experiments, outlook, weights
 
     given = {field.name: getattr(options, field.name) for field in settings()}
     changes = {
         name: from_text(name, text) for name, text in given.items() if text is not None
     }
-    config = experiments.settings(options.preset, options.method, **changes)
+    try:
+        config = experiments.settings(options.preset, options.method, **changes)
+    except UserError:
+        # network and width follow from weights, where these are here
+        if not weights.missing(changes.get("weights")):
+            raise
+        weights.load(changes["weights"])
+        raise
     experiments.check_parts(options.analyse)
     if options.dry_run and options.json:
         raise UserError("--dry-run makes no record; leave out --json.")
@@ -47,6 +55,11 @@ def run(options) -> None:
     own = datasets.is_own(config.dataset)
     if first and own and not told:
         progress.notice(_divided(config))
+    if first and options.preset == "photos" and "dataset" not in changes:
+        progress.notice(
+            "the preset photos is for images of your own (--dataset FOLDER); this run "
+            "is of the digits"
+        )
     if options.dry_run:
         print(outlook.sentence([config], analyse=options.analyse))
         return
@@ -82,10 +95,16 @@ def _save_weights(config: Config, options, progress: Progress) -> None:
 
     if options.json:
         raise UserError("--save-weights makes no record; leave out --json.")
+    if options.analyse:
+        raise UserError("--save-weights makes no record; leave out --analyse.")
     path = paths.file_or_folder(options.save_weights, "The file for the weights")
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(
             f"'{path}' cannot be written: give a file in a folder that exists."
+        )
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise UserError(
+            f"'{path}' is there already, and holds no weights; name another file."
         )
     found = experiments.extractor_after(
         config, options.after, report=progress, notice=progress.notice
@@ -155,8 +174,8 @@ def grid(options) -> None:
         )
     if uncommitted:
         raise UserError(
-            f"{uncommitted} records are not committed, as said above; mend it, and the "
-            "same command commits them."
+            f"Not committed, as said above: {values.counted(uncommitted, 'record')}; "
+            "mend it, and the same command commits what is left."
         )
 
 
@@ -284,6 +303,16 @@ def _resolve(text: str):
 
     path = paths.given(text, "The record")
     if path.is_file():
+        if path.name.endswith(".analysis.json"):
+            beside = path.name.replace(".analysis.json", ".json")
+            raise UserError(
+                f"'{path}' is the analysis of a record; give the record beside it, "
+                f"{beside}."
+            )
+        if path.suffix != ".json":
+            raise UserError(
+                f"'{path}' is no record; give a .json file of data/records."
+            )
         return [records.load(path)]
     found, bad, seen = defaultdict(list), [], set()
     for path in records.every():
@@ -372,7 +401,7 @@ def book_check(options) -> None:
     if stale:
         print(*stale, sep="\n")
         raise UserError(
-            f"{len(stale)} of {len(chapters.chapters())} chapters are stale; "
+            f"Stale: {len(stale)} of {len(chapters.chapters())} chapters; "
             "python -m gfrlib book run makes them anew."
         )
     print("every chapter is fresh")

@@ -10,6 +10,12 @@ from gfrlib.engine import paths, values
 
 LARGE = ("size", "crop", "workers")  # options for large images
 FAULTS = 10  # unreadable files that are listed
+_packing: list[str] = []  # the large data set that this process packs now
+
+
+def at_work() -> bool:
+    """Whether large images are being packed: who stops that can go on later."""
+    return bool(_packing)
 
 
 def data(options) -> None:
@@ -21,8 +27,18 @@ def data(options) -> None:
 
     name = datasets.checked(options.name)
     if options.path is None:
+        _check_alone(options)
         _verify(name, options.verify)
         return
+    if options.verify:
+        raise UserError(
+            f"--verify checks '{name}' as it is packed, and takes no PATH; leave one "
+            "of them out."
+        )
+    if options.classes is not None and not options.classes.strip():
+        raise UserError(
+            "--classes names no list of classes; leave it out, or name one."
+        )
     path = paths.file_or_folder(options.path, "The data set")
     if not path.exists():
         raise UserError(
@@ -32,6 +48,11 @@ def data(options) -> None:
     classes = options.classes or ""
     large = bool(given) or name.startswith("imagenet")
     large = large or classes in class_lists.SUBSETS
+    if large and "size" not in given and not _is_imagenet(name, classes):
+        raise UserError(
+            f"--{' and --'.join(given)} is for images that are packed at a size of "
+            "their own; give --size PIXELS, too."
+        )
     pixels = decoding.PIXELS if options.pixels is None else options.pixels
     rules = decoding.Rules(turned=not options.as_stored, pixels=pixels)
     for_folders = large or classes or rules != decoding.Rules()
@@ -45,16 +66,49 @@ def data(options) -> None:
             f"'{path}' is a file; --size, --crop, --classes, --workers, "
             "--pixels and --as-stored are for a folder of images."
         )
-    if not large:
+    before = _content(name)
+    if large:
+        if not _is_imagenet(name, classes):
+            given.setdefault("crop", 0)  # a reader's own: pad and crop
+        _pack_large(name, path, {**given, "classes": classes, "rules": rules})
+    else:
         datasets.add(name, path, classes, rules=rules, notice=_say)
-        _print_counts(name)
-        return
-    imagenet = name.startswith("imagenet") or classes in class_lists.SUBSETS
-    if not imagenet and "size" in given:
-        given.setdefault("crop", 0)  # a reader's own: pad and crop
-    _pack_large(name, path, {**given, "classes": classes, "rules": rules})
+    if before not in ("", _content(name)):
+        _say(
+            f"'{name}' held other images before, which these have replaced; records of "
+            "them stay."
+        )
     _print_counts(name)
-    _print_views(name)
+    if large:
+        _print_views(name)
+
+
+def _is_imagenet(name: str, classes: str) -> bool:
+    """Whether images are packed as those of ImageNet are, where no size is said."""
+    from gfrlib.lab import class_lists
+
+    return name.startswith("imagenet") or classes in class_lists.SUBSETS
+
+
+def _content(name: str) -> str:
+    """What names the images that are packed under a name now; "" for none."""
+    from gfrlib.lab import datasets
+
+    try:
+        return datasets.packed(name).content
+    except (UserError, OSError):
+        return ""
+
+
+def _check_alone(options) -> None:
+    """Raises UserError for options that say how to pack, where nothing is packed."""
+    names = (*LARGE, "classes", "pixels")
+    said = [name for name in names if getattr(options, name) is not None]
+    said += ["as-stored"] if options.as_stored else []
+    if said:
+        raise UserError(
+            f"--{said[0]} says how to pack a folder; give its PATH, or leave it out."
+        )
 
 
 def _print_counts(name: str) -> None:
@@ -104,11 +158,14 @@ def _pack_large(name: str, path: Path, given: dict) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
+        _packing.append(name)  # stays where it is interrupted
         packing = shards.pack(name, path, report=report, **given)
+        _packing.clear()
     faults = [f"{file} ({reason})" for file, reason in packing.faults.items()]
     lines = packing.account + [f"left out: {fault}" for fault in faults[:FAULTS]]
     if len(faults) > FAULTS:
-        lines.append(f"left out: {len(faults) - FAULTS} unreadable files more")
+        more = values.counted(len(faults) - FAULTS, "unreadable file")
+        lines.append(f"left out: {more} more")
     for line in lines:
         _say(line)
     decoded = sum(packing.images.values()) - len(faults)

@@ -2,7 +2,10 @@
 
 import argparse
 import difflib
+import errno
+import itertools
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -10,11 +13,19 @@ from gfrlib.config import UserError
 from gfrlib.engine import values
 
 MOST_JOBS = 1024
+_APPENDS = (argparse._AppendAction, argparse._ExtendAction)
 INTERRUPTED = "stopped; the same command goes on from the last checkpoint."
 
 
 class Parser(argparse.ArgumentParser):
     """Errors become UserError, so that all bad input is answered in one way."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        # argparse takes -1e-3 and -inf for options, and then misses a value
+        self._negative_number_matcher = re.compile(
+            r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$|-nan$", re.IGNORECASE
+        )
 
     def error(self, message: str):
         raise UserError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
@@ -23,6 +34,7 @@ class Parser(argparse.ArgumentParser):
         """What is left over is told by the command that it was given to, whose --help
         tells what it takes; argparse leaves that to the program.
         """
+        self._check_twice(args if args is not None else sys.argv[1:])
         found, left = super().parse_known_args(args, namespace)
         if left:
             word, known = left[0].partition("=")[0], self._option_string_actions
@@ -31,16 +43,28 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(left)}{meant}")
         return found, left
 
+    def _check_twice(self, arguments) -> None:
+        """An option with one value is given once: else the last wins, unsaid."""
+        known = self._option_string_actions
+        seen: set = set()
+        for word in itertools.takewhile(lambda word: word != "--", arguments):
+            action = known.get(str(word).partition("=")[0])
+            if action is None or action.nargs == 0 or isinstance(action, _APPENDS):
+                continue
+            if action in seen:
+                name = str(word).partition("=")[0]
+                self.error(f"{name} is given twice; leave one of them out")
+            seen.add(action)
 
-def interrupted(arguments: list[str]) -> str:
-    """What Ctrl-C leaves behind, in words: some commands have checkpoints."""
+
+def interrupted(arguments: list[str], *, packing: bool = False) -> str:
+    """What Ctrl-C leaves behind, in words: some commands have checkpoints. packing:
+    whether large images were being packed, which goes on, too.
+    """
     command, *others = arguments or [""]
     resumed = command in ("run", "grid") or arguments[:2] == ["book", "run"]
-    if command == "data":  # large images are packed resumably
-        options = ("--si", "--cr", "--w")  # and what they may be cut to
-        resumed = any(a.startswith(("imagenet", *options)) for a in others)
-        resumed |= bool({"lucir", "gfr"} & set(others))
-    return INTERRUPTED if resumed and "--dry-run" not in others else "stopped."
+    resumed = (resumed and "--dry-run" not in others) or packing
+    return INTERRUPTED if resumed else "stopped."
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -100,8 +124,16 @@ def drop_output() -> None:
 def sentence(problem: BaseException) -> str:
     """What an error that nobody foresaw says of the machine, as a sentence."""
     if isinstance(problem, MemoryError):
-        return "There is not enough memory for this; make the numbers smaller."
+        return (
+            "There is not enough memory for this; make the numbers smaller (data: "
+            "--size packs on disk, --classes takes fewer)."
+        )
     reason = problem.strerror or problem
+    if problem.errno in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+        return (
+            f"The system has no more of what this needs ({reason}); end other "
+            "programs, or do less at once (--jobs, --workers)."
+        )
     if not getattr(problem, "filename", None):
         return f"What was printed or sent could not be written or read ({reason})."
     return f"'{problem.filename}' cannot be used ({reason})."

@@ -46,8 +46,8 @@ def start(device: torch.device) -> None:
         local = paths.whole("LOCAL_RANK", default=0, high=MOST)
         if local >= torch.cuda.device_count():
             raise UserError(
-                f"There are {torch.cuda.device_count()} GPUs here; start as many "
-                "processes, or take --device cpu."
+                f"The GPUs here are {torch.cuda.device_count()}, and the processes "
+                "more; start as many, or take --device cpu."
             )
         torch.cuda.set_device(local)
     try:

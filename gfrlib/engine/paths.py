@@ -56,7 +56,10 @@ def text_of(path: str | Path, what: str, most: int) -> str:
         with path.open("rb") as file:
             content = file.read(most + 1)
     except OSError as problem:
-        raise UserError(f"{name} cannot be read ({problem.strerror}).") from None
+        raise UserError(
+            f"{name} cannot be read ({problem.strerror}); give a file that is there "
+            "and that you may read."
+        ) from None
     if len(content) > most:
         raise UserError(f"{name} is larger than {most} bytes, and is not read.")
     try:
@@ -69,7 +72,7 @@ def text_of(path: str | Path, what: str, most: int) -> str:
 
 def _check_regular(found: os.stat_result, name: str) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise UserError(f"{name} is a folder, and no file.")
+        raise UserError(f"{name} is a folder, and no file; name a file in it.")
     if not stat.S_ISREG(found.st_mode):
         raise UserError(f"{name} is a device or a pipe, and no file.")
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gfrlib.engine.paths import whole
+
 SHARE = 0.5  # of the free memory that resident images may take
 CHUNK = 4096  # images that are copied at a time
 UNKNOWN_MEMORY = 4 << 30  # bytes, where the system does not tell
@@ -20,7 +22,7 @@ def budget(device: torch.device) -> int:
     GFR_RESIDENT_BYTES overrides it.
     """
     if os.environ.get("GFR_RESIDENT_BYTES"):
-        return int(os.environ["GFR_RESIDENT_BYTES"])
+        return whole("GFR_RESIDENT_BYTES", default=0)
     if device.type == "cuda":
         return int(SHARE * torch.cuda.mem_get_info(device)[0])
     return int(SHARE * _free() / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -20,6 +20,11 @@ LONGEST_WORD = 300  # of a piece of it without a blank, such as a path
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # kinds of characters not shown
 
 
+def counted(number: int, word: str, several: str = "") -> str:
+    """'1 claim', '2 claims'; `several`: the plural, where an s does not make it."""
+    return f"{number:,} {word if number == 1 else several or f'{word}s'}"
+
+
 def from_text(text: str, kinds: tuple[type, ...]):
     """Text as one of these types: bool, int, float, None, or the text as it stands.
 

@@ -12,6 +12,7 @@ import numpy as np
 from gfrlib.config import UserError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+ZIP = b"PK"  # how an .npz file begins
 WORDS = {"train": "training", "test": "test"}
 
 
@@ -39,8 +40,23 @@ def read_npz(path: Path) -> tuple[dict, list[str]]:
 def _load(path: Path) -> dict:
     """All arrays of an .npz file. Raises UserError."""
     try:
+        with path.open("rb") as file:
+            begins = file.read(len(ZIP))
+    except OSError as problem:
+        raise UserError(
+            f"'{path}' cannot be read ({problem.strerror}); ask for the right to read "
+            "it, or copy it."
+        ) from problem
+    if begins != ZIP:
+        raise UserError(
+            f"'{path}' is no readable .npz file; give one, or a folder of images (an "
+            "archive is unpacked first)."
+        )
+    try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
+    except MemoryError:
+        raise
     except Exception as problem:  # a truncated zip raises many kinds
         if "allow_pickle" in str(problem):
             raise UserError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gfrlib.config import UserError
 from gfrlib.engine import values
+from gfrlib.engine.values import counted
 from gfrlib.tasks import class_order
 
 SUBSET = 100  # classes of ImageNet-Subset
@@ -47,8 +48,9 @@ def subset(names: list[str], which: str) -> list[str]:
     """
     if len(names) < SUBSET:
         raise UserError(
-            f"A list of {SUBSET} classes cannot be chosen from {len(names)} class "
-            "folders."
+            f"A list of {SUBSET} classes cannot be chosen from "
+            f"{counted(len(names), 'class folder')}; leave --classes out, or give a "
+            "number or a file of names."
         )
     return sorted(names[i] for i in class_order(which, len(names))[:SUBSET])
 
@@ -68,8 +70,9 @@ def arrival(names: list[str], which: str) -> list[int]:
 def _first(names: list[str], count: int) -> list[str]:
     if not 2 <= count <= len(names):
         raise UserError(
-            f"{count} classes cannot be chosen from {len(names)} class folders; give "
-            f"a number from 2 to {len(names)}."
+            f"{counted(count, 'class', 'classes')} cannot be chosen from "
+            f"{counted(len(names), 'class folder')}; give a number from 2 to "
+            f"{len(names)}."
         )
     return sorted(names[i] for i in class_order("lucir", len(names))[:count])
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
-from gfrlib.engine import locks
+from gfrlib.engine import locks, values
 from gfrlib.engine.store import root
 from gfrlib.lab import stored
 from gfrlib.lab.arrays import ARRAYS, download_cifar100, read_npz
@@ -79,7 +79,8 @@ def checked(name: str) -> str:
     if taken or not NAME.fullmatch(name) or len(name) > LONGEST:
         raise UserError(
             f"'{name}' cannot name a data set; use letters, digits, '.', '_' and '-' "
-            f"(at most {LONGEST}, no dot or hyphen in front; digits is built in)."
+            f"(at most {LONGEST}, no dot or hyphen in front; digits is built in). The "
+            "name comes first, the PATH after it."
         )
     return name
 
@@ -236,6 +237,10 @@ def canonical(arrays: dict) -> dict:
     return result
 
 
+def _say(text: str) -> None:
+    print(values.line(text), file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def packing() -> Iterator[None]:
     """One process at a time downloads or packs.
@@ -250,7 +255,8 @@ def packing() -> Iterator[None]:
             f"The folder {folder()} cannot be written ({problem.strerror}); "
             f"{locks.advice(problem)}, and try again."
         ) from problem
-    with locks.held(folder() / ".lock") as ours:
+    waiting = "waiting for another process that packs a data set"
+    with locks.held(folder() / ".lock", waiting=waiting, notice=_say) as ours:
         if ours:
             _clear()
         yield

@@ -122,7 +122,8 @@ def _decode_all(
 def _unreadable(faults: list[tuple[Path, str]]) -> UserError:
     file, why = faults[0]
     more = [place.name for place, _ in faults[1:]]
-    others = f", nor are {surveys.named(more)}" if more else ""
+    verb = "nor is" if len(more) == 1 else "nor are"
+    others = f", {verb} {surveys.named(more)}" if more else ""
     return UserError(
         f"'{values.line(str(file))}' is no readable image "
         f"({values.line(why)}){others}; repair or remove what is named."

@@ -212,8 +212,8 @@ def _processes(
         yield (
             config,
             UserError(
-                "A process of the grid was killed again and again; is there enough "
-                "memory?"
+                "A process of the grid was killed again and again, perhaps of lack of "
+                "memory; take fewer at once (--jobs 1)."
             ),
         )
 

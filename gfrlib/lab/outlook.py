@@ -16,6 +16,7 @@ from gfrlib.conditions import fixed, generated, trains_later
 from gfrlib.config import Config
 from gfrlib.engine import store
 from gfrlib.engine.machine import Machine
+from gfrlib.engine.values import counted
 from gfrlib.lab import analysis, plans
 from gfrlib.lab.runs import load_tasks
 from gfrlib.methods import FEATURES
@@ -120,10 +121,10 @@ def seconds(
 def in_words(number: float) -> str:
     """'about 40 seconds', 'about 3 minutes', 'about 5 hours'."""
     if number < 90:
-        return f"about {max(1, round(number))} seconds"
+        return f"about {counted(max(1, round(number)), 'second')}"
     if number < 5400:
-        return f"about {round(number / 60)} minutes"
-    return f"about {round(number / 3600)} hours"
+        return f"about {counted(round(number / 60), 'minute')}"
+    return f"about {counted(round(number / 3600), 'hour')}"
 
 
 def sentence(configs: list[Config], *, analyse: Iterable[str] = ()) -> str:

@@ -4,16 +4,17 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 
 from gfrlib import training
 from gfrlib.batches import real_features
-from gfrlib.config import Config
+from gfrlib.config import Config, UserError
 from gfrlib.engine import limits, store
 from gfrlib.engine.machine import Machine
+from gfrlib.engine.values import counted
 from gfrlib.lab import footprint, records
 from gfrlib.lab.runs import load_tasks
 from gfrlib.penalties import Past
@@ -172,11 +173,12 @@ def plan(
     cache, costs nothing. Compiled runs count as fast as uncompiled ones.
     """
     rows, seen, known, place = [], set(), {}, store.Store().place
-    for config in configs:
-        stream = load_tasks(config)
-        found = records.find(config, stream.sizes, stream.content)
-        if found is None:
-            records.check_replaceable(config, stream.sizes, stream.content)
+    for number, config in enumerate(configs, 1):
+        with _named(config, number, len(configs)):
+            stream = load_tasks(config)
+            found = records.find(config, stream.sizes, stream.content)
+            if found is None:
+                records.check_replaceable(config, stream.sizes, stream.content)
         lacking = set(analyse) - set(found and found.analysis or {})
         row = {
             "method": config.method,
@@ -188,7 +190,8 @@ def plan(
             "seconds": 0.0,
         }
         if not row["recorded"]:
-            footprint.check(config, stream, Machine.of(config))
+            with _named(config, number, len(configs)):
+                footprint.check(config, stream, Machine.of(config))
             chain = stages(config, stream)
             new = [s for s in chain if s.key not in seen and not _is_done(place, s)]
             seen |= {s.key for s in chain}
@@ -203,6 +206,19 @@ def plan(
             row |= {"stages": len(chain), "new": len(new)}
         rows.append(row)
     return rows
+
+
+@contextlib.contextmanager
+def _named(config: Config, number: int, count: int) -> Iterator[None]:
+    """A UserError of one of several runs says of which."""
+    try:
+        yield
+    except UserError as problem:
+        if count == 1:
+            raise
+        raise UserError(
+            f"Run {number} of {count} ({config.method}, seed {config.seed}): {problem}"
+        ) from problem
 
 
 def _split(sizes: tuple[int, ...]) -> str:
@@ -225,13 +241,14 @@ def table(rows: list[dict]) -> str:
     count = collections.Counter(row["recorded"] for row in rows)
     total, new = sum(row["stages"] for row in rows), sum(row["new"] for row in rows)
     minutes = sum(row["seconds"] for row in rows) / 60
-    lines.append(
-        f"{len(rows)} runs, {count[True]} recorded, {count[False]} to do; their "
-        f"{total} stages are {new} to train (the others are shared or done): "
-        f"{minutes:.0f} minutes at the speed measured just now, one process, "
-        "evaluation and analysis "
-        "not counted"
-    )
+    said = f"{counted(len(rows), 'run')}, {count[True]} recorded, {count[False]} to do"
+    if count[False]:
+        said += (
+            f"; their {counted(total, 'stage')} are {new} to train (the others are "
+            f"shared or done): {counted(round(minutes), 'minute')} at the speed "
+            "measured just now, one process, evaluation and analysis not counted"
+        )
+    lines.append(said)
     return "\n".join(lines)
 
 

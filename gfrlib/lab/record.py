@@ -208,6 +208,11 @@ def read(path: Path) -> Record:
             f"'{path}' is no readable record (damaged?); delete it or restore it from "
             "git."
         ) from problem
+    if isinstance(version, int) and version > RESULT_VERSION:
+        raise UserError(
+            f"The record '{path.name}' is of newer code (result version {version}, "
+            f"this code makes {RESULT_VERSION}); it is not shown: update gfrlib."
+        )
     if version != RESULT_VERSION:
         raise UserError(
             f"The record '{path.name}' has result version {version}, this code makes "
@@ -225,9 +230,10 @@ def _check_fields(path: Path, kept: dict) -> None:
     found = [f"has unknown fields {extra}"] if extra else []
     found += [f"lacks the fields {missing}"] if missing else []
     if found:
+        newer = "update gfrlib if newer code has made it, else " if extra else ""
         raise UserError(
-            f"The record '{path.name}' {' and '.join(found)}; delete it or restore it "
-            "from git, then run it again."
+            f"The record '{path.name}' {' and '.join(found)}; {newer}delete it or "
+            "restore it from git, then run it again."
         )
 
 
@@ -271,7 +277,8 @@ def _config_of(path: Path, kept: dict) -> Config:
     if odd:
         raise UserError(
             f"The record '{path.name}' was made with other settings than this code has "
-            f"({odd}); delete it or restore it from git, then run it again."
+            f"({odd}); update gfrlib if newer code has made it, else delete it or "
+            "restore it from git, then run it again."
         )
     return config
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
+from gfrlib.engine import locks
 from gfrlib.lab import class_lists, datasets, decoding, resumable, stored, surveys
 from gfrlib.lab.folders import account
 
@@ -232,8 +233,8 @@ def _pack(
     except OSError as problem:
         raise UserError(
             f"The packed data set could not be written to {target.parent} "
-            f"({problem.strerror}); free some space and run the same command again: it "
-            "goes on."
+            f"({problem.strerror}); {locks.advice(problem)}, and run the same command "
+            "again: it goes on (--workers 1 starts the fewest processes)."
         ) from problem
     return meta
 

@@ -48,7 +48,7 @@ def settings(changes: dict) -> dict:
     """
     if not isinstance(changes.get("weights"), str) or not changes["weights"]:
         return changes
-    if NAME.fullmatch(changes["weights"]) and not _is_here(changes["weights"]):
+    if missing(changes["weights"]):
         return changes
     name = resolve(changes["weights"])
     follows = load(name).settings()
@@ -59,6 +59,11 @@ def settings(changes: dict) -> dict:
                 f"not {changes[setting]}; leave it out."
             )
     return {**changes, "weights": name, **follows}
+
+
+def missing(text: object) -> bool:
+    """Whether it is a name under which weights could be kept, and none are here."""
+    return isinstance(text, str) and bool(NAME.fullmatch(text)) and not _is_here(text)
 
 
 def resolve(text: str) -> str:

@@ -167,7 +167,7 @@ def test_a_long_run_of_the_readers_own_images_says_so_before(capsys, home, monke
 
 @pytest.mark.parametrize(
     "seconds, said",
-    [(0.2, "1 seconds"), (89, "89 seconds"), (200, "3 minutes"), (9000, "2 hours")],
+    [(0.2, "1 second"), (89, "89 seconds"), (200, "3 minutes"), (9000, "2 hours")],
 )
 def test_durations_in_words(seconds, said):
     assert outlook.in_words(seconds) == f"about {said}"
