@@ -311,6 +311,14 @@ def test_bad_words_are_refused(run, home, words, says):
     assert left(home) == []
 
 
+def test_a_path_with_a_hyphen_in_front_is_told_how_to_be_written(
+    run, tmp_path, monkeypatch
+):
+    (tmp_path / "-photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    refused(run("data", "mine", "-photos"), "-photos is written ./-photos")
+
+
 def test_a_chapters_source_is_never_overwritten(run, home, monkeypatch):
     """--out is the sources' folder, in any spelling, or holds the reader's own."""
     source = ROOT / "book" / "01_tasks.ipynb"

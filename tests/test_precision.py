@@ -1,6 +1,7 @@
 """Half precision and compiled updates: what they change, where they are refused."""
 
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -134,7 +135,7 @@ def test_a_gpu_computes_what_the_record_says(monkeypatch):
 @pytest.fixture
 def compiler():
     """What `compiled` needs on a CPU; a test skipped without it fails in CI."""
-    missing = not any(map(shutil.which, machine.COMPILERS))
+    missing = not shutil.which(os.environ.get("CXX") or machine.COMPILER)
     if missing or torch.__version__ < machine.GRADIENTS_OF_GRADIENTS:
         reason = "'compiled' needs a C++ compiler and a newer PyTorch"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
@@ -213,9 +214,11 @@ def test_ten_tasks_need_no_more_graphs_than_three(monkeypatch, alignment):
 
 def test_compiled_where_it_cannot_be_is_refused(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)
-    needs = "needs a C.. compiler on a CPU.*set compiled to false"
-    with pytest.raises(UserError, match=needs):
-        train(tiny("gfr", **SMALL, compiled=True))
+    needs = "needs a C.. compiler on a CPU, and '{}' is not .*compiled to false"
+    for variable, looked_for in (("", machine.COMPILER), ("mine -m64", "mine -m64")):
+        monkeypatch.setenv("CXX", variable)
+        with pytest.raises(UserError, match=needs.format(re.escape(looked_for))):
+            train(tiny("gfr", **SMALL, compiled=True))
     monkeypatch.setattr(distributed, "size", lambda: 2)
     with pytest.raises(UserError, match="is for one process"):
         distributed.check(tiny("gfr", compiled=True))

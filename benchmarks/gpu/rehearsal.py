@@ -135,7 +135,10 @@ class Machine:
                 process.terminate()
                 until = None
         if process.returncode:
-            raise UserError(f"'{part}' ended with code {process.returncode}, see above")
+            raise UserError(
+                f"The part '{part}' ended with code {process.returncode}: its own "
+                "words above say why; mend that and start the rehearsal again."
+            )
         return time.monotonic() - began
 
     def _findings(self) -> dict:

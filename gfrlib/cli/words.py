@@ -40,6 +40,8 @@ class Parser(argparse.ArgumentParser):
             word, known = left[0].partition("=")[0], self._option_string_actions
             near = difflib.get_close_matches(word, known, 1, 0.8)
             meant = f" (did you mean {near[0]}?)" if near else ""
+            if os.path.exists(left[0]):  # a name with a hyphen in front
+                meant = f" (the path {left[0]} is written ./{left[0]})"
             self.error(f"unrecognized arguments: {' '.join(left)}{meant}")
         return found, left
 

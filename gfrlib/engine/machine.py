@@ -5,7 +5,9 @@ import gc
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from gfrlib.config import Config, UserError
+from gfrlib.engine.values import counted
 
-COMPILERS = ("g++", "clang++", "cl")  # one of them must be there to compile for a CPU
+# what PyTorch compiles with for a CPU where CXX names nothing else
+COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
 LAUNCHERS = ("gcc", "clang", "cl")  # and for a GPU: Triton compiles its launchers
 # the first PyTorch that was seen to compile gradients of gradients; 2.11 cannot
 GRADIENTS_OF_GRADIENTS = (2, 15)
@@ -152,8 +156,9 @@ def _check(config: Config, device: torch.device) -> None:
     processors = os.cpu_count() or 1
     if config.threads > max(MANY_THREADS, 4 * processors):
         raise UserError(
-            f"'threads' is {config.threads}, and this machine has {processors} "
-            f"processors: so many would wait for each other; take {processors}."
+            f"'threads' is {config.threads}, and this machine has "
+            f"{counted(processors, 'processor')}: so many would wait for each other; "
+            f"take {processors}."
         )
     if device.type != "cuda" or config.precision != "bf16":
         return
@@ -278,10 +283,11 @@ def _require_compiler(device: torch.device) -> None:
                 "'compiled' needs a C compiler on a GPU, and there is none: install "
                 "gcc, or set compiled to false."
             )
-    if device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+    compiler = os.environ.get("CXX") or COMPILER
+    if device.type == "cpu" and not shutil.which(shlex.split(compiler)[0]):
         raise UserError(
-            "'compiled' needs a C++ compiler on a CPU, and there is none: install g++, "
-            "or set compiled to false."
+            f"'compiled' needs a C++ compiler on a CPU, and '{compiler}' is not there: "
+            "install it, name another in the variable CXX, or set compiled to false."
         )
     settings = torch._dynamo.config
     limit = "recompile_limit"

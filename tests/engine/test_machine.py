@@ -347,6 +347,12 @@ def test_what_compiling_for_a_gpu_needs_is_said(monkeypatch):
     assert callable(machine.compiled(module, CUDA))
 
 
+def test_the_compiler_that_is_named_is_taken(monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: name == "mine" or None)
+    monkeypatch.setenv("CXX", "mine -m64")
+    assert callable(machine.compiled(torch.nn.Linear(2, 2), CPU))
+
+
 def test_no_garbage_is_collected_while_a_graph_is_recorded(graphs):
     """What is freed meanwhile may be another graph, which breaks the recording."""
     collecting = []
