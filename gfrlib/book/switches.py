@@ -90,6 +90,15 @@ def effects(both: dict) -> dict[str, list[float]]:
     return {switch: gained[switch] for switch in order}
 
 
+def compared(both: dict, unchanged: dict) -> dict[str, list]:
+    """{row: its runs} of the rows in `pairs`: the unchanged ones, then the changed."""
+    found: dict[str, list] = {}
+    for switch, some in both.items():
+        row = SWITCHES[switch]["method"]
+        found.setdefault(row, list(unchanged[row])).extend(a for a, _ in some)
+    return found
+
+
 def spreads(unchanged: dict) -> dict[str, float]:
     """{switch: standard deviation over seeds of the unchanged runs of its row}."""
     of = {

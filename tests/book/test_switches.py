@@ -37,6 +37,8 @@ def test_effects_are_taken_seed_by_seed_the_largest_first(both):
     assert found[FULL] == pytest.approx([3, 3])
     assert found[LINE] == pytest.approx([0.5, -0.5])
     assert len(switches.rows_of(pairs)) == 4
+    shown = switches.compared(pairs, {**both[0], "fecam": [run(60, 0)]})
+    assert list(shown) == ["gfr-gaussian"] and len(shown["gfr-gaussian"]) == 2 + 4
 
 
 def test_a_pair_learned_one_task_0_but_where_the_switch_makes_another():
