@@ -369,7 +369,9 @@ def provenance(
     )
 
 
-FEW = 8  # rows that a provenance line names as its figure does; of more, the methods
+# rows that a provenance line names as its figure does; of more, or where they are
+# told apart by values, it names the methods
+FEW = 8
 
 
 def _origin(runs: list, records) -> list[str]:
@@ -378,9 +380,10 @@ def _origin(runs: list, records) -> list[str]:
     dates = sorted({p["date"][:10] for p in made})
     when = dates[0] + (f" to {dates[-1]}" if len(dates) > 1 else "")
     # semicolons: names like "GFR, GAN" hold a comma
-    rows = dict.fromkeys(str(how["label"]) for *_, how in looks.groups(records))
+    rows = dict.fromkeys(how["label"] for *_, how in looks.groups(records))
     methods = dict.fromkeys(label(r.config.method) for r in runs)
-    systems = "; ".join(rows if len(rows) <= FEW else methods)
+    named = len(rows) <= FEW and all(isinstance(row, str) for row in rows)
+    systems = "; ".join(rows if named else methods)
     seeds = sorted({r.config.seed for r in runs})
     seed_word = "seed" if len(seeds) == 1 else "seeds"
     return [

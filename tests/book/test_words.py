@@ -266,12 +266,14 @@ def test_starts_and_leads_are_of_the_same_seeds():
 
 
 def test_a_line_names_the_rows_of_its_figure():
-    """Of few rows their own names, of many the methods."""
+    """Of few rows their own names; of many, or without names, the methods."""
     few = {"one memory": [fake("gfr")], "another": [fake("gfr", 1)]}
     shown = words.provenance(few).data
     assert "one memory; another" in shown and "GFR, GAN" not in shown
     many = {f"row {k}": [fake("gfr", k)] for k in range(words.FEW + 1)}
     assert "GFR, GAN" in words.provenance(many).data
+    by_value = words.provenance({("mse", 1.0): [fake("gfr")]}).data
+    assert "GFR, GAN" in by_value and "mse" not in by_value.partition("</summary>")[0]
     assert "Accuracies of these runs (CSV)" in shown
     assert "Data of this figure (CSV)" in words.provenance(few, {"a": [1]}).data
 
