@@ -182,7 +182,7 @@ def test_colours_are_not_for_weights_of_one_channel():
     config = make_config("quick", weights="w-01234567", **found.settings())
     found.check(config, 1)
     with pytest.raises(
-        UserError, match="of 1 channels, and those of the data set have 3"
+        UserError, match="images of 1 channel, and those of the data set have 3"
     ):
         found.check(config, 3)
 
