@@ -144,7 +144,7 @@ class Flow(Memory):
     A sample takes `steps` steps of a `solver` (SOLVERS). Few Euler steps end in a cloud
     that is too narrow: of the width sigma of a class, in units of all features' width,
     10 steps keep 0.88 at sigma = 1 and 0.62 at 0.1, even where v is exact. 5 midpoint
-    steps, which ask v as often, keep all but a hundredth at 1, and 0.88 at 0.1.
+    steps, which ask v as often, keep all but a thousandth at 1, and 0.88 at 0.1.
     """
 
     trained = True

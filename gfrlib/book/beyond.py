@@ -17,6 +17,14 @@ the square is above FeCAM
     above | gfr-squared | fecam
 the square is above GFR (GAN)
     above | gfr-squared | gfr
+""",
+    where="Beyond the paper",
+    figure="still-tested",
+    splits=(*FOUR, *TASKS),
+    ours=True,
+)
+BEYOND += read(
+    """
 whole covariances are above diagonal Gaussians
     above | gfr-gaussian-full | gfr-gaussian
 whole covariances are above a frozen F with nearest means
@@ -25,7 +33,7 @@ FeCAM is above a frozen F with nearest means
     above | fecam | frozen
 """,
     where="Beyond the paper",
-    figure="fig-still-cifar100-weight",
+    figure="comparison-covariances",
     splits=(*FOUR, *TASKS),
     ours=True,
 )

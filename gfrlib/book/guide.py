@@ -262,12 +262,12 @@ def gained_by_images(known: list[Case]) -> Markdown:
         with_images = next(row for row in one.found if keeps(row) == IMAGES)
         without = next((row for row in one.found if keeps(row) != IMAGES), None)
         if without:
-            gap = claims.signed(one.last(with_images), one.last(without))
+            both = results.matched(one.found[with_images], one.found[without])
             lines.append(
                 f"- {one.start}: {label(with_images)}, the best row with images, "
-                f"against {label(without)}, the best without: {gap} points "
-                f"({claims.verdict(one.last(with_images), one.last(without), 'above')} "
-                "for *above*)."
+                f"against {label(without)}, the best without: "
+                f"{claims.signed(*both)} points ({claims.verdict(*both, 'above')} for "
+                "*above*)."
             )
     return Markdown("\n".join(lines) or "No row with images is recorded.")
 
@@ -294,7 +294,7 @@ def machine(known: list[Case], start: str = MEASURED) -> list[dict]:
         {
             "system": label(row),
             "last (%)": claims.mean_and_spread(one.last(row)),
-            "later tasks (s)": f"{later_seconds(one.found[row][0]):.0f}",
+            "later tasks (s)": f"{np.mean([*map(later_seconds, one.found[row])]):.0f}",
             "kept for old classes": words.human(
                 results.carried(one.found[row][0], without=("old network",))
             ),

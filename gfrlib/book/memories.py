@@ -271,29 +271,30 @@ def telling(found: dict) -> Markdown:
 
 
 def faded(panels: dict, name: str = "coverage") -> Markdown:
-    """With which memory a measure of task 0's replay falls most, and with which least.
+    """Which memory keeps least of a measure of task 0's replay, and which most.
 
-    From the first to the last of the `moments`, a sentence for each of the `panels`.
+    From the first to the last of the `moments`, a sentence for each of the `panels`. By
+    the share that is left: who has little has little to lose.
     """
     said = []
     for title, found in panels.items():
         known = {row: some for row, some in found.items() if all(map(moments, some))}
-        falls = {}
+        kept = {}
         for line in aged(known, name) if known else ():
             first, last = (float(np.mean(line["values"][i])) for i in (0, -1))
-            if line["memory"] not in REAL and len(line["after"]) > 1:
-                falls[line["memory"]] = (first - last, first, last)
-        order = sorted(falls, key=falls.get, reverse=True)
+            if line["memory"] not in REAL and len(line["after"]) > 1 and first > 0:
+                kept[line["memory"]] = (last / first, first, last)
+        order = sorted(kept, key=kept.get)
         if len(order) > 1:
-            most, least = (
-                f"*{label}* (from {falls[label][1]:.1f} to {falls[label][2]:.1f} %)"
+            least, most = (
+                f"{100 * share:.0f} % with *{label}* (from {first:.1f} to {last:.1f} %)"
                 for label in (order[0], order[-1])
+                for share, first, last in [kept[label]]
             )
-            rises = falls[order[-1]][0] < 0
-            end = f"with {least} it rises" if rises else f"least with {least}"
-            said.append(f"{title}: most with {most}; {end}.")
+            said.append(f"{title}: between {least} and {most}.")
     said = [f"- {sentence}" for sentence in said]
-    return Markdown("\n".join([f"How far {name} falls:", "", *said] if said else []))
+    head = f"What the last of these tasks leaves of the first {name}:"
+    return Markdown("\n".join([head, "", *said] if said else []))
 
 
 def not_measured(panels: dict) -> Markdown | None:

@@ -147,7 +147,7 @@ our question: joint training is above GFR (GAN)
     **_AT,
 )
 
-_AT = dict(where="Figure 5", figure="fig-comparison-tasks", splits=TASKS)
+_AT = dict(where="Figure 5", figure="comparison-claims", splits=TASKS)
 FIGURE_5 = read(
     """
 GFR (GAN) is far above LwF
@@ -187,7 +187,9 @@ FIGURE_5 += read(
 GFR (GAN) is above fine-tuning
     above | gfr | finetune
 """,
-    **{**_AT, "where": "Section 4.3, Figure 2", "splits": FOUR},
+    where="Section 4.3, Figure 2",
+    figure="images-table-2",
+    splits=FOUR,
 )
 FIGURE_5 += read(
     """
@@ -199,25 +201,25 @@ our question: GFR (GAN) is above fine-tuning
 )
 FIGURE_5 += read(
     """
-our question: the GAN is above diagonal Gaussians
-    above | gfr | gfr-gaussian
 our question: the Gaussians are far above LwF
     far above | gfr-gaussian | lwf
-our question: GFR (GAN) is above a frozen F with nearest means
-    above | gfr | frozen
-our question: diagonal Gaussians are above a frozen F with nearest means
-    above | gfr-gaussian | frozen
-our question: FeCAM is above GFR (GAN)
-    above | fecam | gfr
 our question: FeCAM is above Rebalance
     above | fecam | lucir
 """,
     ours=True,
     **{**_AT, "splits": (*TASKS, *FOUR)},
 )
-_AT = {**_AT, "figure": "fig-still-cifar100-weight", "splits": (*FOUR, *TASKS)}
+_AT = {**_AT, "figure": "comparison-covariances", "splits": (*TASKS, *FOUR)}
 FIGURE_5 += read(
     """
+our question: the GAN is above diagonal Gaussians
+    above | gfr | gfr-gaussian
+our question: GFR (GAN) is above a frozen F with nearest means
+    above | gfr | frozen
+our question: diagonal Gaussians are above a frozen F with nearest means
+    above | gfr-gaussian | frozen
+our question: FeCAM is above GFR (GAN)
+    above | fecam | gfr
 our question: whole covariances are above the GAN
     above | gfr-gaussian-full | gfr
 """,
@@ -383,7 +385,7 @@ GFR (GAN) is above LwF
     above | gfr | lwf
 """,
     where="Sections 3.2 and 4.3",
-    figure="images-table-2",
+    figure="after-frozen-table",
     splits=FOUR,
 )
 TEXT += read(
