@@ -135,6 +135,13 @@ def test_costs_of_the_guide_are_of_later_tasks_and_without_the_old_network():
     [row] = guide.machine([case])
     assert row["later tasks (s)"] == "23" and row["kept for old classes"] == "2 KiB"
     assert row["last (%)"] == "40.0"
+    slower = pretended("slim", "lucir", 40, seed=1)
+    slower.seconds = [
+        {**entry, "seconds": 2 * entry["seconds"]} for entry in run.seconds
+    ]
+    slower.bytes_kept = run.bytes_kept
+    case.found["lucir"].append(slower)
+    assert guide.machine([case])[0]["later tasks (s)"] == f"{1.5 * 23:.0f}"
 
 
 # message.why: recognised at the end; drift as a fraction of 1; rows mixed up

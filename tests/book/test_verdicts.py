@@ -375,6 +375,12 @@ def test_the_guide_takes_the_best_row_and_names_what_the_seeds_do_not_tell_from_
     images = guide.gained_by_images(list(at.values())).data
     assert "Rebalance, the best row with images, against FeCAM" in images
     assert "+4.0 (1.0 to 7.0) points (holds for *above*)" in images
+    # of one seed on a side, that seed decides on the other, too
+    case = at[guide.IMAGES, "slim", "5 tasks"]
+    del case.found["lucir"][1:]
+    assert "FeCAM, the best without: +4.0 points (open" in (
+        guide.gained_by_images([case]).data
+    )
 
 
 def test_a_frozen_extractor_with_replay_is_advice_too():
