@@ -352,7 +352,8 @@ def two_sizes(at: dict, ax=None):
         ax.plot(list(ends.values()), [i] * len(ends), color=how["color"], lw=1.4)
         for preset, end in ends.items():
             face = how["color"] if preset == large else "none"
-            mark = {"color": how["color"], "mfc": face, "mew": 1.6, "ms": 7}
+            size = 7 if preset == large else 10  # so that both are seen where they meet
+            mark = {"color": how["color"], "mfc": face, "mew": 1.6, "ms": size}
             ax.plot([end], [i], "o", clip_on=False, **mark)
     looks.rows(ax, named)
     ax.set(xlim=(0, 100), xlabel="%")

@@ -20,7 +20,7 @@ from gfrlib.book.claims import FAILS, HOLDS, MISSING, Claim, by_split, only, ver
 from gfrlib.book.looks import styled
 from gfrlib.book.paper import FIGURE_5
 from gfrlib.book.scales import SCALES, row_settings
-from gfrlib.config import Config
+from gfrlib.config import Config, make_config
 from gfrlib.engine.store import Store
 from gfrlib.lab.runs import load_tasks
 
@@ -295,6 +295,29 @@ def faded(panels: dict, name: str = "coverage") -> Markdown:
     said = [f"- {sentence}" for sentence in said]
     head = f"What the last of these tasks leaves of the first {name}:"
     return Markdown("\n".join([head, "", *said] if said else []))
+
+
+def rates() -> Markdown:
+    """At which rate later tasks learn with each memory at `slim`, and how the memories
+    end at one rate, as far as that is recorded (4 x 25, on held-out images).
+    """
+    of = {row: make_config("slim", row).learning_rate_task for row in RECORDED}
+    same = {row: dict(method=row, learning_rate_task=max(of.values())) for row in of}
+    shared = dict(base=25, tasks=3, precision="bf16", validation=0.1)
+    found = results.recorded("slim", same, 1, **shared)
+    each = [
+        f"{rate:g} with {'; '.join(words.label(row) for row in of if of[row] == rate)}"
+        for rate in sorted(set(of.values()), reverse=True)
+    ]
+    text = (
+        f"Later tasks of CIFAR-100 (`slim`) learn at the rate {', and at '.join(each)}."
+    )
+    if len(found) > 1:
+        text += (
+            f" At {max(of.values()):g} for all, the recorded ones end so (4 × 25, "
+            f"held-out images, one seed, %): {words.ranking(found)}."
+        )
+    return Markdown(text)
 
 
 def not_measured(panels: dict) -> Markdown | None:

@@ -6,7 +6,7 @@ is left out.
 
 import numpy as np
 
-from gfrlib.book import claims, guide, live, results
+from gfrlib.book import claims, guide, live, results, words
 from gfrlib.book.scales import SCALES
 from gfrlib.book.verdicts import Evidence
 
@@ -30,12 +30,16 @@ def why(evidence: Evidence) -> str:
         for some in (analysed, images)
     )
     moved = claims.mean_and_spread([100 * results.drift(run)[-1] for run in analysed])
+    one = " (one seed)" if len(images) == 1 else ""
+    updates = [some[0].config.generator_steps_base for some in (images, ours)]
+    fewer = ", whose generator had fewer updates" if updates[0] < updates[1] else ""
     return (
         "**Why it works:** features can be generated, and stay what they are. The "
         f"first network recognises {made}\u00a0% of the features that generative "
-        f"feature replay (GFR) makes, and {drawn}\u00a0% of generated images; the "
-        f"features of old images move by {moved}\u00a0% of their length. GFR ends at "
-        f"{last(ours)}\u00a0%, fine-tuning at {last(tuned)}\u00a0% (CIFAR-100, {FOUR})."
+        f"feature replay (GFR) makes, and {drawn}\u00a0%{one} of generated images"
+        f"{fewer}; the features of old images move by {moved}\u00a0% of their length. "
+        f"GFR ends at {last(ours)}\u00a0%, fine-tuning at {last(tuned)}\u00a0% "
+        f"(CIFAR-100, {FOUR})."
     )
 
 
@@ -92,11 +96,21 @@ def use(evidence: Evidence) -> str:
     scores = "; ".join(
         f"{guide.score(case, first)}{unsettled(case)}: {case.start}" for case in won
     )
+    kept = {
+        scale: words.human(
+            np.mean([results.carried(r, without=("old network",)) for r in some])
+        )
+        for scale in (AT, "medium")
+        if (some := evidence.runs(SCALES[scale], "5 tasks", first))
+    }
+    price = " and ".join(f"{size} at `{scale}`" for scale, size in kept.items())
+    price = f" It keeps {price} (CIFAR-100, 5 tasks)." if price else ""
     return (
         "**What to use** on photographs, where statistics may be kept and no image: "
         f"{guide.label(first)} ends first "
         f"in {len(won)} of the {len(asked)} settings in which it is recorded beside "
-        f"others ({scores}). The {live.link('guide', 'guide')} has the others{against}."
+        f"others ({scores}).{price} "
+        f"The {live.link('guide', 'guide')} has the others{against}."
     )
 
 

@@ -254,7 +254,7 @@ iCaRL-NME forgets over 10 points more than GFR (GAN)
 
 FIGURE_7 = read(
     """
-our question: replays of task 0 are recognised as often at the end as at once
+our question: replays of task 0 are recognised nearly as often at the end as at once
     near | gfr: at last | gfr: at once
 """,
     where="Figure 7",
@@ -343,9 +343,9 @@ distillation far above MAS + GAN
 )
 CLAIMS_3 += read(
     """
-distillation above EWC + GAN, searched
+our question: distillation above EWC + GAN, searched
     above | distillation + GAN | EWC + GAN, searched
-distillation above MAS + GAN, searched
+our question: distillation above MAS + GAN, searched
     above | distillation + GAN | MAS + GAN, searched
 our question: distillation above no penalty
     above | distillation + GAN | no penalty + GAN

@@ -4,6 +4,7 @@ A scale is a data set, a preset, and what its runs set beside. `show` sets the s
 comparison at `medium`, the paper's own network, beside `slim`.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -325,6 +326,17 @@ def closed(found: dict, row: str) -> list[float]:
     return [100 * (own - low) / (high - low)] if high > low else []
 
 
+def gaps_of(found: dict[str, list]) -> list[str]:
+    """'GFR, GAN 5.5 points (one seed) above GFR, Gaussians': how the paper's two rows
+    and the frozen extractor end beside each other, as far as they are there.
+    """
+    rows = [row for row in ("gfr", "gfr-gaussian", "frozen") if found.get(row)]
+    return [
+        f"{words.label(a)} {words.between(found[a], found[b])} {words.label(b)}"
+        for a, b in itertools.combinations(rows, 2)
+    ]
+
+
 def show(at: dict[str, dict], *, name: str, grid: str = GRID) -> None:
     """Display the comparison at both presets, and what is not run at the larger one.
 
@@ -347,6 +359,9 @@ def show(at: dict[str, dict], *, name: str, grid: str = GRID) -> None:
             both[row] += runs
     words.show(figures.two_sizes(_paired(at)), both, name=name)
     words.show(words.table(beside(at)), both, name=name)
+    gaps = gaps_of(at[large])
+    if gaps:
+        display(Markdown(f"At `{large}`, after the last task: {'; '.join(gaps)}."))
     missing = [words.label(row) for row in at[small] if row not in at[large]]
     if missing:
         text = f"Not run yet at `{large}`: {'; '.join(missing)}. {command} goes on."

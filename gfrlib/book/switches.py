@@ -123,12 +123,20 @@ def strong(found: dict, spread: dict) -> dict[str, float]:
     }
 
 
-def listed(found: dict) -> str:
-    """'whole covariances (number 11) by +2.0' of what `strong` gives; or 'none'."""
+def listed(found: dict, both: dict) -> str:
+    """'whole covariances (number 11) by +2.0' of what `strong` gives; or 'none'.
+
+    both: as `pairs` gives it; marked as open is what the interval of a verdict leaves
+    open (`claims.verdict`).
+    """
     texts = []
     for switch, mean in found.items():
         number, what = switch.split(maxsplit=1)
-        texts.append(f"{what} (number {number}) by {mean:+.1f}")
+        sides = [results.last(list(side)) for side in zip(*both[switch], strict=True)]
+        higher, lower = sides if mean > 0 else reversed(sides)
+        is_open = claims.verdict(higher, lower, "above") in claims.OPEN
+        note = " (open)" if is_open else ""
+        texts.append(f"{what} (number {number}) by {mean:+.1f}{note}")
     return "; ".join(texts) or "none"
 
 

@@ -86,7 +86,7 @@ def not_run(missing: list, configs=()) -> Markdown:
     (`made_by`).
     """
     if not missing:
-        return Markdown("Every run that belongs here is recorded.")
+        return Markdown("Every row that belongs here has a run.")
     names = "; ".join(dict.fromkeys(label(m) for m in missing))
     text = f"**Not run yet:** {names}."
     if lines := made_by(configs):

@@ -11,6 +11,7 @@ from fakes import fake, texts
 from helpers_core import tiny
 
 from gfrlib.book import claims, memories, scales, words
+from gfrlib.config import make_config
 from gfrlib.lab import experiments
 
 
@@ -256,6 +257,25 @@ def test_measures_are_set_beside_the_order_of_the_accuracies():
     # ranks 2, 3, 4, 1 against 1, 2, 3, 4: 1 - 6 x 12 / (4 x 15)
     assert "coverage -0.20" in memories.telling(mixed).data
     assert "Too few" in memories.telling({"gfr": [with_quality()]}).data
+
+
+def test_the_rates_are_those_of_the_rows_and_the_ends_of_one_rate(monkeypatch):
+    asked = {}
+
+    def recorded(preset, rows, seeds, **shared):
+        asked.update(rows=rows, shared=shared)
+        return {row: [fake(row)] for row in ("gfr", "gfr-flow")}
+
+    monkeypatch.setattr(memories.results, "recorded", recorded)
+    said = memories.rates().data
+    for row in memories.RECORDED:
+        rate = make_config("slim", row).learning_rate_task
+        part = said.partition(". At ")[0].partition(f"{rate:g} with ")[2]
+        assert words.label(row) in part.partition(", and at ")[0]
+    assert {row["learning_rate_task"] for row in asked["rows"].values()} == {0.002}
+    assert asked["shared"]["validation"] == 0.1 and "At 0.002 for all" in said
+    monkeypatch.setattr(memories.results, "recorded", lambda *a, **k: {})
+    assert "for all" not in memories.rates().data
 
 
 def test_it_is_said_which_memory_fades_most():

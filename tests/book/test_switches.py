@@ -55,12 +55,18 @@ def test_a_strong_effect_passes_points_spread_and_sign(both):
     assert spread[FULL] == pytest.approx(0.5**0.5) and spread[switches.HELD] == 0
     found = {FULL: [3.0, 3.2], LINE: [0.5, 0.6]}
     assert list(switches.strong(found, spread)) == [FULL]
-    told = switches.listed(switches.strong(found, spread))
-    assert told.endswith("(number 11) by +3.1")
+    pairs = switches.pairs(*both)  # 53 and 54 against 50 and 51: +3 (-0.04 to 6.04)
+    told = switches.listed(switches.strong(found, spread), pairs)
+    assert told.endswith("(number 11) by +3.1 (open)")
+    close = [(run(53, s), run(50 + 0.1 * s, s)) for s in (0, 1)]
+    told = switches.listed({FULL: 3.0}, {FULL: close})
+    assert told.endswith("(number 11) by +3.0")
+    away = {FULL: [pair[::-1] for pair in close]}
+    assert switches.listed({FULL: -3.0}, away).endswith("by -3.0")
     for points in ([3.0], [9.0, -1.0], [1.9, 1.9]):  # one seed, at odds, too small
         assert not switches.strong({FULL: points}, spread)
     assert not switches.strong({FULL: [3.0, 3.2]}, {FULL: 2.0})  # within the spread
-    assert switches.listed({}) == "none"
+    assert switches.listed({}, {}) == "none"
 
 
 def test_a_preset_reads_only_some_switches():

@@ -161,7 +161,7 @@ def test_the_message_says_what_is_recognised_at_once_and_how_far_features_move()
     said = message.why(SimpleNamespace(runs=lambda scale, split, row: found[row]))
     said = said.replace("\u00a0", " ")
     assert "recognises 90.0 % of the features" in said
-    assert "and 30.0 % of generated images" in said
+    assert "and 30.0 % (one seed) of generated images, whose generator had" in said
     assert "move by 25.0 % of their length" in said
     assert "GFR ends at 50.0 %, fine-tuning at 10.0 %" in said
 

@@ -49,6 +49,7 @@ def pretended(preset, method, value, seed=0, **settings):
             labels if t is None else labels[: 100 * sum(sizes[: t + 1])]
         ),
         analysis=None,
+        bytes_kept=[{"statistics": 2048, "old network": 10**6}] * len(sizes),
     )
 
 
@@ -343,6 +344,16 @@ def test_a_difference_is_of_the_seeds_that_both_have():
     assert scales.of_shared_seeds(a[:1], b) == [a[:1], b]
 
 
+def test_the_paper_and_the_frozen_extractor_stand_beside_each_other_in_words():
+    found = {
+        "frozen": [pretended("medium", "frozen", 51)],
+        "gfr": [pretended("medium", "gfr", 52)],
+        "lwf": [pretended("medium", "lwf", 30)],
+    }
+    gaps = scales.gaps_of(found)
+    assert gaps == ["GFR, GAN 1.0 points (one seed) above Frozen F"]
+
+
 # The guide ----------------------------------------------------------------------------
 
 
@@ -505,6 +516,7 @@ def test_the_message_counts_only_where_its_winner_is_recorded():
     text = message.use(verdicts.Evidence(finder(values)))
     [(won, asked)] = re.findall(r"FeCAM ends first in (\d+) of the (\d+)", text)
     assert won == asked, "the paper's network has no run of it"
+    assert "It keeps 2 KiB at `slim` (CIFAR-100, 5 tasks)." in text
 
 
 def test_a_frozen_row_is_carried_over_to_other_splits_of_the_later_classes():
