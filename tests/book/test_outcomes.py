@@ -43,6 +43,7 @@ def start(first: str, second: str, split: str) -> float:
     return a - b
 
 
+SAME = "frozen F, same memory"
 WITHOUT_IMAGES = ("finetune", "lwf", "frozen", "gfr-gaussian", "gfr", "fecam")
 WITH_IMAGES = ("icarl-cnn", "icarl-nme", "lucir")
 
@@ -108,6 +109,15 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
             "Simple statistics end as high as the GAN or above it",
             lambda: above("fecam", "gfr") and above("gfr-gaussian-full", "gfr", by=-1),
         ),
+        (
+            "the square beats standing still with equal tasks (one seed), and not with "
+            "half of the classes first",
+            lambda: (
+                above("gfr-squared", SAME, at=("4 × 25",))
+                and above(SAME, "gfr-squared", at=("5 tasks",))
+                and len(runs("4 × 25", SAME)) == 1
+            ),
+        ),
         ("keeps no image comes in the order of CIFAR-100", orders_agree),
         ("What keeps images falls behind feature replay", images_fall_behind),
     ],
@@ -120,6 +130,15 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
             "Why can a frozen extractor win in the end?",
             lambda: gaps("frozen", "gfr")["25 tasks"] > 0,
         ),
+    ],
+    "14_still.ipynb": [
+        (
+            "the square ends below the length, and below a frozen F with the same",
+            lambda: (
+                above("gfr-gaussian-full", "gfr-squared", at=("5 tasks",))
+                and above(SAME, "gfr-squared", at=("5 tasks",))
+            ),
+        )
     ],
     "08_extractor.ipynb": [
         (
