@@ -38,7 +38,8 @@ STARTS = {  # how the classes arrive: scale and split of the closest runs
     "a tenth of the classes first, 9 tasks follow": ("slim", COLD),
     "half first, 5 tasks follow, the paper's network": ("medium", "5 tasks"),
     "half first, 5 tasks follow, the paper's network and schedule": (
-        *("paper", "5 tasks"),
+        "paper",
+        "5 tasks",
     ),
     "photographs of 224 pixels": ("ImageNet-Subset", "5 tasks"),
     "1,000 classes": ("ImageNet-1000", "5 tasks"),

@@ -5,7 +5,6 @@ import gc
 import importlib.util
 import os
 import platform
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -283,8 +282,9 @@ def _require_compiler(device: torch.device) -> None:
                 "'compiled' needs a C compiler on a GPU, and there is none: install "
                 "gcc, or set compiled to false."
             )
-    compiler = os.environ.get("CXX") or COMPILER
-    if device.type == "cpu" and not shutil.which(shlex.split(compiler)[0]):
+    compiler = os.environ.get("CXX", "").strip() or COMPILER
+    command = compiler.split()[0]  # options may follow, or blanks be in its path
+    if device.type == "cpu" and not (shutil.which(compiler) or shutil.which(command)):
         raise UserError(
             f"'compiled' needs a C++ compiler on a CPU, and '{compiler}' is not there: "
             "install it, name another in the variable CXX, or set compiled to false."

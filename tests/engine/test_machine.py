@@ -351,6 +351,12 @@ def test_the_compiler_that_is_named_is_taken(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: name == "mine" or None)
     monkeypatch.setenv("CXX", "mine -m64")
     assert callable(machine.compiled(torch.nn.Linear(2, 2), CPU))
+    monkeypatch.setattr(
+        machine.shutil, "which", lambda name: name in ("/a b/mine", machine.COMPILER)
+    )
+    for variable in ("/a b/mine", "  "):  # a path with a blank; blanks are nothing
+        monkeypatch.setenv("CXX", variable)
+        assert callable(machine.compiled(torch.nn.Linear(2, 2), CPU))
 
 
 def test_no_garbage_is_collected_while_a_graph_is_recorded(graphs):
