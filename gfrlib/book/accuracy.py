@@ -102,7 +102,8 @@ def lead_curves(records, over: str = "frozen", ax=None, *, ylim: tuple | None = 
         if ylim and end < ylim[0]:
             continue
         looks.band(ax, seen, [values for _, values in points], how, ms=5.5, zorder=3)
-        ends.append((seen[-1], end, f"{how['label']} {end:+.1f}", how["color"]))
+        text = f"{how['label']} {looks.signed(end)}"
+        ends.append((seen[-1], end, text, how["color"]))
     if not ends:
         return None
     ends.append((seen[-1], 0, zero["label"], zero["color"]))
@@ -318,9 +319,8 @@ def effects(
             looks.seed_dots(ax, inside, i)
         if reach != mean:
             ax.plot(reach, i, "<" if mean < 0 else ">", color=BLUE, ms=12)
-        # + 0.0 turns -0.0 into 0.0
         ax.annotate(
-            f"{round(mean, 1) + 0.0:+.1f}",
+            looks.signed(mean),
             (1.02, i),
             xycoords=("axes fraction", "data"),
             va="center",

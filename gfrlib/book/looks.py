@@ -318,6 +318,12 @@ def bar(ax, y: float, values, color: str, text: str, **more) -> None:
     write_beside(ax, max(0, *values), y, text, 8)
 
 
+def signed(points: float) -> str:
+    """Points with one digit and their sign: the minus is that of the axes."""
+    # + 0.0 turns -0.0 into 0.0
+    return f"{round(points, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
 def write_beside(ax, x: float, y: float, text: str, points: float) -> None:
     """A word that many points to the right of (x, y)."""
     ax.annotate(

@@ -324,12 +324,12 @@ def test_effects_show_every_seed_and_the_mean():
     ]  # band and bar of each row
     dots = [list(line.get_xdata()) for line in ax.lines if line.get_marker() == "o"]
     assert dots == [[-3.0, -1.0]]  # a single value is the end of its bar
-    assert {"-2.0", "+0.5", "a", "b"} <= set(texts(figure))
+    assert {"−2.0", "+0.5", "a", "b"} <= set(texts(figure))
 
 
 def test_a_long_effect_ends_at_the_cut_axis():
     ax = figures.effects({"a": [-13.0, -15.0], "b": [0.5, 1.0]}, limit=4).figure.axes[0]
-    assert abs(ax.get_xlim()[0]) < 5 and "-14.0" in texts(ax.figure)
+    assert abs(ax.get_xlim()[0]) < 5 and "−14.0" in texts(ax.figure)
     [arrow] = [line for line in ax.lines if line.get_marker() == "<"]
     assert arrow.get_xdata()[0] == -4
     dots = [line for line in ax.lines if line.get_marker() == "o"]

@@ -113,6 +113,10 @@ def test_every_method_has_one_look_of_its_own():
     assert len({how["color"] for how in looks.looks_of(["one", "two", "three"])}) == 3
 
 
+def test_points_have_the_minus_of_the_axes_and_no_negative_zero():
+    assert [looks.signed(p) for p in (1.25, -0.44, -0.04)] == ["+1.2", "−0.4", "+0.0"]
+
+
 def test_labels_at_line_ends_do_not_overlap():
     ax = looks.axes(None)
     ax.set_ylim(0, 100)
