@@ -181,6 +181,6 @@ def parameter_penalty(theta: Tensor, theta_old: Tensor, omega: Tensor) -> Tensor
     """sum_i Omega_i (theta_i - theta_i*)^2 over all parameters [P].
 
     EWC takes half of it (Kirkpatrick et al. 2017), MAS the whole (Aljundi et al. 2018);
-    the paper names both in Section 2.1 and Appendix B.
+    the paper names both in Section 5.1 and Appendix B.
     """
     return (omega * (theta - theta_old).square()).sum()

@@ -99,12 +99,16 @@ def confusion(
 
     Raises ValueError for a position that is not among the classes.
     """
+    sides = []
     for name, values in (("label", labels), ("prediction", predictions)):
         found = np.asarray(values)
-        if found.size and not 0 <= found.min() <= found.max() < num_classes:
+        whole = found.astype(np.int64)  # small integers would overflow below
+        if found.size and not (
+            (whole == found).all() and 0 <= whole.min() <= whole.max() < num_classes
+        ):
             raise ValueError(f"there is a {name} that is none of {num_classes} classes")
-    flat = np.asarray(labels) * num_classes + np.asarray(predictions)
-    flat = flat if flat.size else flat.astype(int)  # an empty list is one of floats
+        sides.append(whole)
+    flat = sides[0] * num_classes + sides[1]
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

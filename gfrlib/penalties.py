@@ -193,9 +193,10 @@ HOLDS_OUTPUTS = {"logits"}  # these tie the old outputs themselves
 
 
 class Importance(nn.Module):
-    """Omega_i >= 0 of every parameter of F, summed over the tasks so far.
+    """Omega_i >= 0 of every parameter below the heads, summed over the tasks so far.
 
     EWC's Fisher information or MAS's sensitivity; heads are left out, as in FACIL.
+    Stages above the cut count, too, although they belong to H then.
     halved: the mean of the old importance and the new task's takes the sum's place.
     """
 

@@ -47,8 +47,9 @@ def softmax(seen: Seen) -> Tensor:
 def max_prob(seen: Seen) -> Tensor:
     """Largest probability over heads, one softmax each: the paper's rule.
 
-    A head of a single class is always sure of it, and takes every image. FACIL's
-    --multi-softmax is the same, since the logarithm keeps the order.
+    A head of a single class is always sure of it, and takes every image of which no
+    earlier head is as sure, to rounding. FACIL's --multi-softmax is the same, since the
+    logarithm keeps the order.
     """
     return torch.cat(_per_head(seen), dim=1)
 

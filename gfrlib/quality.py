@@ -84,6 +84,7 @@ def by_class(
     And how many classes these are: only such with FEWEST rows on both sides count; {}
     if there is none.
     """
+    real, replayed = _checked(real, replayed, rows=0)
     rows = []
     for c in labels.unique():
         u, v = real[labels == c], replayed[replayed_labels == c]

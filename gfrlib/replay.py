@@ -243,7 +243,7 @@ def herding(features: Tensor, count: int) -> Tensor:
         best = int(distance.masked_fill(~free, torch.inf).argmin())
         chosen.append(best)
         total, free[best] = total + u[best], False
-    return torch.tensor(chosen, device=u.device)
+    return torch.tensor(chosen, dtype=torch.int64, device=u.device)
 
 
 class Translated(ClassMeans):
@@ -326,7 +326,7 @@ class Covariances(Memory):
 
         Vectors and means are L2-normalised first.
         """
-        u = functional.normalize(root(features), dim=1)
+        u = functional.normalize(root(features.to(self.centres)), dim=1)
         centres = functional.normalize(self.centres[:classes], dim=1)
         rows = []
         for centre, precision in zip(centres, self.precisions[:classes]):

@@ -132,8 +132,9 @@ def pwcca(x: ArrayLike, y: ArrayLike, *, whitened: bool = True) -> float:
     h_i [N]: x's orthonormal canonical variates, one for each of the min(rank)
     correlations; x_j: x's centred columns. Not symmetric; among equal correlations the
     variates, and so the weights, are arbitrary. Raises ValueError as `svcca` does.
-    whitened=False weighs as google/svcca does: it rotates x without whitening it, and
-    what it gets, made orthonormal one after the other (QR), stands for h_i.
+    whitened=False weighs as google/svcca does on centred layers: it rotates x without
+    whitening it, and what it gets, made orthonormal one after the other (QR), stands
+    for h_i. (That code adds x's means again before both, which changes the weights.)
     """
     sides = _centred(x, y)
     x = sides[0][1]
@@ -238,6 +239,8 @@ def pixels_as_rows(a: ArrayLike, *, at_most: int, rng: Rng) -> np.ndarray:
             f"activations must be [N, C, H, W] or [N, d], but their shape is {a.shape}"
         )
     size = a.shape[2] * a.shape[3]
+    if not len(a):
+        raise ValueError("there are no activations: take one image at least")
     pixels = np.random.default_rng(rng).choice(
         size, min(size, max(1, at_most // len(a))), replace=False
     )

@@ -95,10 +95,11 @@ def task_sizes(
 def usual_split(num_classes: int, base: int = 0, tasks: int = 0) -> tuple[int, int]:
     """(base, tasks) that suit a data set; what is not 0 stays.
 
-    About half of the classes come first, as in the paper, then two equal tasks, or one
-    where there are fewer than four classes. After a given base, the fewest equal tasks
-    of 2 to 5, or one where no such number divides the rest. Raises UserError for more
-    tasks than classes.
+    Half of the classes come first, as in the paper, and what equal tasks leave over;
+    then two equal tasks, or one where there are fewer than four classes. After a given
+    base, the fewest equal tasks of 2 to 5, or one where no such number divides the
+    rest. Whether what is given fits is for `task_sizes` to say. Raises UserError where
+    no base is given, and the tasks would leave no class for it.
     """
     if base and not tasks:
         rest = num_classes - base
@@ -250,7 +251,8 @@ def build(config: Config, packed, device: torch.device) -> Tasks:
         test_source, test_rows, test = packed.train_images, held, train[held]
         train_rows = train_rows[~np.isin(train_rows, held)]
     images = resident_or_streamed(packed.train_images, train_rows, device)
-    some = MOMENT_IMAGES if packed.crop else len(train_rows)
+    some = len(train_rows)
+    some = min(some, MOMENT_IMAGES) if packed.crop else some
     few = np.linspace(0, len(train_rows) - 1, some).astype(int)
     mean, std = _moments(images, torch.from_numpy(few).to(device))
     usual = round(images.shape[1] * PADDING_SHARE), True

@@ -87,7 +87,7 @@ def test_fecam_does_not_care_for_the_sign_of_all_features():
         u, labels = cloud(sign)
         memory = Covariances(2, 3)
         memory.fit(u, labels)
-        distances.append(memory.distances(u, 2))
+        distances.append(memory.distances(u.double(), 2))
     torch.testing.assert_close(distances[0], distances[1])
     right = distances[0].argmin(1) == cloud()[1]
     assert right.float().mean() > 0.8

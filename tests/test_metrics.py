@@ -155,6 +155,11 @@ def test_confusion_agrees_with_scikit_learn():
     )
     assert result.sum() == 400 and not result[6].any()
     assert not metrics.confusion([], [], 3).any()
+    for kind in (np.uint8, np.int8, float):  # labels of bytes overflowed: 5 x 100
+        few = metrics.confusion(
+            np.array([3, 5, 99], kind), np.array([0, 5, 99], kind), 100
+        )
+        assert few[0, 3] == few[5, 5] == few[99, 99] == 1 and few.sum() == 3
 
 
 def test_old_new_by_hand():
@@ -165,7 +170,9 @@ def test_old_new_by_hand():
     assert np.isnan(old) and new == 0.75
 
 
-@pytest.mark.parametrize("predictions, labels", [([3, 0], [0, 2]), ([0, 0], [0, -1])])
+@pytest.mark.parametrize(
+    "predictions, labels", [([3, 0], [0, 2]), ([0, 0], [0, -1]), ([0.5, 0], [0, 0])]
+)
 def test_what_is_no_class_is_not_counted_as_another(predictions, labels):
     """A prediction beyond the classes was counted in the next row."""
     with pytest.raises(ValueError, match="none of 3 classes"):

@@ -48,6 +48,13 @@ def test_moments_of_some_photographs_are_of_all_classes(monkeypatch):
     np.testing.assert_allclose(stream.std, every.std((0, 1, 2)), atol=1e-3)
 
 
+def test_moments_of_few_photographs_count_each_once():
+    stream, every = photo_stream(), photographs().train_images / 255
+    assert len(every) < tasks.MOMENT_IMAGES
+    np.testing.assert_allclose(stream.mean, every.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(stream.std, every.std((0, 1, 2)), atol=1e-6)
+
+
 def still(**changes):
     """A config whose F came pretrained and is never trained; its stream."""
     settings = {**TINY, "split": (2, 1, 1), "penalty": "frozen", "network": "resnet18"}

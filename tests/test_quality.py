@@ -294,6 +294,10 @@ def test_the_fewest_rows_of_a_class_count():
         (quality.precision_recall, cloud(3, 3), cloud(9, 3), "needs 4"),
         (quality.density_coverage, cloud(9, 3), cloud(5, 3), "needs 6"),
         (quality.frechet, cloud(5, 3) / 0, cloud(5, 3), "not finite"),
+        (
+            lambda u, v: quality.by_class(u, torch.zeros(5), v, torch.zeros(5)),
+            *(cloud(5, 3) / 0, cloud(5, 3), "not finite"),
+        ),
     ],
 )
 def test_wrong_arguments(measure, u, v, said):

@@ -124,6 +124,7 @@ def test_herding_against_trying_every_image():
     assert replay.herding(torch.from_numpy(u), 5).tolist() == chosen
     # no more than there are
     assert sorted(replay.herding(torch.from_numpy(u), 20).tolist()) == [*range(9)]
+    assert u[replay.herding(torch.from_numpy(u), 0)].shape == (0, 4)
 
 
 def test_exemplars_are_rows_of_their_class_and_their_bytes_are_images():

@@ -670,3 +670,8 @@ def test_debiased_cka_refuses_three_rows_and_rows_equally_far_apart():
         with pytest.raises(ValueError, match="equally far apart"):
             linear_cka(RNG.normal(size=(9, 5)), corners)
     assert 0 < biased_cka(np.eye(9), RNG.normal(size=(9, 5))) < 1
+
+
+def test_no_images_leave_no_rows():
+    with pytest.raises(ValueError, match="take one image at least"):
+        pixels_as_rows(np.zeros((0, 3, 4, 4)), at_most=10, rng=0)

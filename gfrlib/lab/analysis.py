@@ -27,11 +27,13 @@ COSTLY = {"similarity", "projection", "quality"}
 PARTS = (
     "drift", "logits", "recognised", "samples", "similarity", "projection", "quality",
 )  # fmt: skip
-PER_CLASS = 20  # test images of each class that are looked at for drift and logits
+PER_CLASS = 20  # test images of each class that logits are taken of
 
 
 def looked_at(k: int) -> int:
-    """Test images of each class of task k, at most: of task 0 for its projection."""
+    """Test images of each class of task k whose features are looked at, at most: for
+    drift, and of task 0 as many as its projection shows.
+    """
     return PER_CLASS if k else max(PER_CLASS, POINTS)
 
 
@@ -71,6 +73,8 @@ class Observer:
         self.drift.append({"after": t, "of": self._moved(now, labels)})
         if config.penalty != "frozen":
             u, y = torch.cat(now), torch.cat(labels)
+            alike = first_of_each(y, PER_CLASS)  # each class counts the same
+            u, y = u[alike], y[alike]
             about = self._logits(t, network, classifier, u, y)
             self.logits.append({"after": t, **about})
             if "similarity" in parts and config.memory != "real":

@@ -135,7 +135,8 @@ def _check_classes(path: Path, arrays: dict, names: list[str]) -> None:
     seen = {part: np.unique(arrays[f"{part}_labels"]) for part in ("train", "test")}
     lowest = int(min(labels[0] for labels in seen.values()))
     highest = int(max(labels[-1] for labels in seen.values()))
-    if lowest > 0 and highest - lowest < len(names):
+    named = "class_names" in arrays and highest < len(names)  # each label has its name
+    if lowest > 0 and highest - lowest < len(names) and not named:
         raise UserError(
             f"'{path}': the labels begin at {lowest}; subtract {lowest}, so that they "
             "begin at 0."

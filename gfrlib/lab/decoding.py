@@ -121,7 +121,9 @@ def decode(file: Path, side: int, rules: Rules) -> tuple[np.ndarray, int]:
     """
     from PIL import Image
 
-    with _explained(file, rules), Image.open(file) as image:
+    # an open file, not its name: Pillow maps a named TIFF without compression into
+    # memory, and scrambles one that is turned
+    with _explained(file, rules), open(file, "rb") as data, Image.open(data) as image:
         _check_size(image.size, rules)
         image.draft("RGB", (SPARE * side, SPARE * side))  # does nothing to a PNG
         first = _first_of_several(image)

@@ -164,6 +164,11 @@ def extractor_after(
             "A pretrained extractor is a ResNet-18, and this run trains the small CNN; "
             "add --network resnet18."
         )
+    if config.head == "cosine":
+        raise UserError(
+            "The extractor of this run ends without a ReLU, for its cosine head, and a "
+            "pretrained one ends with it; take a method with another head, such as gfr."
+        )
     check_unchanged()
     config = checked(config)
     check_own_code(config)

@@ -2,9 +2,10 @@
 
 import torch
 
+from gfrlib.batches import at_once
 from gfrlib.conditions import fixed
 from gfrlib.config import Config, UserError
-from gfrlib.engine import limits
+from gfrlib.engine import distributed, limits
 from gfrlib.engine.machine import Machine
 from gfrlib.methods import FEATURES
 from gfrlib.networks import Network, build_network
@@ -44,6 +45,9 @@ def least(config: Config, stream: Tasks) -> int:
     shrunk = 1 if high <= 32 and stream.stem in ("", "3x3") else 16
     # a batch is never larger than the task
     batch = min(config.batch_size, len(stream.train_index(0)))
+    # and read in parts by an F that is never trained, or by several processes
+    batch = min(batch, at_once(stream)) if fixed(config) else batch
+    batch = max(1, batch // distributed.size())
     first = batch * config.width * high * wide // shrunk
     classifier = FLOAT * (copies * weights + first)
     return max(classifier, FLOAT * weights + _of_memory(config, network, stream))
@@ -57,7 +61,7 @@ def _of_memory(config: Config, network: Network, stream: Tasks) -> int:
     with torch.device("meta"):
         memory = build_memory(config, stream.num_classes, shape, 0, images=images)
     kept = _bytes(memory)
-    if not memory.trained:
+    if not memory.trained or len(stream.sizes) == 1:
         return kept
     # inputs of G and D, and two hidden layers
     latent = config.latent_dim * (config.memory == "gan")

@@ -12,7 +12,7 @@ import torch
 
 from gfrlib import training
 from gfrlib.batches import at_once
-from gfrlib.conditions import fixed, generated, trains_later
+from gfrlib.conditions import fixed, generated, important, trains_later
 from gfrlib.config import Config
 from gfrlib.engine import store
 from gfrlib.engine.machine import Machine
@@ -31,17 +31,19 @@ LOOKED = 64  # images that the extractor is timed on
 def images_looked_at(config: Config, stream: Tasks) -> int:
     """Images that F reads outside of the steps of training, each time counted.
 
+    An importance (EWC, MAS) counts an image three times: its gradient takes as long as
+    two more.
     A pretrained F that is frozen reads every image once (batches.known_features).
     """
     chain = training.Chain(config, stream, store.Store())
     train = [len(stream.train_index(t)) for t in range(len(stream.sizes))]
     test = [len(stream.test_index(t)) for t in range(len(stream.sizes))]
-    views = config.feature_views * sum(train[: chain.last])
-    views *= generated(config) and config.cut == FEATURES
+    viewed = config.feature_views * sum(train[: chain.last])
+    viewed *= generated(config) and config.cut == FEATURES
     if fixed(config):
-        return sum(train) + sum(test) + views
+        return sum(train) + sum(test) + viewed
     analysed = [n * analysis.looked_at(k) for k, n in enumerate(stream.sizes)]
-    total = views
+    total = viewed
     if config.memory == "flow":
         total += train[0]  # its moments
     learns = trains_later(config)  # a head, on features that are computed once
@@ -51,6 +53,10 @@ def images_looked_at(config: Config, stream: Tasks) -> int:
         if config.memory not in ("none", "real") and not generated(config):
             total += train[t]
         later = t > chain.numbers.start
+        total += 3 * train[t] * important(config)
+        total += train[t] * later * (config.head == "cosine")  # for its first weights
+        views = 1 + stream.mirror  # of exemplars, for their means
+        total += views * plans.exemplars_kept(config, stream, t)
         total += train[t] * later * (config.penalty == "frozen" and learns)
         total += 2 * train[t] * later * (config.drift != "none")
     return total

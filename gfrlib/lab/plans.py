@@ -65,8 +65,7 @@ def _steps(chain: training.Chain, t: int) -> dict[str, int]:
     config, stream, first = chain.config, chain.tasks, t == chain.numbers.start
     learned = range(t + 1) if config.memory == "real" else [t]
     images = sum(len(stream.train_index(k)) for k in learned)
-    if config.memory == "exemplars":
-        images += config.exemplars * stream.classes(t).start
+    images += exemplars_kept(config, stream, t - 1)
     epochs = config.epochs_base if first else config.epochs_task
     if not first and config.penalty == "frozen" and config.prediction != "softmax":
         epochs = 0
@@ -75,6 +74,15 @@ def _steps(chain: training.Chain, t: int) -> dict[str, int]:
     if config.penalty in ("fisher", "sensitivity"):
         steps["importance"] = 0
     return steps
+
+
+def exemplars_kept(config: Config, stream: Tasks, t: int) -> int:
+    """Images that the memory holds after task t; none before task 0."""
+    if config.memory != "exemplars" or t < 0:
+        return 0
+    seen = stream.train_labels < stream.classes(t).stop
+    counts = torch.bincount(stream.train_labels[seen])
+    return int(counts.clamp_max(config.exemplars).sum())
 
 
 class _Enough(Exception):

@@ -111,6 +111,23 @@ def test_logits_against_loops():
         }
 
 
+def test_each_class_counts_the_same_in_the_logits(monkeypatch):
+    """Of task 0's classes more features are looked at, for the projection."""
+    config, found = tiny("finetune", **SMALL), []
+    stream, counts = load_tasks(config), {}
+    observer = analysis.Observer(config, stream, ())
+    monkeypatch.setattr(
+        observer,
+        "_logits",
+        lambda *a: found.append(torch.bincount(a[-1]).tolist()) or {},
+    )
+    train(config, observe=observer)
+    for c in range(stream.classes(2).stop):
+        counts[c] = int((stream.test_labels == c).sum())
+    assert found[-1] == [min(analysis.PER_CLASS, n) for n in counts.values()]
+    assert max(counts.values()) > analysis.PER_CLASS
+
+
 # Replay -------------------------------------------------------------------------------
 
 

@@ -68,6 +68,10 @@ REFUSED = {
         {**both(lambda x: x + 1), "class_names": NAMES},
         "labels begin at 1; subtract 1",
     ),
+    "a class before the others, without an image": (
+        {**both(lambda x: x + 1), "class_names": [*NAMES, "fox"]},
+        r"the class 0 \('cat'\) has no training image",
+    ),
     "labels with gaps": (both(lambda x: 2 * x), "the class 1 has no training image"),
     "no label of a name": (
         {"class_names": [*NAMES, "fox"]},

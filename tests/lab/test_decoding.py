@@ -64,6 +64,31 @@ def test_an_image_is_turned_as_viewers_turn_it(tmp_path, kind, orientation):
         assert np.array_equal(stored, expected) == (orientation == 1)
 
 
+UPRIGHT = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T,
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_grey_tiff_without_compression_is_turned(tmp_path, deep, orientation):
+    """Pillow 13 scrambles one that it opens by its name: it maps it as if turned."""
+    grey = np.asarray(picture(size=(50, 30)).convert("L"))
+    grey = grey.astype(np.uint16) * 257 if deep else grey
+    Image.fromarray(grey).save(tmp_path / "a.tif", exif=turned(orientation))
+    upright = np.ascontiguousarray(UPRIGHT[orientation](grey))
+    Image.fromarray(upright).save(tmp_path / "upright.png")
+    found, _ = read(tmp_path / "a.tif")
+    assert np.array_equal(found, read(tmp_path / "upright.png")[0])
+
+
 def test_damaged_or_odd_exif_data_turn_nothing(tmp_path):
     picture().save(tmp_path / "plain.jpg")
     expected, _ = read(tmp_path / "plain.jpg")

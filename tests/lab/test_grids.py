@@ -199,11 +199,13 @@ def test_the_papers_grids_can_be_read(path, monkeypatch):
     assert grids.read(path)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_plan_names_the_stages_that_training_opens(method, home):
-    config = tiny(
-        method, **{k: v for k, v in SMALL.items() if k not in TINY}, epochs_base=1
-    )
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [*((m, {}) for m in METHODS), ("icarl-cnn", {"exemplars": 1000})],
+)
+def test_the_plan_names_the_stages_that_training_opens(method, more, home):
+    settings = {k: v for k, v in SMALL.items() if k not in TINY} | more
+    config = tiny(method, **settings, epochs_base=1)
     stream, store = load_tasks(config), MemoryStore()
     store.code = stages.code_digest()
     outcome = train(config, store)

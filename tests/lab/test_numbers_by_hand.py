@@ -219,6 +219,37 @@ def test_a_frozen_pretrained_extractor_needs_no_optimiser():
     assert 0 < gap == 4 * 3 * count
 
 
+# footprint.least: a frozen one reads its images in parts
+def test_a_frozen_pretrained_extractor_reads_no_whole_batch(monkeypatch):
+    small, large = (
+        tiny("frozen", network="resnet18", weights="random-01234567", batch_size=size)
+        for size in (2, 64)
+    )
+    monkeypatch.setattr(footprint, "at_once", lambda stream: 2)
+    stream = load_tasks(tiny("frozen"))
+    assert footprint.least(large, stream) == footprint.least(small, stream)
+
+
+# footprint.least: the batch of one process
+def test_processes_share_a_batch(monkeypatch):
+    config = tiny("finetune", batch_size=64)
+    stream = load_tasks(config)
+    alone = footprint.least(config, stream)
+    monkeypatch.setattr("gfrlib.engine.distributed.size", lambda: 2)
+    assert alone - footprint.least(config, stream) == 4 * 32 * config.width * 8 * 8
+
+
+# footprint.least: after one task no GAN is trained
+def test_one_task_needs_no_memory_for_the_training_of_a_gan():
+    trained, never = (
+        footprint.least(config, load_tasks(config))
+        for config in (
+            tiny("gfr", generator_hidden=2000, split=split) for split in ((3, 4), (7,))
+        )
+    )
+    assert never < trained / 3
+
+
 # experiments._told_of: the classes before that task
 def test_an_extractor_is_told_by_the_classes_that_it_has_learned():
     config, stream = tiny("finetune"), SimpleNamespace(sizes=(3, 2, 2))

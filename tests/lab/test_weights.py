@@ -404,6 +404,12 @@ def test_what_is_kept_is_the_networks_own(home):
         assert f"after task {after}, seed 0" in found.source
 
 
+def test_an_extractor_without_its_last_relu_is_refused(home):
+    """Loaded into a run with another head, a ReLU would cut what it has learned."""
+    with pytest.raises(UserError, match="ends without a ReLU, for its cosine head"):
+        experiments.extractor_after(small("lucir"))
+
+
 def test_the_first_tasks_extractor_is_the_runs_own_stage(home, monkeypatch):
     """No generator is trained for it, and a later run finds its stage."""
     config = small("gfr")
