@@ -119,7 +119,7 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
             ),
         ),
         ("keeps no image comes in the order of CIFAR-100", orders_agree),
-        ("What keeps images falls behind feature replay", images_fall_behind),
+        ("What keeps images falls behind feature replay by a GAN", images_fall_behind),
     ],
     "09_comparison.ipynb": [
         (
