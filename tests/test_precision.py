@@ -60,6 +60,17 @@ EMULATED = "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: fpu avx2 avx512f
 ARM = "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"
 
 
+def test_a_processor_is_named_with_its_kind(monkeypatch, tmp_path):
+    """Two kinds that are both called "AMD EPYC" ended the same training differently."""
+    here, cpu = tmp_path / "cpuinfo", torch.device("cpu")
+    monkeypatch.setattr(machine, "CPUINFO", here)
+    kind = "cpu family\t: 25\nmodel\t\t: 17\n"
+    here.write_text(f"processor\t: 0\n{kind}model name\t: Some EPYC\n")
+    assert machine.chip(cpu) == "Some EPYC (family 25, model 17)"
+    here.write_text(NATIVE)
+    assert machine.chip(cpu) == "Some EPYC"
+
+
 @pytest.mark.parametrize(
     ("text", "auto", "said"),
     [(NATIVE, "bf16", 0), (EMULATED, "float32", 1), (ARM, "float32", 1)]

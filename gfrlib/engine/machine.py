@@ -297,10 +297,15 @@ def _require_compiler(device: torch.device) -> None:
 
 
 def chip(device: torch.device) -> str:
-    """The GPU's or the processor's name."""
+    """The GPU's or the processor's name, with its family and model where it has them.
+
+    Clouds call many processors by one name, and their kinds round differently.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name()
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    family, model = _cpuinfo("cpu family"), _cpuinfo("model")
+    return f"{name} (family {family}, model {model})" if family and model else name
 
 
 def _cpuinfo(field: str) -> str:
@@ -309,5 +314,6 @@ def _cpuinfo(field: str) -> str:
         lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
-    found = (line for line in lines if line.startswith(field))
-    return next((line.split(":", 1)[1].strip() for line in found), "")
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    found = (value for name, value in pairs if name.strip() == field)
+    return next(found, "").strip()
