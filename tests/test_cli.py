@@ -179,7 +179,13 @@ def test_records_lists_and_compare_compares(run):
     )
     code, out, _ = run("compare", a, b)
     assert code == 0 and re.search(r"epochs_task\s+1\s+2", out) and "width" not in out
-    refused(run("compare", "digits", a), "2 different settings")
+    said = run("compare", "digits", a)
+    refused(said, "2 different settings")
+    assert a in said[2] and b in said[2] and "epochs_task 2" in said[2]
+    code, out, _ = run("records", a)
+    assert code == 0 and out.startswith(a) and len(out.splitlines()) == 1
+    assert "; quick finetune, " in out and "epochs_task 1" in out
+    refused(run("records", "mnist"), "No record begins with 'mnist'")
     refused(run("compare", a, "mnist"), "No record begins with 'mnist'")
     assert run("compare", a, a)[0] == 0
 
@@ -278,8 +284,9 @@ def test_every_field_is_an_option_in_both_spellings(run):
         (["run", "--dataset", "./nowhere.npz"], "does not exist"),
         (["data", "mine", "./nowhere"], "does not exist"),
         (["data", "../mine", "."], "cannot name a data set"),
-        (["data", "digits", "."], "digits is built in"),
-        (["data", "Digits", "."], "digits is built in"),
+        (["data", "digits", "."], "'digits' is built in; give the data set another"),
+        (["data", "Digits", "."], "'digits' is built in; give the data set another"),
+        (["data", "Äpfel", "."], "use a to z, A to Z, 0 to 9"),
         (["data", "CIFAR100", "."], "too much like 'cifar100'; write that"),
         (["run", "--size", "64"], "--size 64; see python -m gfrlib run --help"),
         (["run", "--sed", "1"], "--sed 1 (did you mean --seed?)"),

@@ -3,7 +3,6 @@
 See `looks` for what `records` are.
 """
 
-import dataclasses
 import datetime
 import html
 import inspect
@@ -22,10 +21,10 @@ from matplotlib.figure import Figure
 from gfrlib import metrics
 from gfrlib.book import claims, looks, results
 from gfrlib.book.costs import human as human
-from gfrlib.config import METHODS, PRESETS, make_config
+from gfrlib.config import PRESETS
 from gfrlib.engine.store import root
 from gfrlib.engine.values import counted as counted
-from gfrlib.lab import grids
+from gfrlib.lab import grids, naming
 
 # Code and commands --------------------------------------------------------------------
 
@@ -40,20 +39,13 @@ def command(config) -> str:
     """The command that makes the record of `config`.
 
     It names the preset, the closest row, and all fields that differ from that row, but
-    for the device and its threads.
+    for the device and its threads (naming.row_of).
     """
-
-    def differing(method):
-        usual = make_config(config.preset, method)
-        unnamed = ("preset", "device", "threads")
-        fields = dataclasses.asdict(config).items()
-        return {k: v for k, v in fields if v != getattr(usual, k) and k not in unnamed}
-
-    method = min(METHODS, key=lambda name: len(differing(name)))
+    method, changes = naming.row_of(config)
     words = [f"python -m gfrlib run --preset {config.preset} --method {method}"]
-    for name, value in differing(method).items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words.append(f"--{name.replace('_', '-')} {shlex.quote(text)}")
+    for name, value in changes.items():
+        text = shlex.quote(naming.as_text(value))
+        words.append(f"--{name.replace('_', '-')} {text}")
     return " ".join(words)
 
 

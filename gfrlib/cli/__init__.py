@@ -58,6 +58,9 @@ def _parser() -> Parser:
     methods.set_defaults(action=actions.methods)
     listing = commands.add_parser("records", help="what is recorded")
     listing.add_argument(
+        "name", nargs="?", default="", help="the beginning of names; all if left out"
+    )
+    listing.add_argument(
         "--seal",
         action="store_true",
         help="add checksums to records that older code has made",

@@ -15,6 +15,8 @@ from gfrlib.cli.progress import Progress
 from gfrlib.config import METHODS, Config, UserError, from_text
 from gfrlib.engine import paths, values
 
+NAMED = 3  # records that a message names
+
 
 def settings() -> list[dataclasses.Field]:
     """The fields of Config that are options of `run`."""
@@ -141,7 +143,7 @@ def _row(name: str, values) -> None:
 def grid(options) -> None:
     """Run a grid; each run is printed as it ends."""
     from gfrlib.engine import distributed
-    from gfrlib.lab import experiments, grids, origin, plans
+    from gfrlib.lab import experiments, grids, naming, origin, plans
 
     if distributed.announced() > 1:
         raise UserError(
@@ -165,7 +167,7 @@ def grid(options) -> None:
     )
     # closed at once when this is stopped, so that its processes end, too
     with contextlib.closing(results):
-        told = _tell_results(results, len(configs), commit=options.commit)
+        told = _tell_results(results, naming.apart(configs), commit=options.commit)
     failed, uncommitted = told
     if failed:
         raise UserError(
@@ -179,13 +181,16 @@ def grid(options) -> None:
         )
 
 
-def _tell_results(results, count: int, *, commit: bool) -> tuple[int, int]:
+def _tell_results(results, apart: dict, *, commit: bool) -> tuple[int, int]:
     """Print each run as it ends, and commit its record, also one that an earlier call
     has left uncommitted; returns how many failed, and how many are not committed.
+
+    apart: by which settings each differs from others of its name.
     """
     failed = uncommitted = 0
     for number, (config, result) in enumerate(results, 1):
-        name = f"[{number}/{count}] {config.method} seed {config.seed}"
+        name = f"[{number}/{len(apart)}] {config.method} seed {config.seed}"
+        name += f", {apart[config]}" if apart.get(config) else ""
         if isinstance(result, UserError):
             failed += 1
             print(f"{name}: {result}", file=sys.stderr, flush=True)
@@ -270,9 +275,15 @@ def records(options) -> None:
     """Print what is recorded; with --seal add checksums to what older code has made."""
     from gfrlib.lab import records
 
-    paths = records.every()
-    if not paths:
+    every = records.every()
+    if not every:
         print("Nothing is recorded yet; python -m gfrlib run makes the first record.")
+    paths = [path for path in every if path.stem.startswith(options.name)]
+    if every and not paths:
+        raise UserError(
+            f"No record begins with '{options.name}'; python -m gfrlib records lists "
+            "all of them."
+        )
     for path in paths:
         try:
             line = _sealed(path) if options.seal else _listed(records.whole(path))
@@ -284,7 +295,20 @@ def records(options) -> None:
 
 def _listed(record) -> str:
     date, old = record.provenance["date"], "" if record.sealed else ", no checksum"
-    return f"{_in_short(record)}  {date}  {record.status}{old}"
+    so = f"{_in_short(record)}  {date}  {record.status}{old}"
+    return f"{so}; {_settings(record.config)}"
+
+
+def _settings(config: Config) -> str:
+    """'slim gfr, penalty_weight 10': preset, row, and what differs from both, but for
+    the split and the seed, which the record's name says.
+    """
+    from gfrlib.lab import naming
+
+    row, changes = naming.row_of(config)
+    left = {k: v for k, v in changes.items() if k not in (*naming.SPLIT, "seed")}
+    left.pop("dataset", None)
+    return ", ".join(filter(None, (f"{config.preset} {row}", naming.in_words(left))))
 
 
 def _sealed(path: Path) -> str:
@@ -333,9 +357,12 @@ def _resolve(text: str):
             f"No record begins with '{text}'; python -m gfrlib records lists them."
         )
     if len(found) > 1:
+        first = [some[0] for some in found.values()][:NAMED]
+        those = [f"{record.name} ({_settings(record.config)})" for record in first]
         raise UserError(
             f"'{text}' begins the names of records with {len(found)} different "
-            "settings; write more of the name (python -m gfrlib records lists them)."
+            f"settings; write more of the name, such as {'; '.join(those)} (python -m "
+            f"gfrlib records {text} lists them)."
         )
     return next(iter(found.values()))
 

@@ -23,7 +23,7 @@ def data(options) -> None:
 
     Of a folder it says what was used for what, and what was left out.
     """
-    from gfrlib.lab import class_lists, datasets, decoding
+    from gfrlib.lab import arrays, class_lists, datasets, decoding
 
     name = datasets.checked(options.name)
     if options.path is None:
@@ -44,6 +44,8 @@ def data(options) -> None:
         raise UserError(
             f"'{path}' does not exist; give a folder of images or a packed .npz file."
         )
+    if path.is_file():
+        arrays.check_no_archive(path)
     given = {k: getattr(options, k) for k in LARGE if getattr(options, k) is not None}
     classes = options.classes or ""
     large = bool(given) or name.startswith("imagenet")

@@ -12,6 +12,7 @@ import numpy as np
 from gfrlib.config import UserError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 ZIP = b"PK"  # how an .npz file begins
 WORDS = {"train": "training", "test": "test"}
 
@@ -22,6 +23,7 @@ def read_npz(path: Path) -> tuple[dict, list[str]]:
     Raises UserError for one that cannot be read, and for arrays that no run could use
     (labels with gaps, parts of different sizes, ...).
     """
+    check_no_archive(path)
     arrays = _load(path)
     missing = [key for key in ARRAYS if key not in arrays]
     if missing:
@@ -35,6 +37,14 @@ def read_npz(path: Path) -> tuple[dict, list[str]]:
     names = _names(path, arrays)
     _check_classes(path, arrays, names)
     return {key: arrays[key] for key in ARRAYS}, names
+
+
+def check_no_archive(path: Path) -> None:
+    """Raises UserError for a file that is called as archives of images are."""
+    if path.suffix.lower() in ARCHIVES:
+        raise UserError(
+            f"'{path}' is an archive; unpack it, and give the folder with the images."
+        )
 
 
 def _load(path: Path) -> dict:

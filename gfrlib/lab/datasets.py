@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.config import UserError
-from gfrlib.engine import locks, values
+from gfrlib.engine import locks, paths, values
 from gfrlib.engine.store import root
 from gfrlib.lab import stored
 from gfrlib.lab.arrays import ARRAYS, download_cifar100, read_npz
@@ -76,11 +76,13 @@ def checked(name: str) -> str:
         raise UserError(
             f"'{name}' is too much like '{taken[0]}'; write that, or take another name."
         )
-    if taken or not NAME.fullmatch(name) or len(name) > LONGEST:
+    if taken:
+        raise UserError(f"'{taken[0]}' is built in; give the data set another name.")
+    if not NAME.fullmatch(name) or len(name) > LONGEST:
         raise UserError(
-            f"'{name}' cannot name a data set; use letters, digits, '.', '_' and '-' "
-            f"(at most {LONGEST}, no dot or hyphen in front; digits is built in). The "
-            "name comes first, the PATH after it."
+            f"'{name}' cannot name a data set; use a to z, A to Z, 0 to 9, '.', '_' "
+            f"and '-' (at most {LONGEST}, no dot or hyphen in front). The name comes "
+            "first, the PATH after it."
         )
     return name
 
@@ -99,6 +101,12 @@ def packed(name: str) -> Packed:
             if not _is_packed(name):  # no other process has brought it meanwhile
                 _store(name, *download_cifar100(root() / "data" / "download"))
         return _open(folder() / name)
+    if name and paths.given(name, "The data set").exists():
+        raise UserError(
+            f"'{name}' is a path, and a Config takes the name of a data set: "
+            "gfrlib.lab.experiments.settings takes the path and packs it, and so does "
+            "python -m gfrlib data NAME PATH."
+        )
     have = [*BUILT_IN, *sorted(p.parent.name for p in folder().glob("*/meta.json"))]
     raise UserError(
         f"There is no data set '{name}'; choose one of "

@@ -1,6 +1,7 @@
 """A folder of images -> arrays of one size, with the names of the classes."""
 
 import contextlib
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from gfrlib.config import UserError
 from gfrlib.engine import values
-from gfrlib.lab import decoding, surveys
+from gfrlib.lab import copies, decoding, surveys
 
 
 @dataclass
@@ -56,7 +57,33 @@ def account(found: surveys.Survey, changed: dict[int, int]) -> list[str]:
     for key, what in decoding.CHANGES.items():
         if changed.get(key):
             lines.append(f"images {what}: {changed[key]}")
+    lines += _together(found) + copies.lines(found.files)
     return lines + found.left_out.lines()
+
+
+def _together(found: surveys.Survey) -> list[str]:
+    """A line on classes whose images all lie in several folders of theirs: these may
+    have been meant as classes. [] where there are none.
+    """
+    folders: dict[int, set[Path]] = {}
+    for file, label in found.files["train"]:
+        folders.setdefault(label, set()).add(file.parent)
+    several = [k for k, some in folders.items() if _several(some)]
+    if not several:
+        return []
+    first = several[0]
+    inside = surveys.named(sorted(place.name for place in folders[first]))
+    others = values.counted(len(several) - 1, "other class", "other classes")
+    also = f", and so {others}" if len(several) > 1 else ""
+    return [
+        f"the class '{values.line(found.names[first])}' is made of folders in it: "
+        f"{inside}{also}; if these are classes, move them up"
+    ]
+
+
+def _several(folders: set[Path]) -> bool:
+    """Whether there are two or more, and none that holds all others."""
+    return len(folders) > 1 and Path(os.path.commonpath(folders)) not in folders
 
 
 def _side_of(file: Path, rules: decoding.Rules) -> int:

@@ -15,7 +15,7 @@ from gfrlib.config import Config, UserError
 from gfrlib.engine import limits, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.values import counted
-from gfrlib.lab import footprint, records
+from gfrlib.lab import footprint, naming, records
 from gfrlib.lab.runs import load_tasks
 from gfrlib.penalties import Past
 from gfrlib.tasks import Tasks
@@ -174,13 +174,15 @@ def plan(
     *,
     analyse: Iterable[str] = (),
 ) -> list[dict]:
-    """One row a run: method, split, seed, whether recorded, stages, new ones, seconds.
+    """One row a run: method, split, seed, whether recorded, stages, new ones, seconds,
+    and the settings by which it differs from others of its name.
 
     What lacks a part of its analysis that `analyse` names is not recorded yet. New to
     the grid, that is: a stage that an earlier run of it trains, or that lies in the
     cache, costs nothing. Compiled runs count as fast as uncompiled ones.
     """
     rows, seen, known, place = [], set(), {}, store.Store().place
+    apart = naming.apart(configs)
     for number, config in enumerate(configs, 1):
         with _named(config, number, len(configs)):
             stream = load_tasks(config)
@@ -196,6 +198,7 @@ def plan(
             "stages": 0,
             "new": 0,
             "seconds": 0.0,
+            "settings": apart[config],
         }
         if not row["recorded"]:
             with _named(config, number, len(configs)):
@@ -242,10 +245,12 @@ def _is_done(place: Path, stage: Stage) -> bool:
 def table(rows: list[dict]) -> str:
     """The plan as text, with its totals."""
     heads = ("method", "split", "seed", "stages", "new", "minutes")
-    lines = [_line(*heads)]
+    searched = any(row.get("settings") for row in rows)
+    lines = [_line(*heads, "settings" if searched else "")]
     for row in rows:
         minutes = "recorded" if row["recorded"] else f"{row['seconds'] / 60:.1f}"
-        lines.append(_line(*(row[name] for name in heads[:-1]), minutes))
+        own = row.get("settings", "")
+        lines.append(_line(*(row[name] for name in heads[:-1]), minutes, own))
     count = collections.Counter(row["recorded"] for row in rows)
     total, new = sum(row["stages"] for row in rows), sum(row["new"] for row in rows)
     minutes = sum(row["seconds"] for row in rows) / 60
@@ -260,5 +265,6 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _line(method, split, seed, stages, new, minutes) -> str:
-    return f"{method:<20}{split:<16}{seed:>4}{stages:>8}{new:>5}{minutes:>9}"
+def _line(method, split, seed, stages, new, minutes, settings) -> str:
+    line = f"{method:<20}{split:<16}{seed:>4}{stages:>8}{new:>5}{minutes:>9}"
+    return f"{line}  {settings}" if settings else line

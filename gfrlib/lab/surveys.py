@@ -202,9 +202,11 @@ def _check_count(path: Path, train: Path, names: list[str]) -> None:
             f"{path}/train/<class>/ and {path}/val/<class>/ (or in {path}/<class>/)."
         )
     inside = train / names[0]
-    if train == path and len(names) == 1 and _has_train(inside):
+    alone = train == path and len(names) == 1 and inside.is_dir()
+    if alone and (_has_train(inside) or _has_classes(inside)):
+        what = "train/ is" if _has_train(inside) else "other folders are"
         raise UserError(
-            f"'{path}' holds only the folder '{names[0]}', in which train/ is; give "
+            f"'{path}' holds only the folder '{names[0]}', in which {what}; give "
             f"'{inside}' as the folder."
         )
     if len(names) == 1:
@@ -226,8 +228,14 @@ def _check_nested(folders: dict[str, Path]) -> None:
                 )
 
 
+def _has_classes(folder: Path) -> bool:
+    """Whether it holds folders, two at least, and no file of its own."""
+    files, folders = _entries(folder, LeftOut(folder))
+    return len(folders) > 1 and not files
+
+
 def _has_train(folder: Path) -> bool:
-    return folder.is_dir() and any(
+    return any(
         PARTS.get(place.name.casefold()) == "train"
         for place in _entries(folder, LeftOut(folder))[1]
     )

@@ -39,6 +39,7 @@ def _close():
     ],
 )
 def test_the_command_makes_the_same_config(config):
+    """Of a reader's own images the split is always said: `run` would divide anew."""
     given_words = shlex.split(words.command(config))
     assert given_words[:4] == ["python", "-m", "gfrlib", "run"]
     given = dict(
@@ -308,3 +309,15 @@ def test_the_papers_numbers_stand_above_ours():
         rows[1]["after task 1"] == "75.0\u00a0±\u00a07.1" and rows[1]["how many"] == 2
     )
     assert rows[3]["after task 1"] == "3.2"
+
+
+def test_the_command_for_images_of_ones_own_says_the_split(monkeypatch):
+    """`run` divides such a data set anew where the split is left open."""
+    monkeypatch.setattr("gfrlib.lab.datasets.is_own", lambda name: name == "birds")
+    config = make_config("photos", "frozen", dataset="birds")
+    assert f" --base {config.base} --tasks {config.tasks}" in words.command(config)
+    assert "--base" not in words.command(make_config("photos", "frozen"))
+    split = make_config("photos", "frozen", dataset="birds", split=[4, 3])
+    assert "--split 4,3" in words.command(split) and "--base" not in words.command(
+        split
+    )

@@ -11,8 +11,8 @@ from PIL import Image
 from test_tasks import arrays, write_folder
 
 from gfrlib import cli
-from gfrlib.config import UserError
-from gfrlib.lab import datasets, decoding, folders, shards
+from gfrlib.config import UserError, make_config
+from gfrlib.lab import copies, datasets, decoding, folders, shards
 from gfrlib.lab.experiments import load_tasks, settings
 
 
@@ -429,3 +429,85 @@ def test_the_first_image_sets_the_size_and_that_is_said(tmp_path):
     most = folders.read_folder(tmp_path, rules=decoding.Rules(side=10))
     [line] = [line for line in most.account if "brought to" in line]
     assert "10 x 10, the most without a given size: 10 are larger, 2 smaller" in line
+
+
+# --- what spoils a result, and is said ------------------------------------------------
+
+
+@both
+def test_copies_of_what_is_trained_on_are_counted(folder, way):
+    train, val = folder / "train", folder / "val"
+    ours = sorted((train / "class 0").glob("*.png"))
+    for k in (0, 1):
+        (val / "class 0" / f"again {k}.png").write_bytes(ours[k].read_bytes())
+    (train / "class 1" / "same.png").write_bytes(ours[0].read_bytes())
+    (train / "class 0" / "twice.png").write_bytes(ours[5].read_bytes())  # no harm
+    _, said = way(folder)
+    assert said[1:] == [
+        "images for testing that are copies of images for training, so that they are "
+        f"known too well: 2 (class 0/{ours[0].name} and class 0/again 0.png)",
+        "images that have a copy in another class: 3 "
+        f"(class 0/{ours[0].name} and class 1/same.png)",
+    ]
+
+
+@both
+def test_copies_are_found_where_every_fifth_image_is_for_testing(home, way):
+    flat = write_folder(home / "flat", generated(2, per_class=10), None)
+    files = sorted((flat / "class 1").glob("*.png"))
+    for file in files[1:]:
+        file.write_bytes(files[0].read_bytes())
+    _, said = way(flat)
+    assert said[1:] == [
+        "images for testing that are copies of images for training, so that they are "
+        f"known too well: 2 (class 1/{files[0].name} and class 1/{files[4].name})"
+    ]
+
+
+def test_very_many_files_are_not_compared(folder, monkeypatch):
+    file = next((folder / "train" / "class 0").glob("*.png"))
+    (folder / "val" / "class 0" / "again.png").write_bytes(file.read_bytes())
+    assert len(plain(folder)[1]) == 2
+    monkeypatch.setattr(copies, "MOST", 3)
+    assert len(plain(folder)[1]) == 1
+
+
+@both
+def test_classes_that_lie_one_level_deeper_are_said(home, way):
+    """Three classes below each of two folders were two classes, without a word."""
+    deep = home / "deep"
+    for seed, top in enumerate(("a", "b")):
+        write_folder(deep / top, generated(3, per_class=5, seed=seed), None)
+    packed, said = way(deep)
+    assert packed.class_names == ["a", "b"]
+    assert said[1:] == [
+        "the class 'a' is made of folders in it: 3 (class 0, class 1, class 2), and so "
+        "1 other class; if these are classes, move them up"
+    ]
+
+
+@both
+def test_a_folder_around_the_classes_is_named(home, way):
+    """What unpacking an archive often leaves."""
+    inner = write_folder(home / "photos" / "my photos", generated(3, per_class=5), None)
+    with pytest.raises(
+        UserError, match=r"'my photos', in which other folders are"
+    ) as e:
+        way(home / "photos")
+    assert f"give '{inner}' as the folder" in str(caught.value)
+    assert len(way(inner)[0].class_names) == 3
+
+
+@pytest.mark.parametrize("words", [(), ("--size", "16")])
+def test_an_archive_is_to_be_unpacked(home, capsys, words):
+    (home / "own.zip").write_bytes(b"PK")
+    assert cli.main(["data", "mine", str(home / "own.zip"), *words]) == 2
+    said = capsys.readouterr().err
+    assert "own.zip' is an archive; unpack it, and give the folder" in said
+
+
+def test_a_path_where_a_name_belongs_is_told_the_way(folder):
+    """`make_config` takes names; the folder was "no data set", although it is there."""
+    with pytest.raises(UserError, match=r"is a path.*experiments\.settings takes the"):
+        load_tasks(make_config("photos", "frozen", dataset=str(folder)))
+    assert settings("photos", "frozen", dataset=str(folder)).dataset != str(folder)
