@@ -227,6 +227,10 @@ def test_every_field_is_an_option_in_both_spellings(run):
         (["run", "--preset", "huge"], "no preset 'huge'"),
         (["run", "--method", "sgd"], "no method 'sgd'"),
         (["run", "--dataset", "mnist"], "no data set 'mnist'"),
+        (
+            ["run", "--dataset", "imagenet-subset"],
+            "python -m gfrlib data imagenet-subset FOLDER --classes lucir",
+        ),
         (["run", "--momentum", "0.9"], "--momentum"),
         (["run", "--epochs", "3"], "--epochs"),
         (["run", "--seed", "one"], "whole number, not 'one'"),
@@ -865,3 +869,41 @@ def test_what_counts_as_changed_code(tmp_path, monkeypatch):
     assert origin.code_commit().endswith("+changes")
     with pytest.raises(UserError, match="__init__.py and 1 more"):
         origin.refuse_changes()
+
+
+def test_a_weight_that_was_chosen_for_another_penalty_is_said(run):
+    words = ["run", "--dry-run", "--method", "ewc", "--penalty", "features"]
+    for more, said in (([], True), (["--penalty-weight", "1"], False)):
+        told = run(*words, *more)[2]
+        assert ("that of 'ewc' with another penalty" in told) == said
+    plain = run("run", "--dry-run", "--method", "finetune", "--penalty", "features")
+    assert "another penalty" not in plain[2]
+
+
+def test_what_is_never_read_is_said_before_the_time_is_told(run):
+    code, _, told = run("run", "--dry-run", "--method", "fecam", "--epochs-task", "3")
+    assert code == 0 and "this run never reads 'epochs_task'" in told
+
+
+def test_help_tells_choices_and_what_a_data_set_may_be(run, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--schedule last-epoch|cosine" in text and "a folder of images or" in text
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "GFR_CACHE" in capsys.readouterr().out
+
+
+def test_the_path_of_a_folder_is_the_callers(run, home, monkeypatch):
+    """Chapters run in the repository: a relative path named another place there."""
+    given = []
+    monkeypatch.setattr(
+        "gfrlib.book.chapters.run", lambda *words: given.append(words[1]) or []
+    )
+    (home / "mine").mkdir()
+    monkeypatch.chdir(home)
+    for text in ("mine", "nowhere"):
+        run("book", "run", "05_your_images", "-p", "folder", text, "-p", "side", "64")
+    assert given[0] == {"folder": str(home / "mine"), "side": "64"}
+    assert given[1]["folder"] == "nowhere"  # said by the chapter

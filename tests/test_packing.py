@@ -53,7 +53,8 @@ def test_a_flat_folder_is_packed_at_the_size_asked_for(photos, capsys):
         "20 images decoded, 0 files or folders left out",
         "mine: 2 classes, 16 training and 4 test images of 64x64x3",
         "training sees them shifted by up to 8 pixels, half of them mirrored (run "
-        "--mirror false: none)",
+        "--mirror false: none); a frozen extractor with --weights sees them as they "
+        "are",
     ]
     packed = datasets.packed("mine")
     assert packed.crop == 0 and packed.test_labels.tolist() == [0, 0, 1, 1]

@@ -8,8 +8,24 @@ import sys
 from gfrlib.cli import actions, packing, words
 from gfrlib.cli.progress import Progress as Progress
 from gfrlib.cli.words import Parser
-from gfrlib.config import METHODS, PRESETS, UserError
+from gfrlib.config import METHODS, PRESETS, UserError, choices
 from gfrlib.engine import paths
+
+HELP = {  # of the settings that a reader's own data need
+    "dataset": "digits, cifar100, a name that python -m gfrlib data has packed, or a "
+    "path: a folder of images or an .npz file",
+    "base": "classes in task 0",
+    "tasks": "equal tasks after it",
+    "split": "classes of every task, such as 4,3,3, instead of --base and --tasks",
+    "weights": "of a pretrained extractor: imagenet, or a file",
+    "penalty_weight": "of what is held: distillation, or importances",
+    "seed": "of weights, batches, the generator, and a random class order",
+    "validation": "share of the training images that is held out and tested on",
+}
+ENVIRONMENT = (
+    "GFR_CACHE names a folder for records and checkpoints, GFR_HOME one for packed "
+    "data, weights, records and checkpoints, instead of data/ in the repository."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +66,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m gfrlib",
         description="Generative feature replay for class-incremental learning.",
+        epilog=ENVIRONMENT,
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     _add_run(commands)
@@ -115,8 +132,8 @@ def _add_run(commands) -> None:
     for field in actions.settings():
         hyphens = f"--{field.name.replace('_', '-')}"
         spellings = dict.fromkeys([hyphens, f"--{field.name}"])
-        metavar = _metavar(field.default)
-        settings.add_argument(*spellings, dest=field.name, metavar=metavar)
+        about = {"metavar": _metavar(field), "help": HELP.get(field.name)}
+        settings.add_argument(*spellings, dest=field.name, **about)
     run.set_defaults(action=actions.run)
 
 
@@ -236,6 +253,7 @@ def _add_book(commands) -> None:
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
+        help="a parameter of the chapter; may be repeated (an unknown NAME lists them)",
     )
     chapter.add_argument(
         "--out",
@@ -247,7 +265,10 @@ def _add_book(commands) -> None:
     check.set_defaults(action=actions.book_check)
 
 
-def _metavar(default) -> str:
-    if isinstance(default, tuple):
+def _metavar(field) -> str:
+    """The words that a setting takes, or the kind of its value."""
+    if isinstance(field.default, tuple):
         return "COUNTS"
-    return {bool: "BOOL", int: "INT", float: "FLOAT"}.get(type(default), "NAME")
+    if words := choices(field.name):
+        return "|".join(words)
+    return {bool: "BOOL", int: "INT", float: "FLOAT"}.get(type(field.default), "NAME")

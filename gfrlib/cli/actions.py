@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from gfrlib.cli.progress import Progress
-from gfrlib.config import METHODS, Config, UserError, from_text
+from gfrlib.config import METHODS, Config, UserError, from_text, make_config
 from gfrlib.engine import paths, values
 
 NAMED = 3  # records that a message names
+PATHS = ("folder", "weights")  # parameters of chapters that are paths
 
 
 def settings() -> list[dataclasses.Field]:
@@ -62,11 +63,16 @@ def run(options) -> None:
             "the preset photos is for images of your own (--dataset FOLDER); this run "
             "is of the digits"
         )
+    for name in config.unread(changes) if first else ():
+        progress.notice(f"this run never reads '{name}': it changes nothing")
+    if first and _weight_of_another(config, options.method, changes):
+        progress.notice(
+            f"penalty_weight is {config.penalty_weight:g}, which is that of "
+            f"'{options.method}' with another penalty; --penalty-weight says another"
+        )
     if options.dry_run:
         print(outlook.sentence([config], analyse=options.analyse))
         return
-    for name in config.unread(changes) if first else ():
-        progress.notice(f"this run never reads '{name}': it changes nothing")
     if options.save_weights is not None:
         _save_weights(config, options, progress)
         return
@@ -88,6 +94,14 @@ def run(options) -> None:
     _row("mean over tasks", metrics.mean_over_tasks(record.accuracy))
     _row("forgetting", metrics.forgetting(record.accuracy, record.task_sizes))
     print(f"in percent; {record.path}")
+
+
+def _weight_of_another(config: Config, method: str, changes: dict) -> bool:
+    """Whether the row has brought the weight of its own penalty, which is changed."""
+    row = make_config(config.preset, method)
+    changed = config.penalty != row.penalty and "penalty_weight" not in changes
+    own = row.unread(["penalty_weight"]) or row.penalty in ("none", "frozen")
+    return changed and not own and not config.unread(["penalty_weight"])
 
 
 def _save_weights(config: Config, options, progress: Progress) -> None:
@@ -150,7 +164,8 @@ def grid(options) -> None:
             "A grid runs one process a run; torchrun is for a single run "
             "(python -m gfrlib run)."
         )
-    configs = grids.read(options.file)
+    progress = Progress()
+    configs = grids.read(options.file, progress.notice)
     experiments.check_parts(options.analyse)
     if options.dry_run:
         print(plans.table(plans.plan(configs, analyse=options.analyse)))
@@ -162,7 +177,7 @@ def grid(options) -> None:
         configs,
         options.jobs,
         ray=options.ray,
-        notice=Progress().notice,
+        notice=progress.notice,
         analyse=options.analyse,
     )
     # closed at once when this is stopped, so that its processes end, too
@@ -412,12 +427,21 @@ def book_run(options) -> None:
     """Run chapters, and print where they are."""
     from gfrlib.book import chapters
 
-    parameters = dict(options.parameters)  # text, read as each parameter's type
+    # text, read as each parameter's type
+    parameters = {name: _absolute(name, text) for name, text in options.parameters}
     for name in parameters:
         if sum(given == name for given, _ in options.parameters) > 1:
             raise UserError(f"'-p {name}' is given twice; leave one of them out.")
     for path in chapters.run(options.chapter, parameters, options.out):
         print(path)
+
+
+def _absolute(name: str, text: str) -> str:
+    """A path as it is meant where the command is typed: chapters run elsewhere."""
+    if name not in PATHS or not text:
+        return text
+    path = paths.given(text, f"The parameter '{name}',")
+    return str(path.absolute()) if path.exists() else text
 
 
 def book_check(options) -> None:

@@ -205,7 +205,10 @@ def _print_views(name: str) -> None:
     how = f"random parts of them at {packed.crop} pixels"
     if not packed.crop:
         how = f"them shifted by up to {round(side * tasks.PADDING_SHARE)} pixels"
-    print(f"training sees {how}, half of them mirrored (run --mirror false: none)")
+    print(
+        f"training sees {how}, half of them mirrored (run --mirror false: none); a "
+        "frozen extractor with --weights sees them as they are"
+    )
 
 
 def _say(line: str) -> None:

@@ -30,6 +30,14 @@ from gfrlib.lab.stored import checksum
 # SHA-256 of the canonical arrays: every source of CIFAR-100 is known to be the same.
 KNOWN = {"cifar100": "eefa1939e19bc24add62861e6f539c03d21acaa8c03ce4eb6e61d7078cb28db2"}
 BUILT_IN = ("digits", *KNOWN)
+# Data sets of the grids, which a reader brings: the rest of the command that does.
+BROUGHT = {
+    "imagenet-subset": " --classes lucir",
+    "imagenet-1000": "",
+    "tiny-imagenet-32": "",
+    "tiny-imagenet-64": " --classes data/tiny-imagenet-64.txt",
+    "unseen": " --classes data/tiny-imagenet-64-unseen.txt",
+}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 LONGEST = 100  # characters of a name
 # What a packed data set consists of; another folder is never removed.
@@ -106,6 +114,11 @@ def packed(name: str) -> Packed:
             f"'{name}' is a path, and a Config takes the name of a data set: "
             "gfrlib.lab.experiments.settings takes the path and packs it, and so does "
             "python -m gfrlib data NAME PATH."
+        )
+    if name in BROUGHT:
+        raise UserError(
+            f"The data set '{name}' is not here; bring it with python -m gfrlib data "
+            f"{name} FOLDER{BROUGHT[name]} (data/README.md says more)."
         )
     have = [*BUILT_IN, *sorted(p.parent.name for p in folder().glob("*/meta.json"))]
     raise UserError(

@@ -5,6 +5,7 @@ Stages are shared, what is recorded is skipped, an interrupted grid goes on.
 
 import concurrent.futures
 import contextlib
+import difflib
 import functools
 import itertools
 import math
@@ -30,7 +31,7 @@ MOST_RUNS = 10_000
 RETRIES = 3  # of a run whose worker died
 
 
-def read(path: str | Path) -> list[Config]:
+def read(path: str | Path, notice: Callable[[str], None] | None = None) -> list[Config]:
     """The file's runs, in its order, each once.
 
     preset: slim
@@ -41,8 +42,8 @@ def read(path: str | Path) -> list[Config]:
         settings: {class_order: sorted}   # any field of Config, for the whole block
         search: {penalty_weight: [1, 10]} # any field, each value in turn, combined
 
-    Raises UserError with the file's name for anything else (see engine.plain_yaml for
-    what a file may say).
+    `notice` hears of settings that no run of their block reads. Raises UserError with
+    the file's name for anything else (see engine.plain_yaml for what a file may say).
     """
     content = plain_yaml.read(path, "The grid")
     _check_content(path, content)
@@ -59,8 +60,19 @@ def read(path: str | Path) -> list[Config]:
             f"The grid '{path}' stands for more than {MOST_RUNS} runs; make it smaller."
         )
     preset = content.get("preset", "quick")
-    found = [config for block in blocks for config in _configs(*block, preset)]
+    found: list[Config] = []
+    for where, block in blocks:
+        configs = _configs(where, block, preset)
+        for name in _unread(block, configs) if notice else ():
+            notice(f"{where}: none of its runs reads '{name}': it changes nothing")
+        found += configs
     return list(dict.fromkeys(found))
+
+
+def _unread(block: dict, configs: list[Config]) -> list[str]:
+    """Settings of the block, for all of its runs, that none of them reads."""
+    names = block.get("settings", {})
+    return [name for name in names if all(c.unread([name]) for c in configs)]
 
 
 def _check_content(path: str | Path, content: object) -> None:
@@ -75,11 +87,16 @@ def _check_content(path: str | Path, content: object) -> None:
 
 
 def _check_block(where: str, block: object) -> None:
-    if not isinstance(block, dict) or "methods" not in block or set(block) - KEYS:
-        raise UserError(
-            f"{where} must have 'methods' and nothing beside "
-            f"{', '.join(sorted(KEYS))}, such as {EXAMPLE}."
-        )
+    if not isinstance(block, dict) or "methods" not in block:
+        raise UserError(f"{where} must have 'methods', such as {EXAMPLE}.")
+    for key in block:
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, 1)
+            meant = f" (did you mean '{near[0]}'?)" if near else ""
+            raise UserError(
+                f"{where} has '{key}'{meant}, and a block holds nothing beside "
+                f"{', '.join(sorted(KEYS))}, such as {EXAMPLE}."
+            )
     wrong = [k for k in LISTS if not isinstance(block.get(k, []), list)]
     wrong += [k for k in TABLES if not isinstance(block.get(k, {}), dict)]
     if not wrong:
@@ -88,8 +105,10 @@ def _check_block(where: str, block: object) -> None:
         if not all(isinstance(split, dict) for split in block.get("splits", [])):
             wrong.append("splits")
     if wrong:
+        form = "settings with values" if wrong[0] in TABLES else "a list"
         raise UserError(
-            f"{where}: '{wrong[0]}' has the wrong form; an example is {EXAMPLE}."
+            f"{where}: '{wrong[0]}' has the wrong form, it must be {form}; an example "
+            f"is {EXAMPLE}."
         )
     _check_lists(where, block)
     _check_twice(where, block)

@@ -67,8 +67,13 @@ runs:
         ("runs: [", "not YAML"),
         ("preset: quick", "list 'runs'"),
         ("runs: [{seeds: [0]}]", "must have 'methods'"),
-        ("runs: [{methods: [gfr], method: 3}]", "nothing beside"),
-        ("runs: [{methods: gfr}]", "'methods' has the wrong form"),
+        ("runs: [{methods: [gfr], method: 3}]", "has 'method' .*nothing beside"),
+        ("runs: [{methods: [gfr], split: [5]}]", "has .split. .did you mean .splits."),
+            "runs: [{methods: [gfr], split: [5]}]",
+            r"'split' \(did you mean 'splits'\?\)",
+        ),
+        ("runs: [{methods: gfr}]", "'methods' has the wrong form, it must be a list"),
+        ("runs: [{methods: [gfr], settings: 3}]", "must be settings with values"),
         ("runs: [{methods: [gfr], splits: [5]}]", "'splits' has the wrong form"),
         ("runs: [{methods: [gfx]}]", "no method 'gfx'"),
         ("runs: [{methods: [gfr], settings: {widht: 3}}]", "no setting 'widht'"),
@@ -197,6 +202,16 @@ def test_numbers_are_read_as_they_look(tmp_path):
 def test_the_papers_grids_can_be_read(path, monkeypatch):
     monkeypatch.setattr("gfrlib.lab.datasets.resolve", lambda name: name)
     assert grids.read(path)
+
+
+def test_settings_that_no_run_of_a_block_reads_are_said(tmp_path):
+    path, said = tmp_path / "grid.yaml", []
+    path.write_text(
+        "runs: [{methods: [finetune, lwf], settings: {exemplars: 3, temperature: 4}}]"
+    )
+    assert len(grids.read(path, said.append)) == 2  # `lwf` reads the temperature
+    [line] = said
+    assert "none of its runs reads 'exemplars': it changes nothing" in line
 
 
 @pytest.mark.parametrize(
