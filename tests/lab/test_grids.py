@@ -68,7 +68,7 @@ runs:
         ("preset: quick", "list 'runs'"),
         ("runs: [{seeds: [0]}]", "must have 'methods'"),
         ("runs: [{methods: [gfr], method: 3}]", "has 'method' .*nothing beside"),
-        ("runs: [{methods: [gfr], split: [5]}]", "has .split. .did you mean .splits."),
+        (
             "runs: [{methods: [gfr], split: [5]}]",
             r"'split' \(did you mean 'splits'\?\)",
         ),
