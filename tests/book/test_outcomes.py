@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from gfrlib.book import results, scales
+from gfrlib.lab import record
 
 SPLITS = {name: scales.SCALES["slim"].settings_of(name) for name in scales.SPLITS}
 SEEDS = 3
@@ -110,12 +111,11 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
             lambda: above("fecam", "gfr") and above("gfr-gaussian-full", "gfr", by=-1),
         ),
         (
-            "the square beats standing still with equal tasks (one seed), and not with "
-            "half of the classes first",
+            "the square beats standing still with the same memory when tasks are "
+            "equal, by a point or less. With half of the classes first it ends level",
             lambda: (
-                above("gfr-squared", SAME, at=("4 × 25",))
-                and above(SAME, "gfr-squared", at=("5 tasks",))
-                and len(runs("4 × 25", SAME)) == 1
+                0 < gaps("gfr-squared", SAME)["4 × 25"] < 1
+                and abs(gaps("gfr-squared", SAME)["5 tasks"]) < 0.5
             ),
         ),
         ("keeps no image comes in the order of CIFAR-100", orders_agree),
@@ -133,10 +133,12 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
     ],
     "14_still.ipynb": [
         (
-            "the square ends below the length, and below a frozen F with the same",
-            lambda: (
-                above("gfr-gaussian-full", "gfr-squared", at=("5 tasks",))
-                and above(SAME, "gfr-squared", at=("5 tasks",))
+            "the square ends above the length, and above a frozen F with the same "
+            "memory, by about a point. With half of the classes first it ends level",
+            lambda: all(
+                0.5 < gaps("gfr-squared", row)["4 × 25"] < 1.5
+                and abs(gaps("gfr-squared", row)["5 tasks"]) < 0.5
+                for row in ("gfr-gaussian-full", SAME)
             ),
         )
     ],
@@ -155,3 +157,29 @@ def test_what_is_said_is_what_the_records_say(page):
     for words, so in OUTCOMES[page]:
         assert words in text, f"{page} says it in other words now: '{words}'"
         assert so(), f"the records do not say so any more: {page}, '{words}'"
+
+
+def first_row(run) -> float:
+    """Accuracy right after task 0, by the rule that rows with one task 0 share."""
+    matrix = run.rule("softmax") if "softmax" in run.rules else run.accuracy
+    return round(100 * float(matrix[0, 0]), 2)
+
+
+@pytest.mark.parametrize("preset", ["slim", "medium"])
+def test_rows_that_share_task_0_begin_alike(preset):
+    """Processors round differently: a row that was made on another kind than those
+    beside it begins with another network, and its seed is no pair of theirs. (With 4 x
+    25 some do, as the page Differences says.)
+    """
+    begun: dict = {}
+    for path in (ROOT / "data/records").glob("cifar100-50+*x*.json"):
+        if path.name.endswith(".analysis.json"):
+            continue
+        run = record.read(path)
+        if run.config.preset != preset or np.isnan(run.curve[0]):
+            continue
+        stage = run.config.stage_settings("classifier", first=True)
+        begun.setdefault(str(sorted(stage.items())), {})[path.stem] = first_row(run)
+    assert max(map(len, begun.values())) > 4
+    for rows in begun.values():
+        assert len(set(rows.values())) == 1, rows
