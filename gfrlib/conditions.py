@@ -39,7 +39,7 @@ def trains_later(c) -> bool:
 def weighs_old_tasks(c) -> bool:
     """f_t weighs replay, distillation or alignment."""
     replays = c.memory == "means" or c.memory in methods.REPLAYED
-    return trains_later(c) and (distilled(c) or replays)
+    return trains_later(c) and (c.penalty in methods.WEIGHED or replays)
 
 
 def of_features(c) -> bool:

@@ -1,5 +1,8 @@
 """What every memory is: an nn.Module that keeps something of the old classes."""
 
+import copy
+
+import numpy as np
 from torch import Tensor, nn
 
 from gfrlib.config import UserError
@@ -13,12 +16,14 @@ class Memory(nn.Module):
     are constants, or live for one task and may be lost.
     """
 
+    _built: dict | None = None  # its plain attributes before it learned anything
+
     trained = False  # by a loop (generator_training.py); else `fit` does it
     fits = False  # by `fit`, from all features of a task, without gradients
     replays = False  # samples enter the classifier's loss
     keeps_means = False  # a buffer `means` [classes, d], for nearest-mean prediction
 
-    passing: tuple = ()  # attributes with tensors that are no part of the state
+    passing: tuple = ()  # attributes that change, or hold tensors, and are no state
 
     rows: Tensor | None = None  # training images kept: their row numbers
 
@@ -40,6 +45,8 @@ class Memory(nn.Module):
     def move(self, W: Tensor, b: Tensor) -> None:
         """Follow the features of old classes: those of class c moved from u to
         W u + b_c; W [d, d], b [classes, d].
+
+        The default does nothing, and is refused with drift compensation.
         """
 
     def nbytes(self) -> dict[str, int]:
@@ -49,9 +56,17 @@ class Memory(nn.Module):
         size = state_bytes(self)
         return {"memory": size} if size else {}
 
-    def check(self) -> None:
-        """Raises UserError where a memory does not declare what it does."""
+    def check(self, *, follows: bool = False) -> None:
+        """Raises UserError where a memory does not declare what it does, or has no
+        `move` where it `follows` drift. Called once, of what has learned nothing yet.
+        """
         name, own = type(self).__name__, type(self)
+        self._built = _plain(self)
+        if follows and own.move is Memory.move:
+            raise UserError(
+                f"The memory '{name}' has no method move, so it would stay where it is "
+                "under drift compensation; write one, or take drift = none."
+            )
         classes = own.__mro__[: own.__mro__.index(Memory)]
         stated = {word for each in classes for word in vars(each)}
         if "sample" in stated and "replays" not in stated:
@@ -72,14 +87,18 @@ class Memory(nn.Module):
         for name, value in vars(self).items():
             if name.startswith("_") or name in self.passing:
                 continue
-            if _holds_a_tensor(value):
+            learned = _holds_a_tensor(value)
+            if not learned and self._built is not None and _is_plain(name, value):
+                # as it was built it comes back from the cache, whatever it says now
+                learned = name not in self._built or self._built[name] != value
+            if learned:
                 remedy = "make it a buffer (register_buffer)"
                 if name == "rows":
                     remedy = "keep it in a buffer, and make rows a property of it"
                 raise UserError(
-                    f"The memory '{type(self).__name__}' keeps tensors in '{name}', "
-                    f"which no stage keeps; {remedy}, or name it in `passing` if it is "
-                    "a constant or may be lost."
+                    f"The memory '{type(self).__name__}' keeps what it learns in "
+                    f"'{name}', which no stage keeps; {remedy}, or name it in "
+                    "`passing` if it is a constant or may be lost."
                 )
 
 
@@ -88,7 +107,22 @@ def _holds_a_tensor(value: object) -> bool:
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         return any(map(_holds_a_tensor, value))
-    return isinstance(value, Tensor)
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def _is_plain(name: str, value: object) -> bool:
+    """Whether an attribute holds numbers, words or lists of them."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple, set)):
+        return all(_is_plain("", part) for part in value)
+    plain = value is None or isinstance(value, (bool, int, float, str, np.generic))
+    return plain and name != "training"  # eval() and train() set that
+
+
+def _plain(memory: nn.Module) -> dict:
+    kept = {k: v for k, v in vars(memory).items() if not k.startswith("_")}
+    return {k: copy.deepcopy(v) for k, v in kept.items() if _is_plain(k, v)}
 
 
 def within(u: Tensor, signed: bool) -> Tensor:

@@ -182,7 +182,7 @@ METHODS = {
         "features", "gan", batch_norm="frozen", drift="linear",
         searched=searched(learning_rate_task=1e-3),
     ),
-    # ours: the square lets F learn where the length of Equation 4 holds it still.
+    # ours: in 4 x 25 the square lets F move further than the length of Equation 4.
     # slim: the best of 1 to 100 (grids/penalty-weight.yaml)
     "gfr-squared": Method(
         "features", "gaussian", batch_norm="frozen",
@@ -203,6 +203,7 @@ NEEDS = {
 }
 PER_TASK_RULES = ("max-prob", "concat-logits", "over-chance")
 AT_THE_CUT = ("features",)  # penalties on features, wherever the cut is
+WEIGHED = ("features",)  # penalties that read past.f
 # live on feature vectors
 VECTORS = ("means", "translated", "covariances", "gaussian", "mixture", "flow")
 # train one softmax over all classes

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib import losses
+from gfrlib.conditions import weighs_old_tasks
 from gfrlib.config import Config, UserError
 from gfrlib.engine import distributed
 from gfrlib.memory import Memory
@@ -83,7 +84,17 @@ class Past:
 
     @property
     def f(self) -> float:
-        """f_t: old classes per new class, or 1; see `old_new_ratio`."""
+        """f_t: old classes per new class, or 1; see `old_new_ratio`.
+
+        Raises UserError in a run that does not say that it reads it.
+        """
+        if not weighs_old_tasks(self.config):
+            raise UserError(
+                f"The penalty '{self.config.penalty}' with the memory "
+                f"'{self.config.memory}' reads past.f, and no key says so; name the "
+                "penalty in WEIGHED, or a memory that replays in REPLAYED "
+                "(gfrlib/methods.py)."
+            )
         return old_new_ratio(
             self.config, (*self.sizes, self.new_classes), len(self.sizes)
         )

@@ -209,7 +209,7 @@ def _checked_state(state: Mapping) -> dict[str, Tensor]:
     own = {n: v for n, v in state.items() if not n.startswith(HEADS)}
     own = {n: v for n, v in own.items() if not n.endswith(COUNTER)}
     if not any(OWN_NAME.match(name) for name in own):
-        raise Unusable("its names are neither torchvision's nor ours")
+        raise Unusable("its names are not those of torchvision's ResNet-18, nor ours")
     _check_shapes({name: tuple(value.shape) for name, value in own.items()}, own)
     own = {n: v.detach().to("cpu", torch.float32, copy=True) for n, v in own.items()}
     for name, value in own.items():

@@ -60,8 +60,9 @@ def run(
     """Algorithm 1, with tasks counted from 0: the paper's task 1 is t = 0.
 
     `store` keeps stages and checkpoints (engine.store), `report` hears of progress,
-    `observe(t, network, memory)` is called after every task. Raises UserError if a loss
-    is not finite, a checkpoint does not fit, or the stream has another split.
+    `observe(t, network, memory)` is called after every task with what goes on learning:
+    copy what you keep. Raises UserError if a loss is not finite, a checkpoint does not
+    fit, or the stream has another split.
     """
     tasks.check(config)
     chain = Chain(config, tasks, store, report, machine)

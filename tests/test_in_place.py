@@ -3,6 +3,7 @@ classes, the right rows. Every test here was seen to fail with one line made wro
 """
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -155,8 +156,7 @@ def test_a_flow_begins_with_normal_noise():
 
 def test_views_of_a_class_are_several_and_keep_its_label():
     config = tiny("gfr", **SMALL)
-    stream = load_tasks(config)
-    stream.padding = 2
+    stream = dataclasses.replace(load_tasks(config), padding=2)
     network, _, _ = training.build(config, stream, CPU)
     found = phase_of(config, t=0)
     real = batches.real_features(network, stream, 0, config, found, views=2)
@@ -358,7 +358,7 @@ def test_the_mirror_image_counts():
     config, stream, network, memory, _ = later("icarl-nme", exemplars=2)
     memory.kept[:7] = torch.arange(7)[:, None] * 150 + torch.arange(2)
     labels, phase = stream.train_labels[memory.rows], phase_of(config)
-    stream.mirror = True
+    stream = dataclasses.replace(stream, mirror=True)  # the cached one stays
     found = prediction.nearest_exemplar_means(network, memory, stream, 10, phase)
     extractor = torch.nn.Sequential(*network.stages)
     for c in labels.unique().tolist():

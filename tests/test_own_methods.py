@@ -8,12 +8,21 @@ import pytest
 import torch
 from helpers_core import SMALL, load_tasks, tiny
 
-from gfrlib import cli, penalties, prediction, replay, training
+from gfrlib import (
+    cli,
+    generator_training,
+    methods,
+    networks,
+    penalties,
+    prediction,
+    replay,
+    training,
+)
 from gfrlib.config import UserError, make_config
 from gfrlib.engine import store
-from gfrlib.lab import experiments, grids
+from gfrlib.lab import experiments, grids, records, runs
 from gfrlib.memory import Memory
-from gfrlib.methods import COLUMNS, METHODS, Method
+from gfrlib.methods import COLUMNS, FEATURES, METHODS, Method
 
 
 @pytest.fixture
@@ -42,7 +51,9 @@ def test_what_a_memory_learns_must_be_a_buffer(monkeypatch):
     """From the cache such a memory came back empty, and replayed from zeros."""
     use(monkeypatch, Plain)
     config = tiny("gfr-gaussian", **SMALL, memory="means")
-    with pytest.raises(UserError, match="'Plain' keeps tensors in 'spread'.*buffer"):
+    with pytest.raises(
+        UserError, match="'Plain' keeps what it learns in 'spread'.*buffer"
+    ):
         training.run(config, load_tasks(config))
     use(monkeypatch, Plain, passing=("spread",))
     training.run(config, load_tasks(config))
@@ -75,6 +86,53 @@ def test_row_numbers_of_images_are_a_buffer_behind_a_property(monkeypatch):
         training.run(config, load_tasks(config))
 
 
+def test_a_learned_number_must_be_a_buffer(monkeypatch):
+    """From the cache a radius came back as 0, and one configuration had two results."""
+
+    def fit(self, features, labels, rows=None):
+        replay.ClassMeans.fit(self, features, labels)
+        self.radius = float(features.var(0).mean().sqrt())
+
+    for more in ({"radius": 0.0}, {}):  # with a value before it learns, and without
+        use(monkeypatch, replay.ClassMeans, fit=fit, **more)
+        config = tiny("gfr-gaussian", **SMALL, memory="means")
+        with pytest.raises(UserError, match="what it learns in 'radius'.*buffer"):
+            training.run(config, load_tasks(config))
+    use(monkeypatch, replay.ClassMeans, fit=fit, passing=("radius",))
+    training.run(config, load_tasks(config))
+    for method in METHODS:  # the library's own are built with what they keep
+        row = tiny(method, **SMALL)
+        shape = (3,) if row.cut == FEATURES else (3, 8, 8)
+        replay.build_memory(row, 4, shape, 0).check_state()
+
+
+def test_what_follows_drift_has_a_way_to_move(monkeypatch):
+    """Without `move` a row with drift compensation followed nothing, in silence."""
+    build = type("Still", (Memory,), {"fits": False, "replays": False})
+    monkeypatch.setitem(replay.MEMORIES, "gaussian", lambda c, room: build())
+    replay.build_memory(tiny("gfr-gaussian", **SMALL), 4, (3,), 0)
+    with pytest.raises(UserError, match="'Still' has no method move"):
+        replay.build_memory(tiny("gfr-gaussian-drift", **SMALL), 4, (3,), 0)
+
+
+def test_a_penalty_that_reads_the_weight_of_old_tasks_says_so(monkeypatch):
+    """Two runs with and without the weighting had one record."""
+
+    def weighed(past, batch):
+        return past.f * 1e-3 * batch.u.float().square().mean()
+
+    weighed.__module__ = "gfrlib.penalties"
+    monkeypatch.setitem(COLUMNS, "penalty", (*COLUMNS["penalty"], "weighed"))
+    monkeypatch.setitem(penalties.PENALTIES, "weighed", weighed)
+    config = tiny("gfr-gaussian", **SMALL, memory="none", penalty="weighed")
+    with pytest.raises(UserError, match="'weighed'.*reads past.f.*WEIGHED"):
+        training.run(config, load_tasks(config))
+    monkeypatch.setattr(methods, "WEIGHED", (*methods.WEIGHED, "weighed"))
+    training.run(config, load_tasks(config))
+    other = config.but(old_task_weighting=False)
+    assert other.digest() != config.digest()
+
+
 def test_a_memory_that_does_not_say_its_bytes_has_those_of_its_state():
     memory = Memory()
     assert memory.nbytes() == {}
@@ -94,6 +152,18 @@ def test_code_outside_the_library_is_trained_and_never_kept(home, monkeypatch):
         experiments.run_or_load(config)
     assert not (home / "home").exists()
     training.run(config, load_tasks(config))
+    monkeypatch.undo()
+    for table, word, more in (
+        (networks.NETWORKS, "cnn", {}),
+        (generator_training.TRAINERS, "gan", {"method": "gfr"}),
+        (penalties.IMPORTANCES, "fisher", {"method": "ewc"}),
+        (penalties.FACIL, "fisher", {"method": "ewc"}),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setitem(table, word, outside)
+            row = tiny(**{"method": "gfr-gaussian", **SMALL, **more})
+            with pytest.raises(UserError, match=f"'{word}' is code of"):
+                experiments.check_own_code(row)
     own = functools.partial(penalties.features)  # of the library, however it is wrapped
     monkeypatch.setitem(penalties.PENALTIES, "features", own)
     experiments.check_own_code(config)
@@ -192,6 +262,20 @@ def test_settings_that_a_run_never_reads_are_named(home, capsys):
         grids.read(grid)
     grid.write_text(text.replace("fetril", "gfr"))
     assert len(grids.read(grid)) == 4
+
+
+def test_what_a_run_returns_is_read_like_a_record(home):
+    config = tiny("finetune", **SMALL)
+    stream = load_tasks(config)
+    found = runs.record_of(config, stream, training.run(config, stream))
+    record = experiments.run_or_load(config)
+    np.testing.assert_array_equal(found.accuracy, record.accuracy)
+    assert found.task_classes == record.task_classes
+    bare = dataclasses.replace(record, provenance={})
+    with pytest.raises(UserError, match="provenance lacks 'result_version'"):
+        records.save(bare)  # it could be written, and was called damaged when read
+    again = records.load(str(record.path))  # a path in words is a path
+    np.testing.assert_array_equal(again.accuracy, record.accuracy)
 
 
 def test_a_record_tells_what_the_field_reports(home):

@@ -205,7 +205,7 @@ BAD = {
     "nothing": ([], "no state dict"),
     "no names": ({}, "no state dict"),
     "a number": (3, "no state dict"),
-    "other names": ({"weight": torch.ones(2)}, "neither torchvision's nor ours"),
+    "other names": ({"weight": torch.ones(2)}, "not those of torchvision's ResNet-18"),
     "no tensors": ({"stages.0.0.weight": 3}, "other things than named tensors"),
     "names are numbers": ({1: torch.ones(2)}, "other things than named tensors"),
     "meta": (changed(**{"bn1.bias": torch.ones(4, device="meta")}), "other things"),

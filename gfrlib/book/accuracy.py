@@ -8,7 +8,7 @@ import numpy as np
 import seaborn as sns
 
 from gfrlib import metrics
-from gfrlib.book import looks, results
+from gfrlib.book import claims, looks, results
 from gfrlib.book.looks import BLUE, INK, NEW, OLD, styled
 from gfrlib.config import UserError
 
@@ -112,6 +112,50 @@ def lead_curves(records, over: str = "frozen", ax=None, *, ylim: tuple | None = 
     ax.set_ylim(ylim)
     ax.grid(axis="y")
     looks.label_ends(ax, ends)
+    return ax
+
+
+@styled
+def lead_over_drift(held: dict, over: str = "frozen", ax=None):
+    """Points of last accuracy above the row `over`, over the drift of F.
+
+    That is the drift of task 0's features.
+    held: {(scale, split): {row: runs}}, as `scales.moved` gives it. A mark for each row
+    of each place, the mean of its seeds; `results.matched` says which seeds of `over`
+    stand beside it. None where no place has both.
+    """
+    marks = []
+    for (scale, split), found in held.items():
+        for row, runs in found.items():
+            if row != over and over in found:
+                lead = claims.difference(*results.matched(runs, found[over]))
+                drift = float(np.mean(results.drifted(runs)))
+                # "photographs, 64 px" is long beside a mark
+                place = f"{split}, {scale.split(',')[0]}" if scale != "slim" else split
+                marks.append((row, drift, lead, place))
+    if not marks:
+        return None
+    ax = looks.axes(ax, height=4.2)
+    rows = dict.fromkeys(row for row, *_ in marks)
+    how_of = dict(zip(rows, looks.looks_of(rows), strict=True))
+    ax.axhline(0, color=INK, lw=1.2)
+    for row, how in how_of.items():
+        own = [mark for mark in marks if mark[0] == row]
+        _, x, y, _ = zip(*own, strict=True)
+        ax.plot(x, y, how["marker"], color=how["color"], label=how["label"], ms=7)
+    ax.set_xscale("log")
+    ticks = (2, 5, 10, 20, 50)
+    ax.set_xticks(ticks, [f"{x} %" for x in ticks])
+    ax.minorticks_off()
+    ax.margins(0.12)
+    ax.set(
+        xlabel="how far the features of task 0 have moved, of their length",
+        title=f"Points above {looks.look(over)['label']}",
+    )
+    ax.grid(axis="y")
+    ax.legend(loc="lower left", frameon=False)
+    named = [{"label": m[-1], "color": how_of[m[0]]["color"]} for m in marks]
+    looks.label_points(ax, [m[1] for m in marks], [m[2] for m in marks], named)
     return ax
 
 

@@ -18,6 +18,7 @@ from gfrlib.book.accuracy import (
     effects,
     final_bars,
     lead_curves,
+    lead_over_drift,
     old_new_bars,
     two_sizes,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "largest_logit",
     "layer_similarity",
     "lead_curves",
+    "lead_over_drift",
     "logit_bias",
     "look",
     "loss_curves",

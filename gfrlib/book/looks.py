@@ -273,6 +273,59 @@ def label_ends(ax, ends: list) -> None:
             )
 
 
+# Where a label may stand: points right of its mark, points above it, its alignment
+BESIDE = ((8, 0, "left"), (-8, 0, "right"), (0, 11, "center"), (0, -11, "center"))
+FURTHER = tuple(
+    (dx, dy, side)
+    for dy in (13, -13, 24, -24, 36, -36)
+    for dx, side in ((10, "left"), (-10, "right"))
+)
+
+
+def label_points(ax, x: list, y: list, named: list) -> None:
+    """A label beside each mark: the nearest place that covers no mark and no label.
+
+    One that stands further off has a thin line to its mark.
+    """
+    ax.figure.canvas.draw()  # so that the axes have their final place
+    scale = 72 / ax.figure.dpi
+    marks = [ax.transData.transform(at) * scale for at in zip(x, y, strict=True)]
+    left, right = (edge * scale for edge in ax.bbox.intervalx)
+    taken = [(a - 4, a + 4, b - 4, b + 4) for a, b in marks]
+
+    def box(i, dx, dy, side):
+        """(left, right, bottom, top) of the label of mark i, in points."""
+        wide = 6.3 * len(named[i]["label"])
+        start = marks[i][0] + dx - {"left": 0, "center": wide / 2, "right": wide}[side]
+        middle = marks[i][1] + dy
+        return start, start + wide, middle - 5.5, middle + 5.5
+
+    def free(at):
+        inside = at[0] > left and at[1] < right + 8
+        return inside and not any(
+            at[0] < b[1] and b[0] < at[1] and at[2] < b[3] and b[2] < at[3]
+            for b in taken
+        )
+
+    for i in np.argsort(y)[::-1]:
+        places = [(place, box(i, *place)) for place in (*BESIDE, *FURTHER)]
+        place, at = next((p for p in places if free(p[1])), places[0])
+        taken.append(at)
+        color = named[i]["color"]
+        ax.annotate(
+            named[i]["label"],
+            (x[i], y[i]),
+            place[:2],
+            textcoords="offset points",
+            ha=place[2],
+            va="center",
+            fontsize=SMALL,
+            color=readable(color),
+            fontweight="bold",
+            arrowprops=leader(color, (0, 3)) if place in FURTHER else None,
+        )
+
+
 def rows(ax, looks: list, legend: str = "") -> None:
     """Named rows from top to bottom with a vertical grid.
 

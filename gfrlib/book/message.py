@@ -29,12 +29,12 @@ def why(evidence: Evidence) -> str:
         claims.mean_and_spread(results.recognised(some)[0][1])
         for some in (analysed, images)
     )
-    moved = claims.mean_and_spread([100 * results.drift(run)[-1] for run in analysed])
+    moved = claims.mean_and_spread(results.drifted(analysed))
     one = " (one seed)" if len(images) == 1 else ""
     updates = [some[0].config.generator_steps_base for some in (images, ours)]
     fewer = ", whose generator had fewer updates" if updates[0] < updates[1] else ""
     return (
-        "**Why it works:** features can be generated, and stay what they are. The "
+        "**Why it works here:** features can be generated, and hardly change. The "
         f"first network recognises {made}\u00a0% of the features that generative "
         f"feature replay (GFR) makes, and {drawn}\u00a0%{one} of generated images"
         f"{fewer}; the features of old images move by {moved}\u00a0% of their length. "

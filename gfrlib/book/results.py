@@ -236,6 +236,11 @@ def drifts(runs, task: int = 0) -> list[tuple[int, list[float]]]:
     return [(t, list(values)) for t, values in enumerate(steps)]
 
 
+def drifted(runs) -> list[float]:
+    """`drift` of task 0 after the last task, in percent, one value a run."""
+    return [100 * drift(run)[-1] for run in runs]
+
+
 def similarity(
     record: Record, measure: str = "svcca", *, task: int = 0, after: int | None = None
 ) -> dict[str, float]:

@@ -326,6 +326,22 @@ def closed(found: dict, row: str) -> list[float]:
     return [100 * (own - low) / (high - low)] if high > low else []
 
 
+def moved(rows, names=("slim", "photographs, 64 px", "medium")) -> dict:
+    """{(scale, split): {row: its recorded runs that were analysed}}, where there are
+    any: what shows how far the features of task 0 move, and where.
+    """
+    own = {row: row_settings(row) for row in rows}
+    found = {}
+    for name, split in itertools.product(names, SPLITS):
+        scale = SCALES[name]
+        how, classes = scale.settings_of(split), scale.classes
+        some = results.recorded(scale.preset, own, 3, classes=classes, **how)
+        some = {row: [r for r in runs if r.analysis] for row, runs in some.items()}
+        if any(some.values()):
+            found[name, split] = {row: runs for row, runs in some.items() if runs}
+    return found
+
+
 def gaps_of(found: dict[str, list]) -> list[str]:
     """'GFR, GAN 5.5 points (one seed) above GFR, Gaussians': how the paper's two rows
     and the frozen extractor end beside each other, as far as they are there.

@@ -13,11 +13,13 @@ from gfrlib.config import Config, UserError, checked, make_config
 from gfrlib.engine import distributed, limits, paths, store
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.source import analysis_digest, check_unchanged
+from gfrlib.generator_training import TRAINERS
 from gfrlib.heads import HEADS
 from gfrlib.lab import analysis, datasets, footprint, origin, records, runs, weights
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
-from gfrlib.penalties import PENALTIES
+from gfrlib.networks import NETWORKS
+from gfrlib.penalties import FACIL, IMPORTANCES, PENALTIES
 from gfrlib.prediction import PREDICTIONS
 from gfrlib.presets import LIVE
 from gfrlib.pretrained import Pretrained
@@ -220,14 +222,18 @@ def check_own_code(config: Config) -> None:
     """Raises UserError where a word of the config has its function outside gfrlib: no
     key would notice a change of it, and an old result would be shown for new code.
     """
-    tables = {
-        "penalty": PENALTIES,
-        "memory": MEMORIES,
-        "head": HEADS,
-        "prediction": PREDICTIONS,
-        "drift": DRIFTS,
-    }
-    for column, table in tables.items():
+    tables = (
+        ("penalty", PENALTIES),
+        ("penalty", IMPORTANCES),
+        ("penalty", FACIL),
+        ("memory", MEMORIES),
+        ("memory", TRAINERS),
+        ("head", HEADS),
+        ("prediction", PREDICTIONS),
+        ("drift", DRIFTS),
+        ("network", NETWORKS),
+    )
+    for column, table in tables:
         word = getattr(config, column)
         function = table.get(word)
         while isinstance(function, functools.partial):

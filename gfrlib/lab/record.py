@@ -18,6 +18,8 @@ from gfrlib.lab.analyses import Analysis
 
 # What a Record knows beside the fields of its file.
 NOT_KEPT = {"status", "path", "sealed", "added"}
+# what a record's provenance must say, to be read again
+ORIGIN = ("result_version", "digest", "commit")
 
 
 @dataclass(frozen=True)
@@ -176,12 +178,13 @@ def name_of(config: Config, task_sizes) -> str:
     return f"{config.dataset}-{split}-{method}-s{config.seed}-{config.digest()}"
 
 
-def read(path: Path) -> Record:
+def read(path: str | Path) -> Record:
     """Read and check a record.
 
     Raises UserError for one that is damaged, has a field too many or too few, another
     result version, or no checksum although the code that made it writes one.
     """
+    path = Path(path)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         _check_fields(path, kept)
@@ -193,8 +196,7 @@ def read(path: Path) -> Record:
             "predictions": [_unpack(p) for p in kept["predictions"]],
         }
         provenance = kept["provenance"]
-        version, digest = provenance["result_version"], provenance["digest"]
-        commit = provenance["commit"]
+        version, digest, commit = (provenance[name] for name in ORIGIN)
         _check_lengths(kept)
     except UserError:
         raise

@@ -14,9 +14,9 @@ from gfrlib.config import Config, UserError
 from gfrlib.engine.store import cache, root, write_atomically
 from gfrlib.lab import analyses, seals
 from gfrlib.lab.analyses import Analysis
+from gfrlib.lab.record import ORIGIN, read
 from gfrlib.lab.record import Record as Record
 from gfrlib.lab.record import name_of as name_of
-from gfrlib.lab.record import read
 from gfrlib.presets import LIVE
 
 # What this process looked for among the committed records, with what it found there:
@@ -62,8 +62,15 @@ def save(
     """Write the record and return its path.
 
     Its analysis and its sheet of images first, so that no record stands without them.
-    Raises UserError where the disk refuses.
+    Raises UserError where the disk refuses, and for a record that does not say what
+    made it.
     """
+    lacking = [k for k in ORIGIN if k not in record.provenance]
+    if lacking:
+        raise UserError(
+            f"The record's provenance lacks '{lacking[0]}', so it could not be read "
+            "again; experiments.run_or_load makes records that say what made them."
+        )
     path = folder(record.config) / f"{record.name}.json"
     if analysis is not None:
         kept = _with_kept(dataclasses.replace(record, path=path), analysis)
@@ -122,8 +129,9 @@ def _fresh(record: Record) -> Record:
     return dataclasses.replace(record)
 
 
-def load(path: Path) -> Record:
+def load(path: str | Path) -> Record:
     """Read and check a record (record.read). Raises UserError."""
+    path = Path(path)
     _note(path)
     return read(path)
 

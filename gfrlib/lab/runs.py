@@ -9,6 +9,7 @@ from gfrlib import tasks
 from gfrlib.config import Config
 from gfrlib.engine.machine import resolve_device
 from gfrlib.lab import datasets, weights
+from gfrlib.lab.record import Record
 from gfrlib.pretrained import Pretrained
 
 STREAM = ("dataset", "base", "tasks", "split", "class_order", "validation", "mirror")
@@ -70,6 +71,14 @@ def numbers(config: Config, stream: tasks.Tasks, outcome) -> dict:
         "bytes_kept": outcome.bytes_kept,
         "weights": outcome.weights,
     }
+
+
+def record_of(config: Config, stream: tasks.Tasks, outcome) -> Record:
+    """What training.run returned, as a Record that is kept nowhere: its accuracy
+    matrix, curve and confusion matrix.
+    """
+    made = {"commit": "", "digest": "", "result_version": 0}
+    return Record(config=config, provenance=made, **numbers(config, stream, outcome))
 
 
 def _accuracies(predictions: list, counts: list[int], sizes: tuple) -> dict:

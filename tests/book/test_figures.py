@@ -351,6 +351,35 @@ def test_leads_are_of_the_same_seed():
     assert figures.lead_curves({"gfr": [fake("gfr")]}) is None
 
 
+def test_a_lead_stands_over_its_drift():
+    """One mark a row and place, at the means of the seeds that both have."""
+
+    def moved(by, **more):
+        of = [{"task": 0, "features": by}]
+        return fake(analysis={"drift": [{"of": []}, {"of": of}]}, **more)
+
+    held = {
+        ("slim", "5 tasks"): {
+            "frozen": [moved(0.0, seed=s, shift=0.3) for s in (0, 1)],
+            "gfr": [moved(0.02, shift=0.2), moved(0.04, seed=1, shift=0.1)],
+        },
+        ("photographs, 64 px", "25 tasks"): {
+            "frozen": [moved(0.0, shift=0.1)],
+            "gfr": [moved(0.2, shift=0.2)],
+            "gfr-gaussian": [moved(0.3, shift=0.4)],
+        },
+        ("medium", "5 tasks"): {"gfr": [moved(0.1)]},  # nothing to compare with
+    }
+    ax = figures.lead_over_drift(held)
+    drawn = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(drawn["GFR, GAN"].get_xdata(), [3, 20])
+    np.testing.assert_allclose(drawn["GFR, GAN"].get_ydata(), [15, -10])
+    np.testing.assert_allclose(drawn["GFR, Gaussians"].get_xydata(), [[30, -30]])
+    assert {"5 tasks", "25 tasks, photographs"} <= set(texts(ax.figure))
+    assert not any("medium" in text for text in texts(ax.figure))
+    assert figures.lead_over_drift({("slim", "5 tasks"): {"gfr": []}}) is None
+
+
 def test_splits_stand_below_each_other_on_the_same_axis():
     figure = figures.curves_by_split(
         {"5 tasks": [fake("gfr"), fake("finetune")], "25 tasks": {}, "2": [fake("gfr")]}

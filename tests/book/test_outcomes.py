@@ -7,7 +7,9 @@ typed, and true until a new record makes it false.
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.stats
 from conftest import ROOT
 
 from gfrlib.book import results, scales
@@ -36,6 +38,34 @@ def above(first: str, *others: str, at=tuple(SPLITS), by: float = 0.0) -> bool:
     """In every split of `at` in which both are recorded, and in one at least."""
     known = [g for other in others for s, g in gaps(first, other).items() if s in at]
     return bool(known) and min(known) > by
+
+
+def start_of(row: str) -> float:
+    """Accuracy on task 0 right after it, with 5 tasks, first seed."""
+    return float(runs("5 tasks", row)[0].accuracy[0, 0])
+
+
+def diagonal(row: str) -> float:
+    """Mean accuracy on each later task right after it, with 5 tasks, first seed."""
+    return float(np.diag(runs("5 tasks", row)[0].accuracy)[1:].mean())
+
+
+def gained_over_frozen(row: str) -> float:
+    """By how much a row's lead over the frozen extractor grows, with 5 tasks."""
+    return gaps(row, "frozen")["5 tasks"] - start(row, "frozen", "5 tasks")
+
+
+def alike(row: str, measure: str = "svcca") -> list[float]:
+    """[layers]: the last network beside that of task 0, 4 x 25, mean over seeds."""
+    each = [[*results.similarity(r, measure).values()] for r in runs("4 × 25", row)]
+    return np.mean(each, axis=0).tolist()
+
+
+def order_at(layer: str, measure: str) -> list[str]:
+    """The four systems of Figure 2, the most alike first."""
+    at = ["block 1", "block 2", "block 3", "block 4", "classifier"].index(layer)
+    rows = ("finetune", "lwf", "mergan", "gfr")
+    return sorted(rows, key=lambda row: -alike(row, measure)[at])
 
 
 def start(first: str, second: str, split: str) -> float:
@@ -75,12 +105,16 @@ def images_fall_behind() -> bool:
     return all(there[-1] == "gfr" != here[-1] for here, there in some)
 
 
-def medium(row: str) -> float:
-    """Its last accuracy with the paper's own network, 50 + 5 x 10, one seed."""
+def at_medium(row: str) -> list:
+    """Its runs with the paper's own network, 50 + 5 x 10, one seed."""
     about = scales.SCALES["medium"]
     own, how = {row: scales.row_settings(row)}, about.settings_of("5 tasks")
-    [runs] = results.recorded(about.preset, own, 1, classes=100, **how).values()
-    return float(np.mean(results.last(runs)))
+    return results.recorded(about.preset, own, 1, classes=100, **how)[row]
+
+
+def medium(row: str) -> float:
+    """Its last accuracy with the paper's own network."""
+    return float(np.mean(results.last(at_medium(row))))
 
 
 def held_out(distance: str, weight: float) -> float:
@@ -89,6 +123,73 @@ def held_out(distance: str, weight: float) -> float:
     how = dict(SPLITS["4 × 25"], validation=0.1, penalty_weight=weight)
     [found] = results.recorded("slim", {"row": row}, 1, classes=100, **how).values()
     return float(np.mean(results.last(found)))
+
+
+def drift(row: str, split: str) -> float:
+    """Of task 0's features after the last task, in percent of their length."""
+    return float(np.mean(results.drifted(runs(split, row))))
+
+
+def held_where_small_and_few() -> bool:
+    """Distillation with the paper's weight, by the GAN's rows."""
+    few = [drift("gfr", split) for split in ("4 × 25", "5 tasks")]
+    more = [drift("gfr", "25 tasks"), *results.drifted(at_medium("gfr"))]
+    return max(few) < 3 and min(more) > 10
+
+
+def leads_over_drift() -> bool:
+    """The further F has moved, the smaller the lead; beyond a tenth mostly none."""
+    found = scales.moved(("gfr", "gfr-gaussian", "frozen"))
+    marks = [
+        (
+            np.mean(results.drifted(rows[row])),
+            np.subtract(*map(np.mean, results.matched(rows[row], rows["frozen"]))),
+        )
+        for rows in found.values()
+        for row in ("gfr", "gfr-gaussian")
+    ]
+    rank = scipy.stats.spearmanr(*zip(*marks, strict=True)).statistic
+    still, far = ([g for d, g in marks if (d > 10) == way] for way in (False, True))
+    below = sum(gap < 0 for gap in far)
+    return rank < -0.7 and min(still) > 0 and below >= 0.8 * len(far)
+
+
+def ages(row: str, split: str = "25 tasks") -> list[float]:
+    """Last accuracy of task 0, of two thirds of the later tasks, of the rest."""
+    ends = 100 * np.mean([run.accuracy[-1] for run in runs(split, row)], axis=0)
+    at = 1 + 2 * (len(ends) - 1) // 3
+    return [ends[0], ends[1:at].mean(), ends[at:].mean()]
+
+
+def other_rules() -> bool:
+    """EWC's and MAS's other rules: what they name of later classes, and the sum."""
+    good = []
+    for row in ("ewc", "mas"):
+        for rule in ("concat-logits", "over-chance"):
+            own, told = (
+                np.mean(results.last(runs("25 tasks", row), r)) for r in (None, rule)
+            )
+            [run] = runs("25 tasks", row)[:1]
+            later = 100 * run.rule(rule)[-1, 1:].mean()
+            stopped = 50 * run.accuracy[0, 0]  # half of all classes
+            few = runs("5 tasks", row)
+            cost = np.mean(results.last(few)) - np.mean(results.last(few, rule))
+            good.append(told > own + 5 and later < 1 and abs(told - stopped) < 1)
+            good.append(cost > 2)
+    return all(good)
+
+
+def example(method: str) -> float:
+    """Mean over the seeds of the running example's search (chapter 2's setting)."""
+    rows = pd.read_csv(ROOT / "data/example-search.csv")
+    usual = (rows["base"] == 4) & (rows["tasks"] == 2) & (rows["features"] == 16)
+    return float(rows[usual & (rows["method"] == method)]["last"].mean())
+
+
+def below_the_control() -> bool:
+    """On the running example, the paper's distance, with both memories."""
+    lengths = [f"both guards, {m}, the paper's length" for m in ("Gaussians", "GAN")]
+    return max(map(example, lengths)) < example(SAME) - 1
 
 
 OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
@@ -115,7 +216,7 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
             lambda: medium("gfr-gaussian") < medium("frozen") - 1,
         ),
         (
-            "Simple statistics end as high as the GAN or above it",
+            "On photographs, simple statistics end as high as the GAN or above it",
             lambda: above("fecam", "gfr") and above("gfr-gaussian-full", "gfr", by=-1),
         ),
         (
@@ -126,6 +227,8 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
                 and abs(gaps("gfr-squared", SAME)["5 tasks"]) < 0.5
             ),
         ),
+        ("few tasks, GFR keeps all of them nearly as they", held_where_small_and_few),
+        ("further it moves, the smaller is the lead", leads_over_drift),
         ("keeps no image comes in the order of CIFAR-100", orders_agree),
         ("What keeps images falls behind feature replay by a GAN", images_fall_behind),
     ],
@@ -137,6 +240,87 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
         (
             "Why can a frozen extractor win in the end?",
             lambda: gaps("frozen", "gfr")["25 tasks"] > 0,
+        ),
+        ("they then name hardly any later class", other_rules),
+        (
+            "GFR with its GAN keeps task 0 as well as the frozen extractor does. It "
+            "loses by the classes that came last.",
+            lambda: (
+                abs(ages("gfr")[0] - ages("frozen")[0]) < 1
+                and ages("gfr")[1] > ages("frozen")[1]
+                and ages("gfr")[2] < ages("frozen")[2] - 10
+            ),
+        ),
+        (
+            "Replay from Gaussians loses task 0, too",
+            lambda: all(
+                ages(row)[0] < ages("frozen")[0] - 5
+                for row in ("gfr-gaussian", "gfr-gaussian-full")
+            ),
+        ),
+        (
+            "with 5 tasks also replay from Gaussians with whole covariances, and "
+            "with 25 even nearest means",
+            lambda: (
+                gaps("gfr-gaussian-full", "gfr")["5 tasks"] > 0.5
+                and gaps("frozen", "gfr")["25 tasks"] > 1
+                and above("fecam", "gfr", by=1)
+            ),
+        ),
+        ("FeCAM's line rises", lambda: gained_over_frozen("fecam") > 1),
+    ],
+    "01_tasks.ipynb": [
+        (
+            "LwF keeps most of task 0, and learns the later tasks only about half",
+            lambda: (
+                runs("5 tasks", "lwf")[0].accuracy[-1, 0] > 0.5 * start_of("lwf")
+                and diagonal("lwf") < 0.6 * diagonal("finetune")
+            ),
+        )
+    ],
+    "02_replay.ipynb": [
+        ("the paper's own distance the method stays below that", below_the_control)
+    ],
+    "04_cifar100.ipynb": [
+        (
+            "Only fine-tuning ends higher on the new classes. All others end higher "
+            "on the old ones",
+            lambda: all(
+                (old < new) == (row == "finetune")
+                for row in ("finetune", "lwf", "frozen", "gfr-gaussian", "gfr")
+                for old, new in [
+                    np.mean(list(map(results.old_new, runs("5 tasks", row))), axis=0)
+                ]
+            ),
+        ),
+        (
+            "a frozen extractor that replays whole covariances is hard to beat",
+            lambda: gaps(SAME, "gfr-gaussian-full")["4 × 25"] > -0.5,
+        ),
+    ],
+    "07_images.ipynb": [
+        (
+            "Bad replay of images can end below no replay.",
+            lambda: gaps("mergan", "finetune")["4 × 25"] < 0,
+        )
+    ],
+    "12_after.ipynb": [
+        ("in the paper's own network, distillation leaves", held_where_small_and_few)
+    ],
+    "06_where.ipynb": [
+        (
+            "At block 4 GFR and LwF come first and second by every measure.",
+            lambda: all(
+                order_at("block 4", measure)[:2] == ["gfr", "lwf"]
+                for measure in ("svcca", "pwcca", "cka")
+            ),
+        ),
+        (
+            "Where nothing holds the extractor, change grows with depth on these four",
+            lambda: all(
+                sorted(blocks, reverse=True) == blocks
+                for blocks in (alike("finetune")[:4], alike("mergan")[:4])
+            ),
         ),
     ],
     "14_still.ipynb": [
@@ -160,7 +344,16 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
         (
             "Rows that drift far end low.",
             lambda: above("distillation + GAN", "no penalty + GAN", "EWC + GAN", by=5),
-        )
+        ),
+        (
+            "With a large one they end beside it (one seed)",
+            lambda: all(
+                abs(gaps(row, "distillation + GAN")["4 × 25"]) < 0.5
+                for row in scales.SEARCHED.values()
+            ),
+        ),
+        ("distillation holds them in a small network", held_where_small_and_few),
+        ("further F has moved, the smaller is the lead", leads_over_drift),
     ],
 }
 
