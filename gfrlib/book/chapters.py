@@ -52,9 +52,11 @@ if importlib.util.find_spec("gfrlib") is None:
         sys.exit("This book has no published address yet: open the chapter in "
                  "a clone, or name a repository: %env GFR_REPOSITORY=https://…")
     print("Bringing gfrlib: about a minute …")
-    if not _near:
-        subprocess.check_call(["git", "clone", "-q", "--depth=1", _url, _at])
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-qe", _at])
+    _steps = [["git", "clone", "-q", "--depth=1", _url, _at]] * (not _near)
+    _steps += [[sys.executable, "-m", "pip", "install", "-qe", _at]]
+    if any(subprocess.call(_step) for _step in _steps):
+        sys.exit(f"gfrlib could not be brought from {_at if _near else _url}: "
+                 "look at the lines above, the address and the network.")
     sys.path.insert(0, _at)"""
 
 # Stamps -------------------------------------------------------------------------------

@@ -105,6 +105,11 @@ def scrolled(label: str, table: str) -> str:
     )
 
 
+def row_head(word) -> str:
+    """The head of a row of a table."""
+    return f'<th scope="row">{word}</th>'
+
+
 def heads(words) -> str:
     """The cells of a table's head."""
     return "".join(f'<th scope="col">{word}</th>' for word in words)

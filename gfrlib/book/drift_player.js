@@ -81,7 +81,9 @@
 
   function tell(look) {
     const mean = Math.round(look.a.reduce((sum, a) => sum + a, 0) / look.a.length)
-    find('.gfr-where').textContent = `task ${look.t}, step ${look.s} of ${look.of}`
+    const where = `task ${look.t}, step ${look.s} of ${look.of}`
+    find('.gfr-where').textContent = where
+    slider.setAttribute('aria-valuetext', where)
     const bars = find('.gfr-bars')
     bars.textContent = ''
     const line = bars.appendChild(document.createElement('b'))
@@ -101,6 +103,7 @@
   function stop() {
     clearInterval(timer)
     timer = null
+    find('.gfr-where').setAttribute('aria-live', 'polite')
     play.textContent = '▶ play'
   }
 
@@ -108,6 +111,7 @@
     if (timer) return stop()
     if (+slider.value >= +slider.max) slider.value = 0
     play.textContent = '❚❚ pause'
+    find('.gfr-where').setAttribute('aria-live', 'off') // three times a second
     show()
     timer = setInterval(() => {
       slider.value = +slider.value + 1

@@ -28,11 +28,12 @@ def check_parameters(namespace: dict | None = None) -> None:
     """Refuse unknown chapter parameters and mistyped values; the next cell calls it.
 
     The names and types are read from the parameters cell itself, in IPython's input
-    history: the last cell of imports and typed assignments only. Values are checked
-    however they came in (an int is a float too, a bool is no int). papermill writes
-    what it is given into a cell of its own and runs it whether the chapter knows the
-    name or not; that cell is recognised by its first line, and every name it sets must
-    be a parameter. The reader's own variables are therefore never complained of.
+    history: the last cell of imports and typed assignments only, and of such cells one
+    that imports this function. Values are checked however they came in (an int is a
+    float too, a bool is no int). papermill writes what it is given into a cell of its
+    own and runs it whether the chapter knows the name or not. That cell is recognised
+    by its first line, and every name it sets must be a parameter; the last run after
+    the parameters counts, so that a corrected one is taken.
 
     namespace: the notebook's variables (default: those of the running IPython). Raises
     UserError, so that plain ``papermill`` fails too.
@@ -40,17 +41,22 @@ def check_parameters(namespace: dict | None = None) -> None:
     if namespace is None:
         namespace = get_ipython().user_ns
     history = [_parsed(source) for source in namespace.get("In", ())]
-    cells = [body for _, body in history if _is_parameters(body)]
+    cells = [k for k, (_, body) in enumerate(history) if _is_parameters(body)]
+    cells = [k for k in cells if _imports_this(history[k][1])] or cells
     if not cells:
         raise UserError(
             "No cell with lines 'name: type = value' was run; run the chapter's "
             "parameters cell before this one."
         )
-    known = _read(cells[-1], "The parameters cell")
-    for source, body in history:
-        if source.lstrip().startswith("# Parameters"):
-            for name in _assigned(body):
-                check_name(name, known)
+    known = _read(history[cells[-1]][1], "The parameters cell")
+    injected = [
+        body
+        for source, body in history[cells[-1] + 1 :]
+        if source.strip().partition("\n")[0].rstrip() == "# Parameters"
+    ]
+    for body in injected[-1:]:
+        for name in _assigned(body):
+            check_name(name, known)
     for name, (types, _) in known.items():
         if name not in namespace:
             raise UserError(
@@ -71,6 +77,15 @@ def _is_parameters(body: list) -> bool:
     allowed = (ast.Import, ast.ImportFrom, ast.AnnAssign)
     typed_lines = [line for line in body if isinstance(line, ast.AnnAssign)]
     return bool(typed_lines) and all(isinstance(line, allowed) for line in body)
+
+
+def _imports_this(body: list) -> bool:
+    return any(
+        alias.name == check_parameters.__name__
+        for line in body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    )
 
 
 def _assigned(body: list) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from IPython.display import HTML, display
 from PIL import Image
 
-from gfrlib.book import accuracy, controls
+from gfrlib.book import accuracy, controls, looks
 from gfrlib.config import UserError
 
 STYLE = """
@@ -134,17 +134,25 @@ def results_view(record, t: int) -> str:
         f"Confusion matrix after task {t}, {classes} classes in their order of "
         f"arrival: {on_diagonal:.0f} percent of the test images lie on the diagonal."
     )
+    config = record.config
+    label = looks.look(config.method)["label"]
+    ends = (
+        f"<p><b>{100 * record.curve[t]:.1f} % after task {t}</b>, each class counting "
+        f"alike (seed {config.seed}, {config.precision}).</p>"
+    )
     picture = confusion_address(counts, record.task_sizes[: t + 1])
     order = np.argsort(-right, kind="stable")
     best, worst = (
         _named(record.class_names, right, some) for some in (order[:5], order[::-1][:5])
     )
-    table = controls.scrolled("Accuracy matrix", _accuracy_table(record, t))
+    name = html.escape(f"Accuracy matrix of {label} after task {t}", quote=True)
+    table = ends + controls.scrolled(name, _accuracy_table(record, t))
     return (
         f'<div class="gfr-x gfr-results">{table}'
         f"<figure><img class='dark-light' alt='{alt}' src='{picture}'><figcaption>"
         "row: true class, column: answer; lines divide the tasks; from above and from "
-        f"the left: {_ends(record.class_names, classes)}</figcaption></figure>"
+        f"the left: {_ends(record.class_names, classes)}; the darker, the more often "
+        "(by the root of the share)</figcaption></figure>"
         f"<p><b>Best:</b> {best}.<br><b>Worst:</b> {worst}.<br>"
         f"<b>Commonest mistakes:</b> {_mistakes(record.class_names, counts)}.</p></div>"
     )
@@ -180,10 +188,11 @@ def _accuracy_table(record, t: int) -> str:
     rows = []
     for s in range(t + 1):
         cells = "".join(_accuracy_cell(a) for a in record.accuracy[s, : s + 1])
-        rows.append(f"<tr><th>{s}</th>{cells}</tr>")
+        rows.append(f"<tr>{controls.row_head(s)}{cells}</tr>")
     return (
-        '<table><thead><tr><th class="gfr-group"></th>'
-        f'<th class="gfr-group" colspan="{t + 1}">accuracy (%) on task</th></tr>'
+        '<table><thead><tr><td class="gfr-group"></td>'
+        f'<th class="gfr-group" scope="colgroup" colspan="{t + 1}">'
+        "accuracy (%) on task</th></tr>"
         f"<tr>{controls.heads(('after', *range(t + 1)))}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )

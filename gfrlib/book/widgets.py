@@ -15,8 +15,8 @@ from gfrlib.book.class_pictures import class_pictures
 from gfrlib.book.costs import human
 from gfrlib.book.looks import TASK_COLORS
 from gfrlib.book.results_explorer import ResultsExplorer
-from gfrlib.config import Config, make_config
-from gfrlib.lab import datasets
+from gfrlib.config import Config, UserError, make_config
+from gfrlib.lab import datasets, weights
 from gfrlib.memory import state_bytes
 
 __all__ = ["ResultsExplorer", "TaskSplitExplorer"]
@@ -64,7 +64,8 @@ class TaskSplitExplorer:
     `dataset` is "digits", "cifar100" (both are then offered) or another packed data set
     (then it alone); the given split is added to the choices if it is not among them.
     Raises UserError for an unknown class order or data set, or a split that does not
-    divide.
+    divide. like: a Config whose other settings, such as pretrained weights, the
+    choice has, and whose network the table weighs; its data set alone is then offered.
     """
 
     def __init__(
@@ -77,15 +78,20 @@ class TaskSplitExplorer:
         preset: str | None = None,
         method: str = "gfr",
         seed: int = 0,
+        like: Config | None = None,
     ):
-        self.method, self.seed = method, seed
+        self.method, self.seed, self.like = method, seed, like
         self.presets = {**PRESET, **({dataset: preset} if preset else {})}
-        self._config(dataset, base, tasks, class_order)  # refuses what does not exist
-        names = list(TITLES) if dataset in TITLES else [dataset]
+        # refuses what does not exist
+        first = self._config(dataset, base, tasks, class_order)
+        names = list(TITLES) if dataset in TITLES and like is None else [dataset]
         self.views = {}
         for name in names:
             start = (base, tasks) if name == dataset else None
-            self.views[name] = _View(name, seed, start, class_order)
+            weighed = make_config(SIZES_OF.get(name, "quick"), "gfr")
+            if name == dataset and (preset or like):
+                weighed = first
+            self.views[name] = _View(name, seed, start, class_order, weighed)
         titles = {TITLES.get(name, name): name for name in names}
         self.data = controls.buttons("Data", titles, dataset)
         panes = [view.pane for view in self.views.values()]
@@ -93,19 +99,18 @@ class TaskSplitExplorer:
         self.widget = controls.column(*row, controls.stack(panes, self.data))
 
     def _config(self, dataset, base, after, class_order) -> Config:
+        own = dict(base=base, tasks=after, class_order=class_order)
+        if self.like is not None:
+            config = self.like.but(dataset=dataset, **own)
+        else:
+            preset = self.presets.get(dataset, "quick")
+            own |= dict(dataset=dataset, seed=self.seed)
+            config = make_config(preset, self.method, **own)
         count = 100
         if dataset != "cifar100":
             count = len(datasets.packed(dataset).class_names)
         tasks.task_sizes(count, base, after)
-        return make_config(
-            self.presets.get(dataset, "quick"),
-            self.method,
-            dataset=dataset,
-            base=base,
-            tasks=after,
-            class_order=class_order,
-            seed=self.seed,
-        )
+        return config
 
     @property
     def config(self) -> Config:
@@ -113,6 +118,8 @@ class TaskSplitExplorer:
 
         With the data set's preset: digits example, CIFAR-100 slim.
         """
+        if self.data.value is None:
+            raise UserError("No data set is chosen; choose one of the explorer's.")
         view = self.views[self.data.value]
         return self._config(view.name, *view.chosen)
 
@@ -128,8 +135,15 @@ class TaskSplitExplorer:
 class _View:
     """One data set's part: its controls, and a piece of HTML for every choice."""
 
-    def __init__(self, name: str, seed: int, start: tuple | None, class_order: str):
-        self.name, self.seed = name, seed
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        start: tuple | None,
+        class_order: str,
+        weighed: Config,
+    ):
+        self.name, self.seed, self._config = name, seed, weighed
         # never downloads for a picture
         here = name != "cifar100" or (datasets.folder() / name / "meta.json").exists()
         packed = datasets.packed(name) if here else None
@@ -143,7 +157,7 @@ class _View:
         base, after = start or ((50, 5) if name == "cifar100" else (4, 3))
         grid = self._grid(base, after)
         orders = [(text, order) for order, text in ORDERS.items()]
-        orders[-1] = (f"{ORDERS['random']}, seed {seed}", "random")
+        orders[-1] = (f"{ORDERS['random']}, another each seed (here {seed})", "random")
         self.order = controls.menu("Class order", orders, value=class_order)
         bases = {str(b): b for b in grid}
         self.base = controls.buttons("Classes in task 0", bases, base)
@@ -152,6 +166,7 @@ class _View:
         for b, numbers in grid.items():
             middle = after if b == base else numbers[len(numbers) // 2]
             panes.append(self._pane(b, numbers, middle))
+        self.base.observe(self._keep_the_number, "value")
         self.pane = controls.column(
             controls.piece(self.style),
             self.order,
@@ -159,11 +174,22 @@ class _View:
             controls.stack(panes, self.base),
         )
 
+    def _keep_the_number(self, change) -> None:
+        """In a kernel, another base keeps the number of tasks, or takes the nearest."""
+        if change["old"] is None or change["new"] is None:
+            return
+        before = self.after[change["old"]].value
+        offered = [n for _, n in self.after[change["new"]].options]
+        if before is not None:
+            nearest = min(offered, key=lambda n: (abs(n - before), n))
+            self.after[change["new"]].value = nearest
+
     def _grid(self, base: int, after: int) -> dict[int, list[int]]:
         """{classes in task 0: numbers of tasks after it}, with the given split."""
         count = len(self.class_names)
-        half = max(1, count // 2)
-        usual = GRIDS.get(self.name, {half: _divisors(count - half)})
+        some = {max(1, count * k // 4) for k in (1, 2, 3)} | {min(2, count - 1)}
+        own = {b: _divisors(count - b) for b in some if 1 <= b < count}
+        usual = GRIDS.get(self.name, own)
         grid = {b: set(numbers) for b, numbers in usual.items()}
         others = () if self.name in GRIDS else _divisors(count - base)
         grid.setdefault(base, set(others)).add(after)
@@ -207,7 +233,18 @@ class _View:
             )
             start += size
         kind = f"gfr-x gfr-picture gfr-{controls.css_name(self.name)}"
-        return f'<div class="{kind}">{"".join(rows)}</div>'
+        told = f"<p>{self._told(base, after, order, size, count)}</p>"
+        return f'<div class="{kind}">{"".join(rows)}{told}</div>'
+
+    def _told(self, base: int, after: int, order: str, newest: int, count: int) -> str:
+        """What a network has that knows the newest task alone; the split as words."""
+        asked = f"-p base {base} -p tasks {after}"
+        if self.name in TITLES:  # a folder's chapter has no such parameter
+            asked += f" -p class_order {order}"
+        return (
+            f"The floor: {100 * newest / count:.0f} % for a network that knows the "
+            f"newest task alone. The same split in other chapters: <code>{asked}</code>"
+        )
 
     def _chip(self, c: int) -> str:
         name = html.escape(self.class_names[c].replace("_", " "))
@@ -226,17 +263,18 @@ class _View:
             cells += [human(weight(old)) for weight in self._weights.values()]
             shown = cells if t else [new, *"–" * (len(cells) - 1)]
             row = "".join(f"<td>{cell}</td>" for cell in shown)
-            rows.append(f"<tr><th>{t}</th>{row}</tr>")
+            rows.append(f"<tr>{controls.row_head(t)}{row}</tr>")
             old += new
         names = ("task", "new", "old", "old:new", "old images*", *self._weights)
         table = (
-            '<table><thead><tr><th class="gfr-group" colspan="5">classes</th>'
-            f'<th class="gfr-group" colspan="{len(self._weights)}">'
+            '<table><thead><tr><th class="gfr-group" scope="colgroup" colspan="5">'
+            'classes</th><th class="gfr-group" scope="colgroup" '
+            f'colspan="{len(self._weights)}">'
             "memory carried into the task</th></tr>"
             f"<tr>{controls.heads(names)}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table>"
         )
-        scrolled = controls.scrolled("The steps", table)
+        scrolled = controls.scrolled(f"The steps of {base} + {after} tasks", table)
         return f'<div class="gfr-x gfr-table">{scrolled}<p>{self._note}</p></div>'
 
     @property
@@ -250,13 +288,13 @@ class _View:
         )
 
     @cached_property
-    def _config(self) -> Config:
-        return make_config(SIZES_OF.get(self.name, "quick"), "gfr")
-
-    @cached_property
     def _network(self) -> networks.Network:
         h, w, c = self.shape
-        return networks.build_network(self._config, (c, h, w), 0)
+        stem = ""
+        if self._config.weights:
+            pretrained = weights.load(self._config.weights)
+            c, stem = pretrained.channels, pretrained.stem
+        return networks.build_network(self._config, (c, h, w), 0, stem=stem)
 
     @cached_property
     def _weights(self) -> dict:
@@ -265,7 +303,9 @@ class _View:
         Of G, D and the network from the real objects; the others are formulas.
         """
         d, image = self._network.features, int(np.prod(self.shape))
-        memory = replay.build_memory(self._config, len(self.class_names), (d,), 0)
+        own = self._config
+        with_gan = make_config(own.preset, "gfr", bottleneck=own.bottleneck)
+        memory = replay.build_memory(with_gan, len(self.class_names), (d,), 0)
         gan = sum(memory.nbytes().values())
         network = state_bytes(self._network)
         return {

@@ -29,6 +29,32 @@ def test_bad_parameters_are_refused_before_anything_runs(small, values, sentence
     assert not (small / "build").exists()
 
 
+PARAMETERS = (
+    "from gfrlib.book.parameters import check_parameters\nbase: int = 4\nname: str = ''"
+)
+
+
+@pytest.mark.parametrize(
+    "cells, values, sentence",
+    [
+        # the injected cell of a failed copy, corrected and run again
+        (["# Parameters\nbse = 2", "# Parameters\nbase = 2"], {"base": 2}, None),
+        (["# Parameters\nbase = 2", "# Parameters\nbse = 2"], {}, "parameter 'bse'"),
+        (["# Parameters\nbse = 2", PARAMETERS], {}, None),
+        # the reader's own cells
+        (["# Parameters of my plot\nlw = 3"], {}, None),
+        (["found: list = []"], {}, None),
+        (["threshold: float = 0.5"], {"base": "wrong"}, "'base' must be int"),
+    ],
+)
+def test_of_what_was_run_the_last_counts(cells, values, sentence):
+    space = {"In": ["", PARAMETERS, *cells], "base": 4, "name": "", **values}
+    if sentence is None:
+        return check_parameters(space)
+    with pytest.raises(UserError, match=sentence):
+        check_parameters(space)
+
+
 @pytest.mark.parametrize(
     "name, value, types, sentence",
     [

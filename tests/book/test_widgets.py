@@ -75,6 +75,7 @@ def test_the_config_follows_the_controls(explorer):
         50,
     )
     explorer.data.value, view.base.value, view.order.value = "digits", 4, "lucir"
+    view.after[4].value = 3  # it was 1, as with base 5
     assert explorer.config == start
 
 
@@ -109,6 +110,9 @@ def test_the_start_is_shown_even_if_it_is_no_usual_choice():
         (dict(base=11), "has 10"),
         (dict(class_order="mine"), "class_order"),
         (dict(dataset="birds"), "no data set"),
+        (dict(dataset=None), "'dataset' must be text"),
+        (dict(base="4"), "'base' must be a whole number"),
+        (dict(base=None), "'base' must be a whole number"),
     ],
 )
 def test_what_does_not_exist_is_refused_in_one_sentence(wrong, words):
@@ -191,6 +195,40 @@ def test_the_table_weighs_the_real_objects(explorer):
     full = replay.Gaussians(6, network.features, "full")
     full.counts += 1
     assert view._weights["Gaussians, full"](6) == sum(full.nbytes().values())
+
+
+def test_the_choice_has_the_settings_of_another_run():
+    """Its bytes are of the network that the next cells train."""
+    like = make_config("slim", "gfr-squared", dataset="digits", base=4, tasks=3, seed=2)
+    explorer = TaskSplitExplorer("digits", 4, 2, like=like)
+    assert explorer.config == like.but(tasks=2) and [*explorer.views] == ["digits"]
+    view = explorer.views["digits"]
+    network = networks.build_network(like, (1, 8, 8), 0)
+    network.head.grow(6, 0)
+    assert view._weights["old network"](6) == state_bytes(network)
+    named = TaskSplitExplorer("cifar100", 50, 5, preset="slim").views["cifar100"]
+    assert "128 features" in named.table(50, 5) and "preset slim" in named.table(50, 5)
+    explorer.data.value = None
+    with pytest.raises(UserError, match="No data set is chosen"):
+        explorer.config  # noqa: B018
+
+
+def test_another_base_keeps_the_number_of_tasks(explorer):
+    view = TaskSplitExplorer().views["digits"]
+    view.after[4].value = 6
+    view.base.value = 2
+    assert view.after[2].value in (4, 8)
+    view.base.value = 4
+    assert view.after[4].value in (3, 6)
+    view.after[4].value = 2
+    view.base.value = 6
+    assert view.after[6].value == 2
+
+
+def test_each_choice_tells_its_floor_and_how_to_ask_for_it(explorer):
+    picture = explorer.views["digits"].picture(4, 3, "sorted")
+    assert "The floor: 20 %" in picture
+    assert "<code>-p base 4 -p tasks 3 -p class_order sorted</code>" in picture
 
 
 def test_it_needs_no_kernel():
@@ -466,7 +504,8 @@ def test_classes_are_named_in_the_order_of_the_matrices():
     assert "<b>Task 1:</b> kind 2, b&lt;c</p>" in text
     record.predictions[1] = np.repeat([0, 1, 2, 0], 10)
     view = results_explorer.results_view(record, 1)
-    assert "from the left: kind 0, kind 1, kind 2, b&lt;c<" in view
+    assert "from the left: kind 0, kind 1, kind 2, b&lt;c; the darker" in view
+    assert "<b>75.0 % after task 1</b>" in view and "seed 0, float32" in view
     assert "Commonest mistakes:</b> b&lt;c taken for kind 0 100 %.<" in view
 
 
