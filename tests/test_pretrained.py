@@ -219,7 +219,10 @@ BAD = {
     "wide": (changed(**{"layer4.0.conv1.weight": torch.ones(64, 16, 3, 3)}), "64 x 16"),
     "grey": (changed(**{"conv1.weight": torch.ones(4, 1, 7, 7)}), "reads 1 channels"),
     "a 3x3 stem": (changed(**{"conv1.weight": torch.ones(4, 3, 3, 3)}), "7 x 7"),
-    "vgg": (torchvision.models.squeezenet1_1(weights=None).state_dict(), "not those of torchvision"),
+    "squeezenet": (
+        *(torchvision.models.squeezenet1_1(weights=None).state_dict(),),
+        "not those of torchvision's ResNet-18",
+    ),
     "our small CNN": (
         build_network(make_config("quick"), (1, 8, 8), 0).state_dict(), "small CNN",
     ),

@@ -116,10 +116,11 @@ def lead_curves(records, over: str = "frozen", ax=None, *, ylim: tuple | None = 
 
 
 @styled
-def lead_over_drift(held: dict, over: str = "frozen", ax=None):
-    """Points of last accuracy above the row `over`, over the drift of F.
+def gain_over_drift(held: dict, over: str = "frozen", ax=None):
+    """What a row gains on the row `over` from task 0 to the last, over the drift of F.
 
-    That is the drift of task 0's features.
+    In points of class-weighted accuracy: a lead that is there right after task 0 is the
+    classifier's and does not count. Drift is that of task 0's features.
     held: {(scale, split): {row: runs}}, as `scales.moved` gives it. A mark for each row
     of each place, the mean of its seeds; `results.matched` says which seeds of `over`
     stand beside it. None where no place has both.
@@ -128,11 +129,12 @@ def lead_over_drift(held: dict, over: str = "frozen", ax=None):
     for (scale, split), found in held.items():
         for row, runs in found.items():
             if row != over and over in found:
-                lead = claims.difference(*results.matched(runs, found[over]))
+                pair = results.matched(runs, found[over], results.gained)
+                gain = claims.difference(*pair)
                 drift = float(np.mean(results.drifted(runs)))
                 # "photographs, 64 px" is long beside a mark
                 place = f"{split}, {scale.split(',')[0]}" if scale != "slim" else split
-                marks.append((row, drift, lead, place))
+                marks.append((row, drift, gain, place))
     if not marks:
         return None
     ax = looks.axes(ax, height=4.2)
@@ -150,7 +152,7 @@ def lead_over_drift(held: dict, over: str = "frozen", ax=None):
     ax.margins(0.12)
     ax.set(
         xlabel="how far the features of task 0 have moved, of their length",
-        title=f"Points above {looks.look(over)['label']}",
+        title=f"Points gained on {looks.look(over)['label']} since task 0",
     )
     ax.grid(axis="y")
     ax.legend(loc="lower left", frameon=False)

@@ -7,7 +7,7 @@ from gfrlib.book.entries import FOUR, TASKS, TENS, UNSEEN, read
 
 BEYOND = read(
     """
-the square is above the length (both with whole covariances)
+the square (weight searched) is above the length (λ = 1), whole covariances
     above | gfr-squared | gfr-gaussian-full
 the square is above a frozen F with nearest means
     above | gfr-squared | frozen
@@ -15,7 +15,7 @@ the square is above a frozen F with the same memory
     above | gfr-squared | frozen F, same memory
 the square is above FeCAM
     above | gfr-squared | fecam
-the square is above GFR (GAN)
+the square, whole covariances, is above GFR (GAN): distance and memory differ
     above | gfr-squared | gfr
 """,
     where="Beyond the paper",

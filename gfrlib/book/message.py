@@ -34,10 +34,11 @@ def why(evidence: Evidence) -> str:
     updates = [some[0].config.generator_steps_base for some in (images, ours)]
     fewer = ", whose generator had fewer updates" if updates[0] < updates[1] else ""
     return (
-        "**Why it works here:** features can be generated, and hardly change. The "
-        f"first network recognises {made}\u00a0% of the features that generative "
-        f"feature replay (GFR) makes, and {drawn}\u00a0%{one} of generated images"
-        f"{fewer}; the features of old images move by {moved}\u00a0% of their length. "
+        "**What it needs:** features that can be generated, and an extractor that is "
+        f"held. The first network recognises {made}\u00a0% of the features that "
+        f"generative feature replay (GFR) makes, and {drawn}\u00a0%{one} of generated "
+        f"images{fewer}; the features of old images move by {moved}\u00a0% of their "
+        "length. "
         f"GFR ends at {last(ours)}\u00a0%, fine-tuning at {last(tuned)}\u00a0% "
         f"(CIFAR-100, {FOUR})."
     )
@@ -71,7 +72,8 @@ def when_not(evidence: Evidence) -> str:
         if claims.verdict(*ends, "above") == claims.HOLDS:
             text += (
                 " Nor is the GAN what makes it work: Gaussians with whole covariances "
-                f"end at {last(whole)}\u00a0%, the GAN at {last(gan)}\u00a0%."
+                f"end at {last(whole)}\u00a0%, the GAN at {last(gan)}\u00a0%, each "
+                "at its own learning rate."
             )
     return text
 

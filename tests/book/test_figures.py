@@ -351,33 +351,36 @@ def test_leads_are_of_the_same_seed():
     assert figures.lead_curves({"gfr": [fake("gfr")]}) is None
 
 
-def test_a_lead_stands_over_its_drift():
-    """One mark a row and place, at the means of the seeds that both have."""
+def test_a_gain_stands_over_its_drift():
+    """One mark a row and place, at the means of the seeds that both have. A lead that
+    was there after task 0 is none.
+    """
 
-    def moved(by, **more):
+    def moved(by, first, last, **more):
         of = [{"task": 0, "features": by}]
-        return fake(analysis={"drift": [{"of": []}, {"of": of}]}, **more)
+        curve = np.array([first, 0.5, 0.5, last])
+        return fake(analysis={"drift": [{"of": []}, {"of": of}]}, curve=curve, **more)
 
     held = {
         ("slim", "5 tasks"): {
-            "frozen": [moved(0.0, seed=s, shift=0.3) for s in (0, 1)],
-            "gfr": [moved(0.02, shift=0.2), moved(0.04, seed=1, shift=0.1)],
+            "frozen": [moved(0.0, 0.8, 0.4, seed=s) for s in (0, 1)],
+            "gfr": [moved(0.02, 0.9, 0.6), moved(0.04, 0.9, 0.7, seed=1)],
         },
         ("photographs, 64 px", "25 tasks"): {
-            "frozen": [moved(0.0, shift=0.1)],
-            "gfr": [moved(0.2, shift=0.2)],
-            "gfr-gaussian": [moved(0.3, shift=0.4)],
+            "frozen": [moved(0.0, 0.8, 0.5)],
+            "gfr": [moved(0.2, 0.9, 0.5)],
+            "gfr-gaussian": [moved(0.3, 0.9, 0.3)],
         },
-        ("medium", "5 tasks"): {"gfr": [moved(0.1)]},  # nothing to compare with
+        ("medium", "5 tasks"): {"gfr": [moved(0.1, 0.9, 0.5)]},  # nothing beside it
     }
-    ax = figures.lead_over_drift(held)
+    ax = figures.gain_over_drift(held)
     drawn = {line.get_label(): line for line in ax.lines}
     np.testing.assert_allclose(drawn["GFR, GAN"].get_xdata(), [3, 20])
     np.testing.assert_allclose(drawn["GFR, GAN"].get_ydata(), [15, -10])
     np.testing.assert_allclose(drawn["GFR, Gaussians"].get_xydata(), [[30, -30]])
     assert {"5 tasks", "25 tasks, photographs"} <= set(texts(ax.figure))
     assert not any("medium" in text for text in texts(ax.figure))
-    assert figures.lead_over_drift({("slim", "5 tasks"): {"gfr": []}}) is None
+    assert figures.gain_over_drift({("slim", "5 tasks"): {"gfr": []}}) is None
 
 
 def test_splits_stand_below_each_other_on_the_same_axis():
