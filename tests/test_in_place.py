@@ -75,14 +75,22 @@ def test_alignment_is_with_what_the_old_memory_replays(form):
     losses_of = makers.generator_losses(new, past, config, phase_of(config))
     c, c_old, z = torch.full((64,), 4), torch.arange(64) % 3, torch.randn(64, 4)
     with torch.no_grad():
-        apart = new.generator(c_old, z) - 2 * old.generator(c_old, z)
-        apart = float(apart.square().sum(1).mean())
+        u = new.generator(c_old, z)
+        away = u - 2 * old.generator(c_old, z)
+        apart = float(away.square().sum(1).mean())
         adversarial = -float(new.discriminator(c, new.generator(c, z)).mean())
     loss, parts = losses_of(c, z, c_old)
-    wanted = apart * (0.5 * 1.5 * 128 if form == "code" else 3)
+    # a sum over a batch, or over classes
+    times = 0.5 * 1.5 * 128 if form == "code" else 3
+    wanted = apart * times
     assert apart > 0.1
     assert parts["alignment"].item() == pytest.approx(wanted, rel=1e-4)
     assert loss.item() == pytest.approx(wanted + adversarial, rel=1e-4)
+    # it trains the new generator: by the last bias, where the ReLU is open
+    bias = new.generator.layers[4].bias
+    (found,) = torch.autograd.grad(parts["alignment"], bias)
+    by_bias = 2 * times * (away * (u > 0)).mean(0)
+    torch.testing.assert_close(found, by_bias, rtol=1e-4, atol=1e-4)
 
 
 def test_every_old_class_is_aligned_and_no_other(monkeypatch):

@@ -152,6 +152,28 @@ def test_explorers_obey_the_keyboard(light):
         wait_until(light, before, False, "an arrow key changes nothing")
 
 
+# Each row of buttons is a named group, and its buttons say which is chosen.
+TOLD = """() => [...document.querySelectorAll('.widget-toggle-buttons')].every((row) =>
+    row.getAttribute('role') === 'group' && row.getAttribute('aria-label') &&
+    [...row.querySelectorAll('button')].every((button) =>
+        button.getAttribute('aria-pressed') ===
+            String(button.classList.contains('mod-active'))))"""
+
+
+def test_a_screen_reader_hears_which_button_is_chosen(light):
+    rows = light.locator(".widget-toggle-buttons:visible")
+    if rows.count():
+        light.wait_for_function(TOLD, timeout=PATIENCE)
+        there, back = choose(rows.first)
+        for click in (there, back):
+            click()
+            light.wait_for_function(TOLD, timeout=PATIENCE)
+    slider = light.locator(".gfr-time")
+    if slider.count():
+        told = slider.first.get_attribute("aria-valuetext")
+        assert told == light.locator(".gfr-where").first.inner_text()
+
+
 # What the drift player shows: its plane, its moment, its bars, and its switch.
 PLAYER = """() => [document.querySelector('.gfr-player canvas').toDataURL(),
     document.querySelector('.gfr-where').innerText,
