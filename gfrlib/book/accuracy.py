@@ -337,6 +337,36 @@ def old_new_bars(records, ax=None, *, t: int | None = None):
     return ax
 
 
+# of wrong answers (`results.mistaken`), and their colours
+KINDS = ("own task", "older task", "newer task"), (INK, OLD, NEW)
+
+
+@styled
+def error_bars(records, ax=None):
+    """Wrong answers after the last task, in percent of the test images.
+
+    A wrong answer is a class of the image's own task, of an older one, or of a newer
+    one (`results.mistaken`); means over seeds. A part's number stands in it, where it
+    is wide enough, and their sum at the end.
+    """
+    groups = looks.groups(records)
+    ax = looks.axes(ax, height=1.3 + 0.4 * len(groups))
+    for i, (_, runs, _) in enumerate(groups):
+        wrong = np.mean([results.mistaken(run) for run in runs], axis=0)
+        ends = np.cumsum(wrong)
+        for share, end, kind, color in zip(wrong, ends, *KINDS, strict=True):
+            label, fill = kind if i == 0 else None, looks.readable(color)
+            ax.barh(i, share, 0.7, left=end - share, color=fill, label=label)
+            if share >= 4:
+                how = {"color": "white", "fontsize": looks.SMALL}
+                at = end - share / 2, i
+                ax.text(*at, f"{share:.0f}", ha="center", va="center", **how)
+        looks.write_beside(ax, ends[-1], i, f"{ends[-1]:.0f}", 5)
+    ax.set(xlim=(0, 100), xlabel="wrong, percent of the test images")
+    looks.rows(ax, [how for _, _, how in groups], legend="Wrong: a class of its …")
+    return ax
+
+
 @styled
 def effects(
     changes: dict,

@@ -165,6 +165,37 @@ def old_new(record: Record, t: int | None = None) -> np.ndarray:
     return 100 * np.array(metrics.old_new(*args))
 
 
+def mistaken(record: Record, t: int | None = None) -> np.ndarray:
+    """[3] percent of all test images after task t (default: the last) whose answer is a
+    wrong class of their own task, a class of an older task, or one of a newer task.
+
+    Task 0 has no older task, task t no newer one: compare with joint training, which
+    prefers none.
+    """
+    t = len(record.task_sizes) - 1 if t is None else t
+    true, answer = record.labels(t), np.asarray(record.predictions[t])
+    task_of = np.repeat(np.arange(len(record.task_sizes)), record.task_sizes)
+    later = task_of[answer] - task_of[true]
+    kinds = (answer != true) & (later == 0), later < 0, later > 0
+    return 100 * np.array([kind.mean() for kind in kinds])
+
+
+def told(runs) -> list[float]:
+    """`last`, told the task of every test image; empty for rows without that rule."""
+    known = [r for r in runs if "task-aware" in r.rules]
+    return last(known, "task-aware")
+
+
+def arrived(runs) -> list[float]:
+    """Accuracy on later tasks when each had just been learned, their mean."""
+    return [100 * float(np.diagonal(r.accuracy)[1:].mean()) for r in runs]
+
+
+def stayed(runs) -> list[float]:
+    """Accuracy on later tasks after the last one, their mean."""
+    return [100 * float(r.accuracy[-1, 1:].mean()) for r in runs]
+
+
 def recognised(runs) -> list[tuple[int, list[float]]]:
     """[(after task t, percent of each run), ...] of the replays of task 0's classes.
 

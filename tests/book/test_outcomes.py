@@ -180,6 +180,35 @@ def other_rules() -> bool:
     return all(good)
 
 
+def wrong(row: str) -> np.ndarray:
+    """Wrong answers with 5 tasks: of the own task, of an older, of a newer one (%)."""
+    return np.mean([results.mistaken(run) for run in runs("5 tasks", row)], axis=0)
+
+
+def beyond(row: str) -> np.ndarray:
+    """Confusions with an older and with a newer task beyond joint training's (%)."""
+    return (wrong(row) - wrong("joint"))[1:]
+
+
+def told(row: str) -> float:
+    """Last accuracy with 5 tasks, told the task of each image."""
+    return float(np.mean(results.told(runs("5 tasks", row))))
+
+
+def both_moments(row: str, split: str) -> tuple[float, float]:
+    """Accuracy on later tasks when they came, and at the end."""
+    some = runs(split, row)
+    return float(np.mean(results.arrived(some))), float(np.mean(results.stayed(some)))
+
+
+def learned_half_as_well() -> bool:
+    """Later tasks when they come: with exemplars beside without; and what is lost."""
+    kept = [both_moments(row, "5 tasks") for row in WITH_IMAGES]
+    none = [both_moments(row, "5 tasks")[0] for row in ("gfr", "lwf", "ewc", "frozen")]
+    most = max(none) < 0.6 * min(came for came, _ in kept)
+    return most and all(came - end > 10 for came, end in kept)
+
+
 def example(method: str) -> float:
     """Mean over the seeds of the running example's search (chapter 2's setting)."""
     rows = pd.read_csv(ROOT / "data/example-search.csv")
@@ -269,8 +298,48 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
             ),
         ),
         ("FeCAM's line rises", lambda: gained_over_frozen("fecam") > 1),
+        (
+            "Still it confuses tasks far more than joint training does.",
+            lambda: beyond("frozen").sum() > 10 and beyond("frozen").min() > 5,
+        ),
+        (
+            "**GFR** errs in the same ways, and about as often.",
+            lambda: np.abs(wrong("gfr") - wrong("frozen")).max() < 1.5,
+        ),
+        (
+            "leans to the new classes no more than nearest means do",
+            lambda: beyond("gfr")[1] < beyond("frozen")[1] + 0.5,
+        ),
+        (
+            "(iCaRL-NME) errs far less that way. Rebalance leans there, too.",
+            lambda: (
+                wrong("icarl-nme")[2] < 0.6 * wrong("icarl-cnn")[2]
+                and beyond("lucir")[1] > 10 > 0 > beyond("lucir")[0]
+            ),
+        ),
+        (
+            "GFR's features are no better inside a task: LwF's are as good.",
+            lambda: abs(told("gfr") - told("lwf")) < 0.5,
+        ),
+        ("Without images it is learned half as well", learned_half_as_well),
+        (
+            "With 25 tasks GFR learns next to nothing of two new classes when they "
+            "come. Most of what it has at the end came in the tasks *after*",
+            lambda: (
+                both_moments("gfr", "25 tasks")[0]
+                < min(10, 0.5 * both_moments("gfr", "25 tasks")[1])
+            ),
+        ),
+        (
+            "LwF goes the other way.",
+            lambda: np.diff(both_moments("lwf", "25 tasks"))[0] < -10,
+        ),
     ],
     "01_tasks.ipynb": [
+        (
+            "This stays even where nothing is preferred and nothing moves",
+            lambda: beyond("frozen").min() > 5,
+        ),
         (
             "LwF keeps most of task 0, and learns the later tasks only about half",
             lambda: (

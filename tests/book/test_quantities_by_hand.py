@@ -65,6 +65,39 @@ def test_old_and_new_classes_after_an_earlier_task():
     assert [bar.get_width() for bar in ax.patches] == [100, 0]
 
 
+# results.mistaken: older and newer exchanged; the share of the wrong for that of all
+def test_wrong_answers_are_of_the_own_task_an_older_or_a_newer_one():
+    run = three_steps()  # two classes a task would be needed for one of its own
+    assert results.mistaken(run) == pytest.approx([0, 0, 100 / 3])
+    assert results.mistaken(run, 1) == pytest.approx([0, 50, 0])
+    two = fake(
+        "gfr",
+        task_sizes=[2, 2],
+        predictions=[None, np.array([1, 0, 2, 1, 0, 3, 3, 1])],
+        labels=lambda t=None: np.repeat(np.arange(4), 2),
+    )
+    assert results.mistaken(two) == pytest.approx([25, 25, 12.5])
+    ax = accuracy.error_bars({"gfr": [two], "lwf": [run]})
+    bars = [(bar.get_x(), bar.get_width()) for bar in ax.patches]
+    assert np.allclose(bars[:3], [(0, 25), (25, 25), (50, 12.5)])
+    assert np.allclose(bars[3:], [(0, 0), (0, 0), (0, 100 / 3)])
+    # 12.5 rounds to even; parts too narrow have no number, every row has its sum
+    assert {"25", "12", "62", "33"} <= set(texts(ax.figure))
+
+
+# results.arrived and stayed: task 0 counted; rows for columns
+def test_later_tasks_when_they_came_and_at_the_end():
+    run = fake("gfr")
+    assert results.arrived([run]) == pytest.approx([100 * (0.6 + 0.5 + 0.3) / 3])
+    assert results.stayed([run]) == pytest.approx([100 * (0.5 + 0.4 + 0.3) / 3])
+
+
+# results.told: a row without the rule counted by its own
+def test_only_runs_with_the_rule_are_told_the_task():
+    some = [fake(rules={"softmax": [], "task-aware": []}), fake(rules={"softmax": []})]
+    assert results.told(some) == pytest.approx(results.last(some[:1], "task-aware"))
+
+
 # accuracy.lead_curves: the first seed's end; accuracy.two_sizes: the first seed
 def test_ends_of_several_seeds_are_their_mean():
     found = {
