@@ -209,6 +209,40 @@ def learned_half_as_well() -> bool:
     return most and all(came - end > 10 for came, end in kept)
 
 
+def by_means(row: str, split: str) -> float:
+    """Its last accuracy when nearest means answer, beside that of the frozen row."""
+    pair = results.matched(
+        runs(split, row),
+        runs(split, "frozen"),
+        lambda some: results.last(some, "nearest-mean"),
+    )
+    return float(np.mean(pair[0]) - np.mean(pair[1]))
+
+
+def extractors_no_better() -> bool:
+    """By nearest means; the square with equal tasks is."""
+    rows = ("gfr-gaussian", "gfr-gaussian-full")
+    few = [by_means(r, s) for r in rows for s in ("5 tasks", "4 × 25")]
+    many = [by_means(row, "25 tasks") for row in rows]
+    square = by_means("gfr-squared", "4 × 25"), by_means("gfr-squared", "5 tasks")
+    return max(few) < 0.5 and max(many) < -2 and 0.5 < square[0] < 1.5 and square[1] < 0
+
+
+def means_beat_their_classifier() -> bool:
+    some = runs("25 tasks", "gfr-gaussian")
+    own, means = results.last(some), results.last(some, "nearest-mean")
+    return np.mean(means) > np.mean(own) + 1
+
+
+def length_of(row: str) -> np.ndarray:
+    """Mean length of the head's weights for the classes of each task, 5 tasks."""
+    each = np.mean(
+        [r.analysis["logits"][-1]["weight_norm"] for r in runs("5 tasks", row)], axis=0
+    )
+    edges = np.cumsum(runs("5 tasks", row)[0].task_sizes)[:-1]
+    return np.array([part.mean() for part in np.split(each, edges)])
+
+
 def example(method: str) -> float:
     """Mean over the seeds of the running example's search (chapter 2's setting)."""
     rows = pd.read_csv(ROOT / "data/example-search.csv")
@@ -322,6 +356,11 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
             lambda: abs(told("gfr") - told("lwf")) < 0.5,
         ),
         ("Without images it is learned half as well", learned_half_as_well),
+        ("are no better than the one that stopped; with 25", extractors_no_better),
+        (
+            "is worse than the means that it was taught from",
+            means_beat_their_classifier,
+        ),
         (
             "With 25 tasks GFR learns next to nothing of two new classes when they "
             "come. Most of what it has at the end came in the tasks *after*",
@@ -346,7 +385,7 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
                 runs("5 tasks", "lwf")[0].accuracy[-1, 0] > 0.5 * start_of("lwf")
                 and diagonal("lwf") < 0.6 * diagonal("finetune")
             ),
-        )
+        ),
     ],
     "02_replay.ipynb": [
         ("the paper's own distance the method stays below that", below_the_control)
@@ -361,6 +400,18 @@ OUTCOMES = {  # page: [(words that stand there, whether the records say so)]
                 for old, new in [
                     np.mean(list(map(results.old_new, runs("5 tasks", row))), axis=0)
                 ]
+            ),
+        ),
+        (
+            "the later a class came, the shorter its weights",
+            lambda: max(np.diff(length_of("gfr"))) < 0,
+        ),
+        (
+            "Only fine-tuning has longer weights for new classes",
+            lambda: (
+                length_of("finetune")[-1] > length_of("finetune")[0]
+                and length_of("lwf")[-1] < length_of("lwf")[0]
+                and np.ptp(length_of("joint")) < 0.2
             ),
         ),
         (
