@@ -214,6 +214,16 @@ def accuracies(films: dict[str, list[Look]]) -> list[dict]:
     ]
 
 
+def on_task_0(looks: list[Look], task: int = 1) -> list[tuple[int, float]]:
+    """[(step of a later task, percent), ...]: accuracy on the classes of task 0."""
+    first = slice(SIZES[0])
+    return [
+        (look.step, sum(look.accuracy[first]) / SIZES[0])
+        for look in looks
+        if look.task == task
+    ]
+
+
 def class_names(seed: int = 0) -> list[str]:
     """Names of the films' classes, in their order of arrival."""
     return experiments.load_tasks(settings(False, "none", False, seed)).class_names

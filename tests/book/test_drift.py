@@ -220,3 +220,17 @@ def test_the_welcome_page_shows_what_chapter_2_computed(tmp_path, monkeypatch):
     copy.write_text(executed_copy(player))
     welcome_player.write_player(tmp_path)
     assert "noscript" not in page.read_text() and "gfr-player" in page.read_text()
+
+
+def test_accuracy_on_task_0_while_a_later_task_is_learned():
+    def look(task, step, *accuracy):
+        return Look(task, step, 9, None, None, None, None, list(accuracy))
+
+    looks = [
+        look(0, 0, 9, 9, 9, 9),
+        look(1, 0, 100, 0, 50, 50, 7),
+        look(1, 5, *5 * [4]),
+    ]
+    looks.append(look(2, 0, *6 * [1]))
+    assert drift_film.on_task_0(looks) == [(0, 50), (5, 4)]
+    assert drift_film.on_task_0(looks, 2) == [(0, 1)]
