@@ -106,7 +106,6 @@ def classify(options) -> None:
     network = saved.load(paths.given(options.file, "The network"))
     rows, unread = [], 0
     for path, answer in _answered(network, pictures):
-        name = values.line(str(path))
         if isinstance(answer, UserError):
             unread += 1
             rows.append({"path": str(path), "error": str(answer)})
@@ -115,7 +114,7 @@ def classify(options) -> None:
         best = [{"class": c, "probability": p} for c, p in answer.best]
         rows.append({"path": str(path), "class": answer.chosen, "best": best})
         if not options.json:
-            print(f"{name}: {_best(answer)}")
+            print(f"{values.line(str(path))}: {answer}")
     if options.json:
         rule, classes = network.config.prediction, network.class_names
         about = {"rule": rule, "task": network.about["task"], "classes": classes}
@@ -159,13 +158,3 @@ def _answered(network, pictures: list[Path]) -> Iterator[tuple]:
         answers = iter(network.classify(images))
         for path, image in zip(some, found):
             yield path, image if isinstance(image, UserError) else next(answers)
-
-
-def _best(answer) -> str:
-    """'ring (93.1 %), then disc (4.0 %), fence (1.2 %)'; or the order alone."""
-    shown = [
-        values.line(c) + ("" if p is None else f" ({100 * p:.1f} %)")
-        for c, p in answer.best
-    ]
-    first, *others = shown
-    return f"{first}, then {', '.join(others)}" if others else first

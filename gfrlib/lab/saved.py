@@ -50,6 +50,13 @@ class Answer:
         """The class."""
         return self.best[0][0]
 
+    def __str__(self) -> str:
+        shown = [
+            values.line(name) + ("" if p is None else f" ({100 * p:.1f} %)")
+            for name, p in self.best
+        ]
+        return ", then ".join(filter(None, (shown[0], ", ".join(shown[1:]))))
+
 
 @dataclass(frozen=True, eq=False)
 class Saved:

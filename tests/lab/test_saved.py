@@ -145,6 +145,12 @@ def test_no_image_is_in_the_file():
     assert len(lit) > 100 and not any(x in content for x in lit)
 
 
+@pytest.mark.parametrize("method", ["gfr", "gfr-gaussian-full", "block-2"])
+def test_a_softmax_needs_no_memory(method):
+    network = through_a_file(tiny(method))
+    assert all(name.startswith("network.") for name in network.state)
+
+
 def test_stages_that_are_gone_are_trained_again_which_is_said(home):
     config, told = tiny("finetune"), []
     record = experiments.run_or_load(config)
@@ -234,8 +240,8 @@ def test_how_files_were_read_is_noted_once_the_folder_is_packed_again(folder):
 @pytest.mark.parametrize("method", ["fecam", "gfr-gaussian-full"])
 def test_pretrained_weights(method, folder, tmp_path):
     small = make_config("quick", network="resnet18", width=4)
-    torch.save(build_network(small, (3, 24, 24), 0).state_dict(), "mine.pt")
-    torch.manual_seed(0)
+    like_torchvision = build_network(small, (3, 24, 24), 0, stem="7x7-pool")
+    torch.save(like_torchvision.state_dict(), "mine.pt")
     given = dict(dataset=str(folder), weights="mine.pt", base=2, tasks=2)
     config = experiments.settings(
         "photos", method, **given, epochs_base=2, epochs_task=2, device="cpu"
@@ -276,6 +282,8 @@ def test_grey_digits_in_a_png(tmp_path):
     # a colour picture is made grey, and a larger one smaller
     Image.open(files[0]).convert("RGB").save("colour.png")
     assert np.array_equal(network.read("colour.png"), network.read(files[0]))
+    Image.new("RGB", (8, 8), (200, 100, 50)).save("brown.png")
+    assert set(network.read("brown.png").flat) == {124}  # 0.299, 0.587 and 0.114
     Image.open(files[0]).resize((80, 80), Image.Resampling.BOX).save("large.png")
     found = network.read("large.png").astype(int)
     assert found.shape == (8, 8, 1)
