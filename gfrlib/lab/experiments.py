@@ -168,7 +168,7 @@ def extractor_after(
     tasks are not. Raises UserError.
     """
     stream = load_tasks(config)
-    t = _task(config, stream, 0 if after is None else after, chosen=after is not None)
+    t = _task(config, stream, after, usual=0)
     if config.network != "resnet18":
         raise UserError(
             "A pretrained extractor is a ResNet-18, and this run trains the small CNN; "
@@ -218,15 +218,15 @@ def network_task(config: Config, after: int | None = None) -> int:
     the run has no such task.
     """
     stream = load_tasks(config)
-    return _task(config, stream, len(stream.sizes) - 1 if after is None else after)
+    return _task(config, stream, after, usual=len(stream.sizes) - 1)
 
 
-def _task(config: Config, stream: Tasks, t: int, *, chosen: bool = True) -> int:
-    """The task, if this run has a network after it; joint training has the last one,
-    which it is where none is `chosen`. Raises UserError.
+def _task(config: Config, stream: Tasks, after: int | None, *, usual: int) -> int:
+    """`after`, if this run has a network then; None: the usual task, or the only one of
+    joint training. Raises UserError.
     """
     last, joint = len(stream.sizes) - 1, config.memory == "real"
-    t = last if joint and not chosen else t
+    t = after if after is not None else last if joint else usual
     if not (last if joint else 0) <= t <= last:
         there = f"its one is {last}" if joint else f"they are 0 to {last}"
         raise UserError(f"There is no task {t} in this run; {there}.")

@@ -131,18 +131,11 @@ class Saved:
         here = Machine(torch.device("cpu"), "float32")
         phase = Phase("test", self.about["task"], self.config.seed, here)
         rule, head, found = self.config.prediction, self.network.head, []
+        known = (None, sum(self.stream.sizes), head.sizes, None, self.memory)
+        means = self.state.get("exemplar_means")
         for some in images.split(at_once(self.stream)):
             u = prediction.features(self.network, some, self.stream, phase)
-            seen = prediction.Seen(
-                u,
-                head(u),
-                labels=None,
-                classes=sum(self.stream.sizes),
-                sizes=head.sizes,
-                tasks=None,
-                memory=self.memory,
-                exemplar_means=self.state.get("exemplar_means"),
-            )
+            seen = prediction.Seen(u, head(u), *known, means)
             chosen, scores = prediction.choose(rule, seen)
             shares = prediction.shares(rule, scores)
             order = scores.topk(min(BEST, scores.shape[1]), dim=1).indices
