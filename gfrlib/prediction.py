@@ -22,14 +22,14 @@ from gfrlib.tasks import Tasks
 
 @dataclass
 class Seen:
-    """A batch of test images as a rule sees it, after task t."""
+    """A batch of images as a rule sees it, after task t."""
 
     u: Tensor  # features [B, d]
     logits: Tensor  # [B, outputs]
-    labels: Tensor  # [B]; only `task-aware` reads them
+    labels: Tensor | None  # [B]; only `task-aware` reads them
     classes: int  # seen so far
     sizes: list[int]  # outputs of each block of the head
-    tasks: Tensor  # the task of every class
+    tasks: Tensor | None  # the task of every class, for the same rule
     memory: Memory
     exemplar_means: Tensor | None  # [classes, d], where exemplars are kept
 
@@ -103,6 +103,27 @@ PREDICTIONS: dict[str, Callable[[Seen], Tensor]] = {
 }
 
 
+# These need the logits alone, and nothing of the memory.
+OF_LOGITS = ("max-prob", "concat-logits", "over-chance", "softmax", "task-aware")
+
+
+def choose(rule: str, seen: Seen) -> tuple[Tensor, Tensor]:
+    """The chosen classes [B], and the rule's scores [B, outputs]: a chosen class has
+    the largest.
+    """
+    scores = PREDICTIONS[rule](seen)
+    return scores.argmax(dim=1), scores
+
+
+def shares(rule: str, scores: Tensor) -> Tensor | None:
+    """The probability of every class [B, outputs], where the rule's scores give one:
+    under `max-prob`, within the head of its own task. None for all other rules.
+    """
+    if rule == "softmax":
+        return scores.softmax(dim=1)
+    return scores if rule == "max-prob" else None
+
+
 def rules_of(config: Config, memory: Memory, t: int) -> list[str]:
     """The rules that apply after task t."""
     idle = config.penalty == "frozen" and config.prediction != "softmax"
@@ -129,7 +150,7 @@ def predict(
 ) -> dict[str, np.ndarray]:
     """{rule: chosen classes of the test images of tasks 0..t}, for rules that apply."""
     network.eval()
-    extractor, classifier = split(network, len(network.stages))
+    _, classifier = split(network, len(network.stages))
     classes, device = sum(tasks.sizes[: t + 1]), tasks.test_labels.device
     count = int((tasks.test_labels < classes).sum())
     sizes = torch.tensor(tasks.sizes)
@@ -147,8 +168,7 @@ def predict(
         if known is not None:
             u = known[rows]
         else:
-            with phase.autocast():
-                u = extractor(tasks.normalise(tasks.test_images[rows])).float()
+            u = features(network, tasks.test_images[rows], tasks, phase)
         seen = Seen(
             u,
             classifier(u),
@@ -160,11 +180,19 @@ def predict(
             means,
         )
         for rule, found in chosen.items():
-            found.append(PREDICTIONS[rule](seen).argmax(dim=1))
+            found.append(choose(rule, seen)[0])
     return {
         rule: torch.cat(found).cpu().numpy().astype(np.int64)
         for rule, found in chosen.items()
     }
+
+
+@torch.no_grad()
+def features(network: Network, images: Tensor, tasks: Tasks, phase: Phase) -> Tensor:
+    """u [B, d] of images, uint8 [B, H, W, C], in float32."""
+    extractor, _ = split(network, len(network.stages))
+    with phase.autocast():
+        return extractor(tasks.normalise(images)).float()
 
 
 @torch.no_grad()

@@ -204,7 +204,7 @@ def _checked_state(state: Mapping) -> dict[str, Tensor]:
     """
     if not isinstance(state, Mapping):
         raise Unusable("it holds no state dict")
-    if not all(isinstance(n, str) and _is_plain(v) for n, v in state.items()):
+    if not all(isinstance(n, str) and is_plain(v) for n, v in state.items()):
         raise Unusable("it holds other things than named tensors of numbers")
     own = {n: v for n, v in state.items() if not n.startswith(HEADS)}
     own = {n: v for n, v in own.items() if not n.endswith(COUNTER)}
@@ -220,7 +220,7 @@ def _checked_state(state: Mapping) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in own.items()}
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether a value is an ordinary tensor of real numbers."""
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False

@@ -1,11 +1,11 @@
-"""The command line: run, grid, methods, records, compare, data, book.
+"""The command line: run, classify, grid, methods, records, compare, data, book.
 
 Bad input is answered by one sentence on stderr and exit code 2.
 """
 
 import sys
 
-from gfrlib.cli import actions, packing, words
+from gfrlib.cli import actions, packing, trained, words
 from gfrlib.cli.progress import Progress as Progress
 from gfrlib.cli.words import Parser
 from gfrlib.config import METHODS, PRESETS, UserError, choices
@@ -70,6 +70,7 @@ def _parser() -> Parser:
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     _add_run(commands)
+    _add_classify(commands)
     _add_grid(commands)
     methods = commands.add_parser("methods", help="the table of methods")
     methods.set_defaults(action=actions.methods)
@@ -117,11 +118,17 @@ def _add_run(commands) -> None:
         "which --weights takes",
     )
     run.add_argument(
+        "--save-network",
+        metavar="FILE",
+        help="write the network after the run (or after TASK of it) to FILE, with "
+        "which python -m gfrlib classify names the class of a picture",
+    )
+    run.add_argument(
         "--after",
         type=words.whole(0, 10**4),
         metavar="TASK",
-        help="the task after which --save-weights keeps the extractor (0; joint: its "
-        "only one, the last)",
+        help="the task after which --save-weights keeps the extractor (0), or "
+        "--save-network the network (the last; joint has no other)",
     )
     run.add_argument(
         "--dry-run",
@@ -135,6 +142,30 @@ def _add_run(commands) -> None:
         about = {"metavar": _metavar(field), "help": HELP.get(field.name)}
         settings.add_argument(*spellings, dest=field.name, **about)
     run.set_defaults(action=actions.run)
+
+
+def _add_classify(commands) -> None:
+    told = (
+        "Name the class of each picture, by the rule with which the run was tested. "
+        "The answer is always one of the classes that the network has learned, also "
+        "for a picture of none; it never says that it does not know."
+    )
+    classify = commands.add_parser(
+        "classify", help="name the class of pictures with a network", description=told
+    )
+    classify.add_argument("file", help="what run --save-network has written")
+    classify.add_argument(
+        "images",
+        nargs="+",
+        metavar="image",
+        help="a picture, or a folder: all in it and in its folders that are not hidden",
+    )
+    classify.add_argument(
+        "--json",
+        action="store_true",
+        help="print the answers, and nothing else, on standard output",
+    )
+    classify.set_defaults(action=trained.classify)
 
 
 def _add_analyse(command) -> None:

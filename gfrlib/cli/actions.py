@@ -5,12 +5,12 @@ import dataclasses
 import json
 import os
 import sys
-import zipfile
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
+from gfrlib.cli import trained
 from gfrlib.cli.progress import Progress
 from gfrlib.config import METHODS, Config, UserError, from_text, make_config
 from gfrlib.engine import paths, values
@@ -25,7 +25,9 @@ def settings() -> list[dataclasses.Field]:
 
 
 def run(options) -> None:
-    """Train or load, and print the record; with --save-weights keep F instead."""
+    """Train or load, and print the record; with --save-weights keep F instead, with
+    --save-network all of the network, too.
+    """
     from gfrlib import metrics
     from gfrlib.engine import distributed
     from gfrlib.lab import datasets, experiments, outlook, weights
@@ -45,13 +47,7 @@ def run(options) -> None:
     experiments.check_parts(options.analyse)
     if options.dry_run and options.json:
         raise UserError("--dry-run makes no record; leave out --json.")
-    if options.after is not None and options.save_weights is None:
-        raise UserError("--after says which network --save-weights FILE keeps.")
-    if options.dry_run and options.save_weights is not None:
-        raise UserError(
-            "--dry-run tells the time of a whole run, and --save-weights trains up to "
-            "one task; leave one of them out."
-        )
+    path = trained.check_options(options)
     progress = Progress()
     first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
     told = "split" in changes or changes.keys() >= {"base", "tasks"}
@@ -74,13 +70,16 @@ def run(options) -> None:
         print(outlook.sentence([config], analyse=options.analyse))
         return
     if options.save_weights is not None:
-        _save_weights(config, options, progress)
+        trained.save_weights(config, path, options, progress)
         return
+    if options.save_network is not None:
+        experiments.network_task(config, options.after)
     if own and distributed.announced() == 1:  # others' times are in the book
         outlook.tell([config], progress.notice)
     record = experiments.run_or_load(
         config, analyse=options.analyse, report=progress, notice=progress.notice
     )
+    kept = path and trained.save_network(record, path, options, progress)
     progress.close()
     if distributed.rank() > 0:
         return
@@ -94,6 +93,8 @@ def run(options) -> None:
     _row("mean over tasks", metrics.mean_over_tasks(record.accuracy))
     _row("forgetting", metrics.forgetting(record.accuracy, record.task_sizes))
     print(f"in percent; {record.path}")
+    if kept:
+        print(kept)
 
 
 def _weight_of_another(config: Config, method: str, changes: dict) -> bool:
@@ -102,37 +103,6 @@ def _weight_of_another(config: Config, method: str, changes: dict) -> bool:
     changed = config.penalty != row.penalty and "penalty_weight" not in changes
     own = row.unread(["penalty_weight"]) or row.penalty in ("none", "frozen")
     return changed and not own and not config.unread(["penalty_weight"])
-
-
-def _save_weights(config: Config, options, progress: Progress) -> None:
-    """Write the extractor after a task to a file that --weights takes."""
-    from gfrlib.engine import distributed
-    from gfrlib.lab import experiments, weights
-
-    if options.json:
-        raise UserError("--save-weights makes no record; leave out --json.")
-    if options.analyse:
-        raise UserError("--save-weights makes no record; leave out --analyse.")
-    path = paths.file_or_folder(options.save_weights, "The file for the weights")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(
-            f"'{path}' cannot be written: give a file in a folder that exists."
-        )
-    if path.exists() and not zipfile.is_zipfile(path):
-        raise UserError(
-            f"'{path}' is there already, and holds no weights; name another file."
-        )
-    found = experiments.extractor_after(
-        config, options.after, report=progress, notice=progress.notice
-    )
-    progress.close()
-    if distributed.rank() > 0:
-        return
-    weights.save(path, found)
-    print(
-        f"{path}: a ResNet-18 of width {found.width}, stem {found.stem}, SHA-256 "
-        f"{found.sha256[:8]}; {found.source}"
-    )
 
 
 def _divided(config: Config) -> str:

@@ -23,7 +23,7 @@ from gfrlib.engine import locks, paths, values
 from gfrlib.engine.store import root
 from gfrlib.lab import stored
 from gfrlib.lab.arrays import ARRAYS, download_cifar100, read_npz
-from gfrlib.lab.decoding import Rules
+from gfrlib.lab.decoding import READ, Rules
 from gfrlib.lab.folders import read_folder
 from gfrlib.lab.stored import checksum
 
@@ -133,6 +133,16 @@ def is_own(name: str) -> bool:
     return name not in BUILT_IN and _is_packed(name)
 
 
+def rules_of(name: str) -> Rules | None:
+    """How a data set's image files were read; None where it came as arrays, or older
+    code has packed it, which did not note it.
+    """
+    if not _is_packed(name):
+        return None
+    kept = stored.meta_of(folder() / name).get(READ)
+    return kept and Rules(**kept)
+
+
 def _is_packed(name: str) -> bool:
     if name != Path(name).name or name.startswith("."):
         return False
@@ -194,14 +204,15 @@ def add(
     if name is not None:
         checked(name)
     account: list[str] = []
+    about: dict = {}
     with packing():
         if path.is_file():
             arrays, class_names = read_npz(path)
         else:
             found = read_folder(path, classes, rules)
             arrays, class_names = found.arrays, found.class_names
-            account = found.account
-        name = _store(name, arrays, class_names, stem=path.resolve().stem)
+            account, about = found.account, (rules or Rules()).kept()
+        name = _store(name, arrays, class_names, about, stem=path.resolve().stem)
     for line in account:
         (notice or _tell)(line)
     return name
@@ -301,9 +312,18 @@ def _clear() -> None:
 
 
 def _store(
-    name: str | None, arrays: dict, class_names: list[str], *, stem: str = ""
+    name: str | None,
+    arrays: dict,
+    class_names: list[str],
+    about: dict | None = None,
+    *,
+    stem: str = "",
 ) -> str:
-    """Write canonical arrays below data/packed, all or nothing; returns the name."""
+    """Write canonical arrays below data/packed, all or nothing; returns the name.
+
+    about: what meta.json tells beside the images. The same images with other such words
+    are written again.
+    """
     arrays = canonical(arrays)
     digest = checksum(arrays, class_names)
     if name is None:
@@ -316,7 +336,8 @@ def _store(
             "differs); give it another name to use it all the same."
         )
     target = folder() / name
-    if stored.whole(target, digest):
+    about, there = about or {}, stored.whole(target, digest)
+    if there and there.get(READ) == about.get(READ):
         return name
     temporary = None
     try:
@@ -325,7 +346,8 @@ def _store(
         made.mkdir()  # others may read it, as the umask says; mkdtemp's they may not
         for key in ARRAYS:
             np.save(made / f"{key}.npy", arrays[key])
-        stored.write_meta(made, {"class_names": class_names, "sha256": digest})
+        said = {"class_names": class_names, "sha256": digest, **about}
+        stored.write_meta(made, said)
         put_in_place(made, target)
     except OSError as problem:
         raise UserError(

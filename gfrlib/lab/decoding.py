@@ -39,6 +39,7 @@ CLEAR = ("RGBA", "RGBa", "LA", "La", "PA")  # those with transparency
 ORIENTATION = 0x0112  # the EXIF tag
 HEIC = (".heic", ".heif", ".hif")  # an iPhone's photographs
 LONGEST = 120  # characters of a decoder's own message
+READ = "read"  # the field of a packed data set's meta.json with what Rules.kept says
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Rules:
                 f"'side' is the most that a side of the packed images may have, from 1 "
                 f"to {WIDEST} pixels, not {str(self.side)[:20]}."
             )
+
+    def kept(self) -> dict:
+        """What is noted beside the packed images, whose shape tells the side."""
+        return {READ: {"turned": self.turned, "pixels": self.pixels}}
 
 
 class Unreadable(Exception):
@@ -133,6 +138,13 @@ def decode(file: Path, side: int, rules: Rules) -> tuple[np.ndarray, int]:
         colours, changed = _to_rgb(upright, image)
         changed |= first | by_itself | turned
         return np.asarray(_square(colours, side, rules)), changed
+
+
+def grey(colours: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> [H, W, 1]; grey in three channels stays as it is."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(colours).convert("L"))[..., None]
 
 
 @contextlib.contextmanager

@@ -12,12 +12,24 @@ from gfrlib import pretrained, training
 from gfrlib.config import Config, UserError, checked, make_config
 from gfrlib.engine import distributed, limits, paths, store
 from gfrlib.engine.machine import Machine
+from gfrlib.engine.phase import Phase
 from gfrlib.engine.source import analysis_digest, check_unchanged
 from gfrlib.generator_training import TRAINERS
 from gfrlib.heads import HEADS
-from gfrlib.lab import analysis, datasets, footprint, origin, records, runs, weights
+from gfrlib.lab import (
+    analysis,
+    datasets,
+    footprint,
+    origin,
+    plans,
+    records,
+    runs,
+    saved,
+    weights,
+)
 from gfrlib.lab.records import Record
 from gfrlib.lab.runs import load_tasks
+from gfrlib.lab.saved import Saved
 from gfrlib.networks import NETWORKS
 from gfrlib.penalties import FACIL, IMPORTANCES, PENALTIES
 from gfrlib.prediction import PREDICTIONS
@@ -156,11 +168,7 @@ def extractor_after(
     tasks are not. Raises UserError.
     """
     stream = load_tasks(config)
-    last, joint = len(stream.sizes) - 1, config.memory == "real"
-    after = (last if joint else 0) if after is None else after
-    if not (last if joint else 0) <= after <= last:
-        there = f"its one is {last}" if joint else f"they are 0 to {last}"
-        raise UserError(f"There is no task {after} in this run; {there}.")
+    t = _task(config, stream, after, usual=0)
     if config.network != "resnet18":
         raise UserError(
             "A pretrained extractor is a ResNet-18, and this run trains the small CNN; "
@@ -171,6 +179,71 @@ def extractor_after(
             "The extractor of this run ends without a ReLU, for its cosine head, and a "
             "pretrained one ends with it; take a method with another head, such as gfr."
         )
+    source = _told_of(config, stream, t)
+    if t == 0 and not config.full_head:  # the task's stage alone, no generator
+        stream = dataclasses.replace(stream, sizes=stream.sizes[:1])
+
+    def take(network, memory, phase) -> Pretrained:
+        return pretrained.of_network(network, stream.mean, stream.std, source)
+
+    return _after(config, stream, t, take, report, notice)
+
+
+def network_after(
+    config: Config,
+    after: int | None = None,
+    *,
+    report: Callable | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Saved:
+    """The network after task `after` (None: the last), with all that it needs to name
+    the class of a picture (saved.Saved.classify).
+
+    Its stages are loaded where they are known, else trained; `notice` hears of that.
+    Raises UserError.
+    """
+    stream, t = load_tasks(config), network_task(config, after)
+    if notice and not plans.are_kept(config, stream, t):
+        notice("The network of this run is not kept in the cache: it is trained now.")
+    source = _told_of(config, stream, t)
+
+    def take(network, memory, phase) -> Saved:
+        return saved.of_run(config, stream, t, network, memory, phase, source)
+
+    return _after(config, stream, t, take, report, notice)
+
+
+def network_task(config: Config, after: int | None = None) -> int:
+    """The task after which `network_after` takes the network. Raises UserError where
+    the run has no such task.
+    """
+    stream = load_tasks(config)
+    return _task(config, stream, after, usual=len(stream.sizes) - 1)
+
+
+def _task(config: Config, stream: Tasks, after: int | None, *, usual: int) -> int:
+    """`after`, if this run has a network then; None: the usual task, or the only one of
+    joint training. Raises UserError.
+    """
+    last, joint = len(stream.sizes) - 1, config.memory == "real"
+    t = after if after is not None else last if joint else usual
+    if not (last if joint else 0) <= t <= last:
+        there = f"its one is {last}" if joint else f"they are 0 to {last}"
+        raise UserError(f"There is no task {t} in this run; {there}.")
+    return t
+
+
+def _after(
+    config: Config,
+    stream: Tasks,
+    after: int,
+    take: Callable,
+    report: Callable | None,
+    notice: Callable[[str], None] | None,
+):
+    """What `take` makes of the network and the memory after a task, and of a phase in
+    which they can be asked. Raises UserError.
+    """
     check_unchanged()
     config = checked(config)
     check_own_code(config)
@@ -179,14 +252,11 @@ def extractor_after(
     distributed.start(here.device)
     distributed.check(config)
     footprint.check(config, stream, here)
-    if after == 0 and not config.full_head:  # the task's stage alone, no generator
-        stream = dataclasses.replace(stream, sizes=stream.sizes[:1])
-    found = {}
+    found = []
 
     def observe(t: int, network, memory) -> None:
         if t == after:
-            moments, source = (stream.mean, stream.std), _told_of(config, stream, t)
-            found["extractor"] = pretrained.of_network(network, *moments, source)
+            found.append(take(network, memory, Phase("test", t, config.seed, here)))
             raise _Enough
 
     with limits.told(), here.limited(), contextlib.suppress(_Enough):
@@ -194,7 +264,7 @@ def extractor_after(
         training.run(
             config, stream, machine=here, store=kept, report=report, observe=observe
         )
-    return found["extractor"]
+    return found[0]
 
 
 class _Enough(Exception):

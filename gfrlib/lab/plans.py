@@ -60,6 +60,12 @@ def stages(config: Config, stream: Tasks) -> list[Stage]:
     return found
 
 
+def are_kept(config: Config, stream: Tasks, t: int) -> bool:
+    """Whether all stages up to task t lie in the cache."""
+    place = store.Store().place
+    return all(_is_done(place, s) for s in stages(config, stream) if s.task <= t)
+
+
 def _steps(chain: training.Chain, t: int) -> dict[str, int]:
     """{phase: steps of training} of task t."""
     config, stream, first = chain.config, chain.tasks, t == chain.numbers.start

@@ -276,6 +276,7 @@ def _finish(place: Path, source: _Source, rows: dict, bad: dict) -> dict:
         "sha256": _content(source, rows),
         "faults": faults,
         "changed": {str(bit): count for bit, count in changed.items() if count},
+        **source.rules.kept(),
         **({"arrival": source.arrival} if source.arrival else {}),
     }
 

@@ -106,6 +106,14 @@ def survey(path: Path, classes: str = "") -> Survey:
     return Survey(path, every, names, files, _use(path, parts, held), out)
 
 
+def images(folder: Path) -> list[Path]:
+    """All files in it and in its folders, but for what is hidden or the system's own;
+    sorted. Raises UserError.
+    """
+    above = {os.path.realpath(place) for place in folder.absolute().parents}
+    return _images(folder, "", above, LeftOut(folder))
+
+
 def named(names: list[str], most: int = NAMED) -> str:
     """The number of them, and the first names in brackets."""
     first = [values.line(name) for name in names[:most]] + ["…"] * (len(names) > most)

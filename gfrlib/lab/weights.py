@@ -13,6 +13,7 @@ import pickle
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from gfrlib import pretrained
@@ -114,10 +115,15 @@ def save(path: Path, weights: Pretrained, advice: str = "") -> None:
     """Write a file that --weights takes, all or nothing. Raises UserError, with the
     advice on what to do where the disk refuses.
     """
+    write(path, weights.kept(), advice)
+
+
+def write(path: Path, content: dict, advice: str = "") -> None:
+    """Write tensors and plain values as PyTorch does; else as `save`."""
     import torch
 
     buffer = io.BytesIO()
-    torch.save(weights.kept(), buffer)
+    torch.save(content, buffer)
     elsewhere = "free some space, or give a file where you may write"
     write_atomically(path, buffer.getvalue(), advice or elsewhere)
 
@@ -165,17 +171,33 @@ def _keep(found: Pretrained, stem: str) -> str:
 
 def _read(path: Path) -> Pretrained:
     """What a file holds, checked. Raises UserError."""
-    import torch
 
     def unusable(why: str) -> UserError:
         return UserError(
             f"'{path}' holds no weights for an extractor: {why}; give {WHAT}."
         )
 
-    paths.file_or_folder(path, "The file of weights")  # a pipe blocks its reader
+    found, digest = opened(path, unusable, "The file of weights", LARGEST)
     try:
-        if path.stat().st_size > LARGEST:
-            raise unusable(f"it is larger than {LARGEST >> 30} GB")
+        return pretrained.read(found, f"{path.name} (SHA-256 {digest[:12]}…)")
+    except Unusable as problem:
+        raise unusable(str(problem)) from problem
+
+
+def opened(
+    path: Path, unusable: Callable[[str], UserError], what: str, most: int
+) -> tuple[object, str]:
+    """What a file of PyTorch's holds, on the CPU, and the file's SHA-256.
+
+    Nothing in it is executed. `unusable` makes a sentence of why it cannot be read,
+    `what` names the file, `most` is how many bytes it may have. Raises UserError.
+    """
+    import torch
+
+    path = paths.file_or_folder(path, what)  # a pipe blocks its reader
+    try:
+        if path.stat().st_size > most:
+            raise unusable(f"it is larger than {most >> 30} GB")
         content = path.read_bytes()
     except OSError as problem:
         raise UserError(f"'{path}' cannot be read ({problem.strerror}).") from problem
@@ -187,11 +209,7 @@ def _read(path: Path) -> Pretrained:
         raise
     except Exception as problem:  # half a file, other content: many kinds
         raise unusable(_reason(problem)) from problem
-    digest = hashlib.sha256(content).hexdigest()[:12]
-    try:
-        return pretrained.read(found, f"{path.name} (SHA-256 {digest}…)")
-    except Unusable as problem:
-        raise unusable(str(problem)) from problem
+    return found, hashlib.sha256(content).hexdigest()
 
 
 def _reason(problem: Exception) -> str:
