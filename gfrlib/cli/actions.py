@@ -416,7 +416,7 @@ def compare(options) -> None:
 
 
 def book_run(options) -> None:
-    """Run chapters, and print where they are."""
+    """Run chapters; print where they are, unless it is the book as it stands."""
     from gfrlib.book import chapters
 
     # text, read as each parameter's type
@@ -424,8 +424,9 @@ def book_run(options) -> None:
     for name in parameters:
         if sum(given == name for given, _ in options.parameters) > 1:
             raise UserError(f"'-p {name}' is given twice; leave one of them out.")
-    for path in chapters.run(options.chapter, parameters, options.out):
-        print(path)
+    made = chapters.run(options.chapter, parameters, options.out)
+    if options.chapter or parameters or options.out:
+        print(*made, sep="\n")
 
 
 def _absolute(name: str, text: str) -> str:
