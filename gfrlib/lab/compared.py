@@ -62,7 +62,7 @@ class Compared:
             entry |= {"trained_on_replay": there, "tested_on_replay": back}
         if t in (self.moments[0], self.moments[-1]):
             entry["reference"] = self._reference(t, extractor, real, labels, phase)
-        self.entries.append(_plain(entry))
+        self.entries.append(rounded(entry))
 
     def _reference(
         self, t: int, extractor: nn.Module, real: Tensor, labels: Tensor, phase: Phase
@@ -146,12 +146,3 @@ def features_of(
         with phase.autocast():
             chunks.append(extractor(stream.normalise(some)).float())
     return torch.cat(chunks)
-
-
-def _plain(value):
-    """With every number of a measure rounded to four significant digits."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return rounded(value) if isinstance(value, float) else value
