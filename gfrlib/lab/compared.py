@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib import quality
-from gfrlib.batches import EVALUATION_BATCH, at_once
+from gfrlib.batches import EVALUATION_BATCH, features_of
 from gfrlib.config import Config
 from gfrlib.engine.phase import Phase
 from gfrlib.lab.replayed import rounded
@@ -123,26 +123,3 @@ def first_of_each(labels: Tensor, count: int | Tensor) -> Tensor:
     rank -= torch.searchsorted(labels, labels)  # within its class
     wanted = count[labels] if isinstance(count, Tensor) else count
     return torch.nonzero(rank < wanted)[:, 0]
-
-
-@torch.no_grad()
-def features_of(
-    extractor: nn.Module,
-    stream: Tasks,
-    images,
-    index: Tensor,
-    phase: Phase,
-    draws: Tensor | None = None,
-) -> Tensor:
-    """u [N, d] of these rows of the stream's training or test images.
-
-    draws: how each is augmented (Tasks.draw), if it is.
-    """
-    chunks, numbers = [], torch.arange(len(index), device=index.device)
-    for rows in numbers.split(at_once(stream)):
-        some = images[index[rows]]
-        if draws is not None:
-            some = stream.augment(some, draws[rows])
-        with phase.autocast():
-            chunks.append(extractor(stream.normalise(some)).float())
-    return torch.cat(chunks)
