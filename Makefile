@@ -25,8 +25,8 @@ help:
 	@echo "make clean        removes build/ (executed chapters and site); data/cache and .venv stay"
 
 book: $(STAMP)
-	$(BIN)/python -m gfrlib.book.chapters run
-	$(BIN)/python -m gfrlib.book.chapters check
+	$(BIN)/python -m gfrlib book run
+	$(BIN)/python -m gfrlib book check
 	$(BIN)/python book/_ext/build_site.py
 
 # Two processes with one thread each; a file's tests stay together (tests/conftest.py).
@@ -82,7 +82,7 @@ pdf: $(STAMP)
 	$(BIN)/python book/_ext/print_book.py
 
 address: $(STAMP)
-	$(BIN)/python -m gfrlib.book.chapters addresses
+	$(BIN)/python -c "from gfrlib.book import chapters; print(*chapters.write_addresses())"
 
 clean:
 	rm -rf build

@@ -116,18 +116,35 @@ def real_features(
         return features, tasks.train_labels[index]
     fit = FEATURE_BUDGET // (len(index) * network.features * 4)
     kept = max(1, min(views, fit))
-    extractor, _ = split(network, config.cut)
-    chunks = []
+    (extractor, _), images = split(network, config.cut), tasks.train_images
+    found = []
     for view in range(kept):
-        draws = tasks.draw(len(index), phase.seeded(f"view {view}"))
-        numbers = torch.arange(len(index), device=index.device)
-        for rows in numbers.split(at_once(tasks)):
-            images = tasks.train_images[index[rows]]
-            if views:
-                images = tasks.augment(images, draws[rows])
-            with phase.autocast():
-                chunks.append(extractor(tasks.normalise(images)).float())
-    return torch.cat(chunks), tasks.train_labels[index].repeat(kept)
+        draws = tasks.draw(len(index), phase.seeded(f"view {view}")) if views else None
+        found.append(features_of(extractor, tasks, images, index, phase, draws))
+    return torch.cat(found), tasks.train_labels[index].repeat(kept)
+
+
+@torch.no_grad()
+def features_of(
+    extractor: nn.Module,
+    tasks: Tasks,
+    images,
+    index: Tensor,
+    phase: Phase,
+    draws: Tensor | None = None,
+) -> Tensor:
+    """u [N, ...] of these rows of the tasks' training or test images.
+
+    draws: how each is augmented (Tasks.draw), if it is.
+    """
+    chunks, numbers = [], torch.arange(len(index), device=index.device)
+    for rows in numbers.split(at_once(tasks)):
+        some = images[index[rows]]
+        if draws is not None:
+            some = tasks.augment(some, draws[rows])
+        with phase.autocast():
+            chunks.append(extractor(tasks.normalise(some)).float())
+    return torch.cat(chunks)
 
 
 def at_once(tasks: Tasks) -> int:
@@ -153,11 +170,7 @@ def known_features(
     images = tasks.train_images if train else tasks.test_images
     index = tasks.train_index(t) if train else tasks.test_index(t)
     extractor, _ = split(network, len(network.stages))
-    chunks = []
-    for rows in index.split(at_once(tasks)):
-        with phase.autocast():
-            chunks.append(extractor(tasks.normalise(images[rows])).float())
-    found = torch.cat(chunks)
+    found = features_of(extractor, tasks, images, index, phase)
     if sum(u.nbytes for u in (*tasks.known.values(), found)) <= FEATURE_BUDGET:
         tasks.known[key] = found
     return found

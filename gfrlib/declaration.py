@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 
 from gfrlib.engine import values
@@ -14,8 +13,6 @@ FRACTION = (0.0, 0.89)
 NOT_NEGATIVE = (0.0, 1e30)
 POSITIVE = (1e-30, 1e30)
 COUNT = (1, 10**9)
-# Class counts: one, or several with commas, bare or in brackets of one kind.
-COUNTS = re.compile(r"\[(.*)\]|\((.*)\)|(.*)", re.DOTALL)
 MOST_TASKS = 10_000
 
 
@@ -79,9 +76,11 @@ def from_text(name: str, text: str, default):
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    square, round_, bare = COUNTS.fullmatch(text.strip()).groups()
-    inside = next(part for part in (square, round_, bare) if part is not None).strip()
-    if not inside and bare is None:
+    """One count, or several with commas, bare or in brackets of one kind."""
+    text = text.strip()
+    bare = text[:1] + text[-1:] not in ("[]", "()")
+    inside = text if bare else text[1:-1].strip()
+    if not inside and not bare:
         return ()
     return tuple(values.number(part.strip(), int) for part in inside.split(","))
 

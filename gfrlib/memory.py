@@ -132,9 +132,4 @@ def within(u: Tensor, signed: bool) -> Tensor:
 
 def state_bytes(module: nn.Module) -> int:
     """Bytes of all parameters and buffers that are kept (persistent ones)."""
-    return sum(size_of(v) for v in module.state_dict().values())
-
-
-def size_of(tensor: Tensor) -> int:
-    """Bytes of a tensor."""
-    return tensor.numel() * tensor.element_size()
+    return sum(v.nbytes for v in module.state_dict().values())

@@ -16,7 +16,7 @@ from torch.nn import functional
 from gfrlib.conditions import signed
 from gfrlib.config import Config
 from gfrlib.generators import GAN, Flow, SpatialGAN
-from gfrlib.memory import Memory, size_of, within
+from gfrlib.memory import Memory, within
 from gfrlib.methods import FEATURES
 
 
@@ -60,7 +60,7 @@ class ClassMeans(Memory):
         return self.means
 
     def nbytes(self) -> dict[str, int]:
-        return {"class means": size_of(self.means[self.counts > 0])}
+        return {"class means": self.means[self.counts > 0].nbytes}
 
 
 class Gaussians(ClassMeans):
@@ -129,7 +129,7 @@ class Gaussians(ClassMeans):
 
     def nbytes(self) -> dict[str, int]:
         name = "covariance factors" if self.kind == "full" else "standard deviations"
-        return {**super().nbytes(), name: size_of(self.spread[self.counts > 0])}
+        return {**super().nbytes(), name: self.spread[self.counts > 0].nbytes}
 
 
 class Mixtures(ClassMeans):
@@ -198,7 +198,7 @@ class Mixtures(ClassMeans):
         `move` for nothing but nearest-mean prediction, which no row with drift asks).
         """
         kept = (t[self.counts > 0] for t in (self.shares, self.centres, self.spreads))
-        return {"mixtures": sum(size_of(t) for t in kept)}
+        return {"mixtures": sum(t.nbytes for t in kept)}
 
 
 class Exemplars(Memory):
@@ -336,8 +336,8 @@ class Covariances(Memory):
 
     def nbytes(self) -> dict[str, int]:
         return {
-            "class means": size_of(self.centres[self.counts > 0]),
-            "covariances": size_of(self.precisions[self.counts > 0]),
+            "class means": self.centres[self.counts > 0].nbytes,
+            "covariances": self.precisions[self.counts > 0].nbytes,
         }
 
 

@@ -91,16 +91,6 @@ def _directions(name: str, a: np.ndarray, noise: float, keep: float) -> np.ndarr
     return u[:, : min(rank, count(s**2))]
 
 
-def canonical_correlations(
-    x: ArrayLike, y: ArrayLike, *, keep: float = 0.99
-) -> np.ndarray:
-    """[min of the kept dimensions] correlations, descending, from 0 to 1.
-
-    Source and errors: `svcca`, which is their mean.
-    """
-    return svcca(x, y, keep=keep, details=True)["correlations"]
-
-
 def svcca(
     x: ArrayLike, y: ArrayLike, *, keep: float = 0.99, details: bool = False
 ) -> float | dict:

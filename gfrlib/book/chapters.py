@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -304,28 +303,3 @@ def write_addresses() -> list[Path]:
             )
             changed.append(path)
     return changed
-
-
-def main(command: str) -> int:
-    """``python -m gfrlib.book.chapters run|check|addresses``: steps of the Makefile."""
-    try:
-        if command == "run":
-            run()
-        elif command == "addresses":
-            for path in write_addresses():
-                print(f"{path.name}: address written")
-        else:
-            found = check()
-            print(*found or ["all chapters are fresh"], sep="\n")
-            return int(bool(found))
-    except UserError as problem:
-        print(problem, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on.", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

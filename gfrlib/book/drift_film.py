@@ -20,6 +20,7 @@ from gfrlib.engine.store import Store
 from gfrlib.generators import GAN
 from gfrlib.heads import HEADS
 from gfrlib.lab import experiments
+from gfrlib.lab.compared import first_of_each
 from gfrlib.memory import Memory
 from gfrlib.networks import Network, split
 from gfrlib.penalties import Past
@@ -129,7 +130,8 @@ class Film:
         with chain.machine.limited():
             for t in chain.numbers:
                 self._learn(chain, t, memory)
-                self._remember(chain, t, memory)
+                train = training.train_generator  # the memory takes up task t
+                chain.phase("generator", t, train, memory, self.network, self.past)
 
     def _learn(self, chain: Chain, t: int, memory: Memory) -> None:
         """F and H learn task t."""
@@ -153,11 +155,6 @@ class Film:
             state = {k: v.clone() for k, v in self.network.state_dict().items()}
             self.first = state, list(self.looks)
 
-    def _remember(self, chain: Chain, t: int, memory: Memory) -> None:
-        """The memory takes up task t."""
-        train = training.train_generator
-        chain.phase("generator", t, train, memory, self.network, self.past)
-
     def _report(self, t: int, name: str, step: int, total: int, last: dict) -> None:
         if name == "classifier" and step in moments(LOOKS[t], total):
             self._look(t, step, total)
@@ -172,7 +169,7 @@ class Film:
         labels = stream.test_labels[index]
         u = F(stream.normalise(stream.test_images[index]))
         right = (H(u).argmax(1) == labels).float()
-        shown = rank_in_class(labels) < POINTS
+        shown = first_of_each(labels, POINTS)
         weight, bias = (
             torch.cat([getattr(block, name) for block in network.head.blocks])
             for name in ("weight", "bias")
@@ -251,11 +248,6 @@ def two_features(config: Config, stream: Tasks) -> tuple[Network, Memory]:
 def moments(looks: int, total: int) -> set[int]:
     """The steps that are looked at, but for step 0: more at the beginning."""
     return {max(1, round(total * (k / (looks - 1)) ** 2)) for k in range(1, looks)}
-
-
-def rank_in_class(labels: Tensor) -> Tensor:
-    """[N] how many rows of the same class stand before each; labels ascend."""
-    return torch.arange(len(labels)) - torch.searchsorted(labels, labels)
 
 
 def window_of(films: dict[str, list[Look]]) -> tuple[float, float, float]:

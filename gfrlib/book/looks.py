@@ -106,19 +106,13 @@ _RC = {
 # The style ----------------------------------------------------------------------------
 
 
-def style(form: str = "svg") -> None:
-    """The book's look for all figures that follow.
-
-    In a notebook they come out as `form`: "svg", or "png" at twice the resolution.
-    """
+def style() -> None:
+    """The book's look for all figures that follow; in a notebook they are SVG."""
     mpl.rcParams.update(_RC)
     if get_ipython() is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        if form == "svg":
-            set_matplotlib_formats("svg", metadata={"Date": None})
-        else:
-            set_matplotlib_formats("retina")
+        set_matplotlib_formats("svg", metadata={"Date": None})
 
 
 def styled(draw):

@@ -239,12 +239,6 @@ def seconds(record: Record, phase: str, when: str = "") -> float:
     return sum(s["seconds"] for s in of if s["task"] in known[when])
 
 
-def kept(record: Record, without: tuple = ()) -> int:
-    """Bytes beside the current network after the last task, `without` some items."""
-    items = record.bytes_kept[-1]
-    return sum(size for item, size in items.items() if item not in without)
-
-
 def carried(record: Record, without: tuple = ()) -> int:
     """Bytes for the old classes, carried into the last task."""
     known = [items for items in record.bytes_kept if items is not None]

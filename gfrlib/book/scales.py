@@ -127,13 +127,11 @@ ROWS = {  # of comparisons: what is no method's name
     "gfr-flow, midpoint": dict(method="gfr-flow", flow_solver="midpoint", flow_steps=5),
 }
 FROM_ELSEWHERE = {  # rows that go on from a pretrained extractor, or from scratch
-    **{
-        name: dict(method=name)
-        for name in ("joint", "gfr-gaussian-full", "gfr", "lwf", "finetune", "fecam")
-    },
-    "frozen": dict(method="frozen"),
-    "frozen F, same memory": ROWS["frozen F, same memory"],
-    "frozen F + GAN": ROWS["frozen F + GAN"],
+    row: ROWS.get(row, dict(method=row))
+    for row in (
+        *("joint", "gfr-gaussian-full", "gfr", "lwf", "finetune", "fecam", "frozen"),
+        *("frozen F, same memory", "frozen F + GAN"),
+    )
 }
 SEARCHED = {"ewc-gan": "EWC + GAN, searched", "mas-gan": "MAS + GAN, searched"}
 WEIGHTS = {"ewc-gan": (5e4, 5e6, 5e8), "mas-gan": (100.0, 1e4, 1e6)}  # that were tried
@@ -279,13 +277,15 @@ def beside(at: dict[str, dict]) -> list[dict]:
         if len(known) == 2:
             pair = [{n: np.mean(of(runs)) for n, of in NUMBERS.items()} for runs in
                     of_shared_seeds(*known.values())]  # fmt: skip
+            gaps = {name: pair[0][name] - pair[1][name] for name in NUMBERS}
             rows.append(
                 {
                     "system": words.label(row),
                     "preset": "difference",
                     "seeds": "",
                     **{
-                        name: _signed(pair[0][name] - pair[1][name]) for name in NUMBERS
+                        name: "–" if np.isnan(gap) else f"{gap:+.1f}"
+                        for name, gap in gaps.items()
                     },
                     "gap closed (%)": "",
                 }
@@ -308,10 +308,6 @@ def _paired(at: dict[str, dict]) -> dict[str, dict]:
         pair = of_shared_seeds(at[large][row], at[small][row])
         found[large][row], found[small][row] = pair
     return found
-
-
-def _signed(gap: float) -> str:
-    return "–" if np.isnan(gap) else f"{gap:+.1f}"
 
 
 def closed(found: dict, row: str) -> list[float]:

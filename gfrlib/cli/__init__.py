@@ -78,11 +78,6 @@ def _parser() -> Parser:
     listing.add_argument(
         "name", nargs="?", default="", help="the beginning of names; all if left out"
     )
-    listing.add_argument(
-        "--seal",
-        action="store_true",
-        help="add checksums to records that older code has made",
-    )
     listing.set_defaults(action=actions.records)
     compare = commands.add_parser(
         "compare",

@@ -257,7 +257,7 @@ def methods(options) -> None:
 
 
 def records(options) -> None:
-    """Print what is recorded; with --seal add checksums to what older code has made."""
+    """Print what is recorded."""
     from gfrlib.lab import records
 
     every = records.every()
@@ -271,16 +271,14 @@ def records(options) -> None:
         )
     for path in paths:
         try:
-            line = _sealed(path) if options.seal else _listed(records.whole(path))
+            line = _listed(records.whole(path))
         except UserError as problem:
             line = f"refused. {problem}"
-        if line:
-            print(f"{path.stem:<60} {line}")
+        print(f"{path.stem:<60} {line}")
 
 
 def _listed(record) -> str:
-    date, old = record.provenance["date"], "" if record.sealed else ", no checksum"
-    so = f"{_in_short(record)}  {date}  {record.status}{old}"
+    so = f"{_in_short(record)}  {record.provenance['date']}  {record.status}"
     return f"{so}; {_settings(record.config)}"
 
 
@@ -294,12 +292,6 @@ def _settings(config: Config) -> str:
     left = {k: v for k, v in changes.items() if k not in (*naming.SPLIT, "seed")}
     left.pop("dataset", None)
     return ", ".join(filter(None, (f"{config.preset} {row}", naming.in_words(left))))
-
-
-def _sealed(path: Path) -> str:
-    from gfrlib.lab import records
-
-    return "has a checksum now" if records.seal(path) else ""
 
 
 def _resolve(text: str):
@@ -394,7 +386,7 @@ def compare(options) -> None:
 
 
 def book_run(options) -> None:
-    """Run chapters, and print where they are."""
+    """Run chapters; print where they are, unless it is the book as it stands."""
     from gfrlib.book import chapters
 
     # text, read as each parameter's type
@@ -402,8 +394,9 @@ def book_run(options) -> None:
     for name in parameters:
         if sum(given == name for given, _ in options.parameters) > 1:
             raise UserError(f"'-p {name}' is given twice; leave one of them out.")
-    for path in chapters.run(options.chapter, parameters, options.out):
-        print(path)
+    made = chapters.run(options.chapter, parameters, options.out)
+    if options.chapter or parameters or options.out:
+        print(*made, sep="\n")
 
 
 def _absolute(name: str, text: str) -> str:

@@ -82,7 +82,7 @@ class Chain:
         self.losses += done["losses"]
         if done["seconds"]["seconds"] > 0.01:
             self.seconds.append(done["seconds"])
-        if "made" in done and done["made"] not in self.made:
+        if done["made"] not in self.made:
             self.made.append(done["made"])
 
     def here(self) -> dict:
@@ -159,12 +159,12 @@ class Chain:
 
 
 def _check_numbers(done: dict) -> None:
-    """Raises TypeError, KeyError or ValueError unless there are rows of losses and a
-    time.
+    """Raises TypeError, KeyError or ValueError unless there are rows of losses, a time
+    and what has trained.
     """
-    rows = [*done["losses"], done["seconds"]]
+    rows = [*done["losses"], done["seconds"], done["made"]]
     if not all(isinstance(row, dict) for row in rows):
-        raise TypeError("losses and seconds are rows of named values")
+        raise TypeError("losses, seconds and made are rows of named values")
     float(done["seconds"]["seconds"])
 
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gfrlib.config import Config, UserError, generated
 from gfrlib.engine import paths
-from gfrlib.engine.store import StageInterface, StoreInterface
+from gfrlib.engine.store import NoStore, Stage
 
 MOST = 10_000  # processes of one run
 TORCHRUN = "torchrun --standalone --nproc_per_node=N -m gfrlib run"
@@ -248,11 +248,11 @@ def synchronised(network: nn.Module) -> nn.Module:
 class Store:
     """A store of stages that process 0 keeps; the others hear what it found."""
 
-    def __init__(self, store: StoreInterface):
+    def __init__(self, store):  # store.Store, or NoStore
         self.store, self.code = store, store.code
 
     @contextlib.contextmanager
-    def stage(self, key: str) -> Iterator[StageInterface]:
+    def stage(self, key: str) -> Iterator["_Told | _Heard"]:
         if rank() > 0:
             yield _Heard()
             return
@@ -263,7 +263,7 @@ class Store:
 class _Told:
     """Process 0's stage: tells the others its result and checkpoint."""
 
-    def __init__(self, stage: StageInterface):
+    def __init__(self, stage: Stage | NoStore):
         self.path = stage.path
         self.stage = stage
         self.due, self.save, self.finish = stage.due, stage.save, stage.finish
@@ -275,20 +275,10 @@ class _Told:
         return broadcast(self.stage.checkpoint())
 
 
-class _Heard:
+class _Heard(NoStore):
     """A stage in the other processes: never writes."""
-
-    path = None
 
     def result(self):
         return broadcast()
 
     checkpoint = result
-
-    def due(self) -> bool:
-        return False
-
-    def save(self, state: dict) -> None:
-        pass
-
-    finish = save

@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from gfrlib.config import UserError
 from gfrlib.engine import locks, paths
@@ -25,38 +24,6 @@ CHECKPOINT_EVERY = 15.0  # seconds of training between checkpoints,
 QUICKLY_SAVED, LESS_OFTEN = 0.3, 4.0
 LOCK, CHECKPOINT, DONE = "lock", "checkpoint.pt", "done.pt"
 UNFINISHED_AFTER = 3600.0  # seconds after which a temporary file is a killed process's
-
-
-@runtime_checkable
-class StageInterface(Protocol):
-    """One stage of a run's chain, as training sees it."""
-
-    path: Path | None  # its folder, for messages; None where nothing is kept
-
-    def result(self) -> dict | None:
-        """What `finish` kept, or None."""
-
-    def checkpoint(self) -> dict | None:
-        """What was saved last, or None."""
-
-    def due(self) -> bool:
-        """Whether it is time to save."""
-
-    def save(self, state: dict) -> None:
-        """Keep a checkpoint."""
-
-    def finish(self, state: dict) -> None:
-        """Keep the result, and drop the checkpoint."""
-
-
-@runtime_checkable
-class StoreInterface(Protocol):
-    """Where the stages of runs are kept: Store, NoStore and distributed.Store."""
-
-    code: str  # digest of the code that makes the stages; part of their keys
-
-    def stage(self, key: str) -> contextlib.AbstractContextManager[StageInterface]:
-        """The stage `key`, which nobody else trains meanwhile."""
 
 
 def root() -> Path:
@@ -320,7 +287,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def fitting(stage: StageInterface) -> Iterator[None]:
+def fitting(stage: Stage | NoStore) -> Iterator[None]:
     """What a kept state raises where it is used becomes one sentence.
 
     Such a file holds another thing than its stage keeps: other shapes, no such key.

@@ -37,13 +37,11 @@ def beside(record: Path, ending: str) -> Path:
     return record.with_name(f"{record.stem}.analysis.{ending}")
 
 
-def read(
-    record: Path, name: str, *, sealed: bool, weights: str = ""
-) -> Analysis | None:
+def read(record: Path, name: str, *, weights: str = "") -> Analysis | None:
     """The analysis beside a record's file, or None where there is none.
 
-    sealed: the record carries a checksum, so that its analysis must, too; weights: the
-    record's. Raises UserError for one that is damaged, or of other weights.
+    weights: the record's. Raises UserError for an analysis that is damaged (without a
+    checksum, too), or of other weights.
     """
     path = beside(record, "json")
     if not os.path.exists(path):
@@ -51,12 +49,11 @@ def read(
     try:
         parts = json.loads(path.read_text(encoding="utf-8"))
         whole = isinstance(parts, dict) and not seals.is_damaged(parts)
-        whole = whole and (seals.is_sealed(parts) or not sealed)
     except (OSError, ValueError, RecursionError):
         whole = False
     if not whole:
         raise _damaged(path)
-    parts.pop(seals.FIELD, None)
+    del parts[seals.FIELD]
     looked_at = OF.search(str(parts.get("code", "")))
     if weights and looked_at and not weights.startswith(looked_at[1]):
         raise UserError(
@@ -94,23 +91,6 @@ def sheet(record: Path, analysis: dict) -> bytes | None:
     if wanted and wanted != hashlib.sha256(content).hexdigest():
         raise _damaged(path)
     return content
-
-
-def seal(record: Path) -> bool:
-    """Add checksums to an analysis of before, and to it that of the sheet beside it.
-
-    Returns whether anything was added. Raises UserError for one that is damaged.
-    """
-    path, picture = beside(record, "json"), beside(record, "png")
-    if not os.path.exists(path):
-        return False
-    more = {}
-    if os.path.exists(picture):
-        more[SHEET] = hashlib.sha256(picture.read_bytes()).hexdigest()
-    try:
-        return seals.seal(path, more)
-    except (ValueError, RecursionError) as problem:
-        raise _damaged(path) from problem
 
 
 def _damaged(path: Path) -> UserError:

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gfrlib.batches import known_features
+from gfrlib.batches import features_of, known_features
 from gfrlib.conditions import fixed
 from gfrlib.config import Config
 from gfrlib.engine.machine import Machine
 from gfrlib.engine.phase import Phase
-from gfrlib.lab.compared import Compared, features_of, first_of_each
+from gfrlib.lab.compared import Compared, first_of_each
 from gfrlib.lab.layers import Layers
 from gfrlib.lab.replayed import POINTS, Replayed, rounded
 from gfrlib.memory import Memory

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gfrlib import quality
-from gfrlib.batches import EVALUATION_BATCH, at_once
+from gfrlib.batches import EVALUATION_BATCH, features_of
 from gfrlib.config import Config
 from gfrlib.engine.phase import Phase
 from gfrlib.lab.replayed import rounded
@@ -62,7 +62,7 @@ class Compared:
             entry |= {"trained_on_replay": there, "tested_on_replay": back}
         if t in (self.moments[0], self.moments[-1]):
             entry["reference"] = self._reference(t, extractor, real, labels, phase)
-        self.entries.append(_plain(entry))
+        self.entries.append(rounded(entry))
 
     def _reference(
         self, t: int, extractor: nn.Module, real: Tensor, labels: Tensor, phase: Phase
@@ -123,35 +123,3 @@ def first_of_each(labels: Tensor, count: int | Tensor) -> Tensor:
     rank -= torch.searchsorted(labels, labels)  # within its class
     wanted = count[labels] if isinstance(count, Tensor) else count
     return torch.nonzero(rank < wanted)[:, 0]
-
-
-@torch.no_grad()
-def features_of(
-    extractor: nn.Module,
-    stream: Tasks,
-    images,
-    index: Tensor,
-    phase: Phase,
-    draws: Tensor | None = None,
-) -> Tensor:
-    """u [N, d] of these rows of the stream's training or test images.
-
-    draws: how each is augmented (Tasks.draw), if it is.
-    """
-    chunks, numbers = [], torch.arange(len(index), device=index.device)
-    for rows in numbers.split(at_once(stream)):
-        some = images[index[rows]]
-        if draws is not None:
-            some = stream.augment(some, draws[rows])
-        with phase.autocast():
-            chunks.append(extractor(stream.normalise(some)).float())
-    return torch.cat(chunks)
-
-
-def _plain(value):
-    """With every number of a measure rounded to four significant digits."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return rounded(value) if isinstance(value, float) else value

@@ -413,20 +413,14 @@ def _open(path: Path) -> Packed:
     )
 
 
-def verify(name: str) -> bool:
+def verify(name: str) -> None:
     """Read all of a packed data set and compare it with its checksum.
 
-    Returns False where older code has kept none: now there is one, if the folder could
-    be written to. Raises UserError for one that is damaged, or not packed.
+    Raises UserError for one that is damaged, or not packed.
     """
     if not _is_packed(name):
         raise UserError(
             f"No data set '{name}' is packed here; python -m gfrlib data {name} PATH "
             "packs one."
         )
-    return stored.verify(folder() / name, KNOWN.get(name))
-
-
-def has_checksum(name: str) -> bool:
-    """Whether a packed data set tells a checksum of all its content."""
-    return "content" in stored.meta_of(folder() / name)
+    stored.verify(folder() / name, KNOWN.get(name))

@@ -7,6 +7,7 @@ from torch import nn
 from gfrlib import similarity
 from gfrlib.batches import EVALUATION_BATCH
 from gfrlib.engine.phase import Phase
+from gfrlib.lab.replayed import rounded
 from gfrlib.networks import Network
 from gfrlib.tasks import Tasks
 
@@ -99,10 +100,7 @@ def _measured(now: np.ndarray, then: np.ndarray, images: int) -> dict:
     except ValueError as problem:
         # too few images for so many channels, or a layer that does not vary
         return {"problem": str(problem)}
-    return {
-        name: float(f"{value:.4g}") if isinstance(value, float) else value
-        for name, value in entry.items()
-    }
+    return rounded(entry)
 
 
 def stage_width(stage: nn.Module) -> int:

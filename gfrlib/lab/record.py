@@ -17,7 +17,7 @@ from gfrlib.lab import analyses, seals
 from gfrlib.lab.analyses import Analysis
 
 # What a Record knows beside the fields of its file.
-NOT_KEPT = {"status", "path", "sealed", "added"}
+NOT_KEPT = {"status", "path", "added"}
 # what a record's provenance must say, to be read again
 ORIGIN = ("result_version", "digest", "commit")
 
@@ -42,8 +42,6 @@ class Record:
     # computed now, loaded (this very code has made it), or the code that recorded it
     status: str = field(default="computed now", compare=False)
     path: Path | None = field(default=None, compare=False)
-    # whether its file carries a checksum: not if older code has written it
-    sealed: bool = field(default=True, compare=False)
     # parts of its analysis that were added now, to a record that was there
     added: tuple = field(default=(), compare=False)
 
@@ -122,9 +120,7 @@ class Record:
         """
         if self.path is None:
             return None
-        return analyses.read(
-            self.path, self.name, sealed=self.sealed, weights=self.weights
-        )
+        return analyses.read(self.path, self.name, weights=self.weights)
 
     def to_json(self) -> dict:
         """The record as kept in its file."""
@@ -182,14 +178,14 @@ def read(path: str | Path) -> Record:
     """Read and check a record.
 
     Raises UserError for one that is damaged, has a field too many or too few, another
-    result version, or no checksum although the code that made it writes one.
+    result version, or no checksum.
     """
     path = Path(path)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         _check_fields(path, kept)
         _check_seal(path, kept)
-        sealed = kept.pop(seals.FIELD, None) is not None
+        del kept[seals.FIELD]
         config = _config_of(path, kept["config"])
         kept |= {
             "config": config,
@@ -222,7 +218,7 @@ def read(path: str | Path) -> Record:
         )
     same = digest == code_digest()
     status = "loaded" if same else f"recorded with code {commit[:10]}"
-    return Record(**kept, status=status, path=path, sealed=sealed)
+    return Record(**kept, status=status, path=path)
 
 
 def _check_fields(path: Path, kept: dict) -> None:
@@ -240,14 +236,9 @@ def _check_fields(path: Path, kept: dict) -> None:
 
 
 def _check_seal(path: Path, kept: dict) -> None:
-    """The checksum must be the fields' own.
-
-    A record may lack one only if older code has made it: newer code says in the
-    provenance that it writes one. With one bit changed, no sealed record becomes an
-    older one, as "checksum" in other letters is an unknown field.
-    """
-    lost = not seals.is_sealed(kept) and "sealed" in kept["provenance"]
-    if lost or seals.is_damaged(kept):
+    """The checksum must be there, and be the fields' own."""
+    if seals.is_damaged(kept):
+        lost = seals.FIELD not in kept
         what = "has lost its checksum" if lost else "differs from its checksum"
         raise UserError(
             f"The record '{path.name}' {what}: it is damaged, or was changed by hand; "

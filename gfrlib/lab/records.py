@@ -143,17 +143,6 @@ def whole(path: Path) -> Record:
     return record
 
 
-def seal(path: Path) -> bool:
-    """Add checksums to a record of older code and to what lies beside it.
-
-    Their other fields stay as they are written. Returns whether anything was added.
-    Raises UserError for what is damaged.
-    """
-    whole(path)
-    added = analyses.seal(path)
-    return seals.seal(path) or added
-
-
 def find(config: Config, task_sizes, content: str | None = None) -> Record | None:
     """The record whose settings equal `config`'s, or None. A split that is said in two
     ways is one.

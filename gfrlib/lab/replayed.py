@@ -178,9 +178,11 @@ def _within(u: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.stack([v.std(0, correction=int(len(v) > 1)).mean() for v in groups])
 
 
-def rounded(value: torch.Tensor | list | float) -> list | float:
-    """Four significant digits, as plain numbers."""
+def rounded(value):
+    """Plain values, every float in them with four significant digits."""
     value = value.tolist() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, list):
         return [rounded(each) for each in value]
-    return float(f"{value:.4g}")
+    return float(f"{value:.4g}") if isinstance(value, float) else value

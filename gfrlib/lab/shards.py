@@ -82,11 +82,10 @@ def pack(
 
     Goes on where it was stopped. A file that is no image, or is cut off, is named and
     left out; once it is repaired, the same call takes it, and so it takes a file that
-    the system did not give, once it can be read. What an earlier version
-    packed of the same files without a fault stays as it is. `crop`: 0 for pad and crop;
-    None for ImageNet's 224 of 256. `classes`: see class_lists.choose. `workers`:
-    processes, 0 for one a processor. `report(done, of)` hears of progress. Raises
-    UserError as `datasets.add`, and if no image of a class can be read.
+    the system did not give, once it can be read. `crop`: 0 for pad and crop; None for
+    ImageNet's 224 of 256. `classes`: see class_lists.choose. `workers`: processes, 0
+    for one a processor. `report(done, of)` hears of progress. Raises UserError as
+    `datasets.add`, and if no image of a class can be read.
     """
     crop = size * 7 // 8 if crop is None else crop
     _check_numbers(size, crop, workers)
@@ -100,11 +99,11 @@ def pack(
     listing = _listing(source)
     key = _key(source, listing)
     meta = stored.whole(target)
-    if not _is_packed(meta, key, source):
+    if meta.get("key") != key:
         datasets.check_replaceable(target)
         with datasets.packing():
             meta = stored.whole(target)  # another process may have been faster
-            if not _is_packed(meta, key, source):
+            if meta.get("key") != key:
                 begun = meta.get("listing") == listing
                 about = {"key": key, "listing": listing}
                 meta = _pack(target, source, about, begun, workers, report)
@@ -182,18 +181,6 @@ def _content(source: _Source, rows: dict[str, np.ndarray]) -> str:
 
 def _digest(listing: list) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-
-
-def _is_packed(meta: dict, key: str, source: _Source) -> bool:
-    """Whether this is there already, or was packed whole by an earlier version.
-
-    Their checksum was that of the names alone.
-    """
-    if "key" in meta:
-        return meta["key"] == key
-    former: list = [source.size, source.crop, source.found.names, source.files()]
-    former += [source.arrival] if source.arrival else []
-    return meta.get("faults") == {} and meta.get("sha256") == _digest(former)
 
 
 def _pack(

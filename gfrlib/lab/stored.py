@@ -22,7 +22,6 @@ from gfrlib.lab import seals
 from gfrlib.lab.arrays import ARRAYS
 
 META, NOTE = "meta.json", "checked.json"
-OLDER = {"class_names", "sha256", "shapes", "crop", "arrival", "faults"}
 ALWAYS = 512 << 20  # bytes that are read by every process: about half a second
 AT_ONCE = 16 << 30  # more is read by `data NAME --verify`, and to pack it again, alone
 BLOCK = 1 << 20  # bytes read at a time
@@ -84,15 +83,14 @@ def meta_of(folder: Path) -> dict:
     _check_file(folder / META)
     try:
         meta = json.loads((folder / META).read_bytes())
-        seal = meta.pop(seals.FIELD, None)
-        whole = seal in (None, seals.checksum(meta))
-        # older code has kept neither checksum, and no other fields than these
-        known = set(meta) <= OLDER if seal is None else "content" in meta
+        whole = not seals.is_damaged(meta)
+        del meta[seals.FIELD]
         texts = all(isinstance(name, str) for name in meta["class_names"])
-        texts = texts and isinstance(meta["sha256"], str) and meta["shapes"].keys()
+        texts = texts and all(isinstance(meta[k], str) for k in ("sha256", "content"))
+        texts = texts and meta["shapes"].keys()
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as bad:
         raise Damage(f"{META} cannot be read") from bad
-    if not (whole and known and texts):
+    if not (whole and texts):
         raise Damage(f"{META} is not as it was written")
     return meta
 
@@ -167,8 +165,6 @@ def opened(folder: Path, known: str | None = None) -> tuple[dict, dict]:
 def _check_at_opening(
     folder: Path, meta: dict, arrays: dict, known: str | None
 ) -> None:
-    if _wanted(meta, known) is None:
-        return  # older code has kept no checksum of large images
     if _size(arrays) > AT_ONCE:
         raise UserError(
             f"The packed data set '{folder.name}' was copied or changed since its "
@@ -179,24 +175,17 @@ def _check_at_opening(
     _note(folder, arrays)
 
 
-def verify(folder: Path, known: str | None = None) -> bool:
-    """Read all of a packed data set; keep a checksum of its content if there is none.
+def verify(folder: Path, known: str | None = None) -> None:
+    """Read all of a packed data set and compare it with its checksum.
 
-    Returns False where there was none to compare with: older code has packed large
-    images. Raises UserError for one that is damaged, or cannot be read.
+    Raises UserError for one that is damaged, or cannot be read.
     """
     with _told(folder):
         meta = meta_of(folder)
         arrays = arrays_of(folder, meta)
-        found = _check(folder, meta, arrays, known)
-        was_there = _wanted(meta, known) is not None
-        if "content" not in meta:
-            kept = seals.sealed({**meta, "content": found})
-            with contextlib.suppress(UserError):  # another user's: it is not changed
-                write_atomically(folder / META, kept)
+        _check(folder, meta, arrays, known)
         _note(folder, arrays)
         _checked[folder] = _files(folder)
-    return was_there
 
 
 def whole(folder: Path, identity: str | None = None) -> dict:
@@ -218,22 +207,11 @@ def whole(folder: Path, identity: str | None = None) -> dict:
     return meta
 
 
-def _wanted(meta: dict, known: str | None) -> str | None:
-    """The checksum that the content must have, if one was kept."""
-    if known or "crop" not in meta:
-        return known or meta["sha256"]
-    return meta.get("content")
-
-
-def _check(folder: Path, meta: dict, arrays: dict, known: str | None) -> str:
-    """The content's checksum. Raises Damage where it is not as it was packed."""
+def _check(folder: Path, meta: dict, arrays: dict, known: str | None) -> None:
+    """Raises Damage where the content is not as it was packed."""
     found = digest(folder, arrays, meta["class_names"])
-    if any(
-        wanted not in (None, found)
-        for wanted in (_wanted(meta, known), meta.get("content"))
-    ):
+    if found != (known or meta["content"]):
         raise Damage("its content differs from its checksum")
-    return found
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ data/weights/NAME.pt    NAME is the file's stem and a hash of its content (git i
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -63,8 +64,12 @@ def settings(changes: dict) -> dict:
 
 
 def missing(text: object) -> bool:
-    """Whether it is a name under which weights could be kept, and none are here."""
-    return isinstance(text, str) and bool(NAME.fullmatch(text)) and not _is_here(text)
+    """Whether it is a name under which weights could be kept, and neither these nor a
+    file called like it are here.
+    """
+    if not isinstance(text, str) or not NAME.fullmatch(text):
+        return False
+    return not (os.path.lexists(_path(text)) or os.path.lexists(text))
 
 
 def resolve(text: str) -> str:
@@ -128,11 +133,6 @@ def write(path: Path, content: dict, advice: str = "") -> None:
     write_atomically(path, buffer.getvalue(), advice or elsewhere)
 
 
-def _is_here(name: str) -> bool:
-    """Whether a name, or a file called like one, can be loaded."""
-    return os.path.lexists(_path(name)) or os.path.lexists(name)
-
-
 def _path(name: str) -> Path:
     return folder() / f"{name}.pt"
 
@@ -149,11 +149,7 @@ def _loaded(path: Path, changed: int, size: int) -> Pretrained:
             f"'{path}' holds other weights than its name tells; delete it and bring "
             "its file again."
         )
-    return _named(found, path.stem)
-
-
-def _named(found: Pretrained, name: str) -> Pretrained:
-    return Pretrained(found.state, found.mean, found.std, found.source, name)
+    return dataclasses.replace(found, name=path.stem)
 
 
 def _keep(found: Pretrained, stem: str) -> str:

@@ -13,6 +13,7 @@ from conftest import ROOT, cells
 from small_book import small_fixture, write_notebook  # noqa: F401
 
 from gfrlib.book import chapters
+from gfrlib.cli import main
 from gfrlib.config import UserError, make_config
 from gfrlib.lab import records
 
@@ -46,7 +47,13 @@ def test_run_once_then_fresh_then_stale(small, capsys):
     assert chapters.check()
     executed.write_text(executed.read_text()[:100])
     assert chapters.check()
-    assert chapters.main("check") == 1
+    assert main(["book", "check"]) == 2 and "01_small: " in capsys.readouterr().out
+
+
+def test_the_paths_are_printed_unless_it_is_the_book_as_it_stands(small, capsys):
+    assert main(["book", "run"]) == 0 and ".ipynb" not in capsys.readouterr().out
+    assert main(["book", "run", "01_small"]) == 0
+    assert "build/src/book/01_small.ipynb" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,7 @@ STATES = {
     "a module without keys": ("module", lambda state: state.update(module={})),
     "a number as module": ("module", lambda state: state.update(module=7)),
     "no losses": ("module", lambda state: state.pop("losses")),
+    "nothing of what made it": ("module", lambda state: state.pop("made")),
     "numbers as losses": ("module", lambda state: state.update(losses=[1, 2])),
     "no seconds": ("module", lambda state: state.pop("seconds")),
     "text as seconds": ("module", lambda s: s.update(seconds={"seconds": "x"})),

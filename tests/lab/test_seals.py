@@ -1,4 +1,4 @@
-"""Checksums in records and analyses: what is damaged is refused, old files get one."""
+"""Checksums in records and analyses: what is damaged, or has none, is refused."""
 
 import hashlib
 import json
@@ -43,21 +43,6 @@ def edited(path: Path, change) -> None:
     path.write_text(json.dumps(kept))
 
 
-def unsealed(path: Path) -> Path:
-    """The record and its analysis as older code has written them."""
-
-    def older(kept):
-        del kept["checksum"]
-        kept.pop("sheet", None)
-        kept.get("provenance", {}).pop("sealed", None)
-
-    for file in (path, analyses.beside(path, "json")):
-        kept = json.loads(file.read_text())
-        older(kept)
-        file.write_text(json.dumps(kept, separators=(",", ":")))
-    return path
-
-
 # The checksum itself ------------------------------------------------------------------
 
 
@@ -76,30 +61,11 @@ def test_a_checksum_is_that_of_the_canonical_text():
     assert found == hashlib.sha256(text).hexdigest()
 
 
-@pytest.mark.parametrize("end", ["", "\n"])
-def test_sealing_adds_to_the_end_and_changes_no_other_byte(tmp_path, end):
-    file = tmp_path / "some.json"
-    file.write_text('{"a": 1.50, "b":[1,2 ]}' + end)
-    assert seals.seal(file, {"sheet": "abc"}) and not seals.seal(file)
-    text = file.read_text()
-    assert text.startswith('{"a": 1.50, "b":[1,2 ],"sheet":"abc","checksum":"')
-    assert text.endswith('"}' + end) and not seals.is_damaged(json.loads(text))
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "{", "7"])
-def test_what_is_no_object_is_not_sealed(tmp_path, text):
-    (tmp_path / "some.json").write_text(text)
-    with pytest.raises(ValueError):
-        seals.seal(tmp_path / "some.json")
-    assert (tmp_path / "some.json").read_text() == text
-
-
 # Records and what lies beside them ----------------------------------------------------
 
 
 def test_all_three_files_are_sealed(path):
     record = records.whole(path)
-    assert record.sealed and record.provenance["sealed"] is True
     for file in (path, analyses.beside(path, "json")):
         kept = json.loads(file.read_text())
         assert list(kept)[-1] == "checksum" and not seals.is_damaged(kept)
@@ -140,10 +106,18 @@ def test_another_sheet_is_refused(path):
         records.whole(path)
 
 
-def test_a_checksum_that_was_there_must_stay(path):
-    edited(path, lambda kept: kept.pop("checksum"))
-    with pytest.raises(UserError, match="has lost its checksum"):
-        records.load(path)
+def test_a_record_without_a_checksum_is_refused_in_one_sentence(path, capsys):
+    """Also one that does not say that it was kept with one."""
+    for change in (
+        lambda kept: kept.pop("checksum"),
+        lambda kept: kept["provenance"].pop("sealed"),
+    ):
+        edited(path, change)
+        with pytest.raises(UserError, match="has lost its checksum"):
+            records.load(path)
+    assert main(["records"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and "refused. The record" in said[0]
 
 
 def test_the_analysis_of_a_sealed_record_must_be_sealed(path):
@@ -157,7 +131,7 @@ def test_a_quick_record_with_a_damaged_analysis_is_made_again(path):
     edited(analyses.beside(path, "json"), lambda kept: kept.update(drift=[]))
     assert records.find(config, (3, 2, 2)) is None
     again = experiments.run_or_load(config)
-    assert again.status == "computed now" and records.whole(path).sealed
+    assert again.status == "computed now" and records.whole(path)
     assert again.analysis == records.load(path).analysis
 
 
@@ -168,39 +142,10 @@ def test_parts_that_are_added_later_keep_the_sheet(path):
     assert "projection" in record.analysis and "sheet" in record.analysis
 
 
-# Records of older code ----------------------------------------------------------------
-
-
-def test_an_older_record_is_read_and_sealed_once(path, capsys):
-    before = records.load(unsealed(path))
-    assert not before.sealed and before.analysis["drift"]
-    assert main(["records"]) == 0
-    assert "no checksum" in capsys.readouterr().out
-    texts = [path.read_bytes(), analyses.beside(path, "json").read_bytes()]
-    assert main(["records", "--seal"]) == 0
-    assert "has a checksum now" in capsys.readouterr().out
-    after = records.whole(path)
-    assert after.sealed and after.to_json() == before.to_json()
-    files = (path, analyses.beside(path, "json"))
-    for file, text in zip(files, texts, strict=True):
-        assert file.read_bytes().startswith(text[:-1] + b",")
-    assert main(["records", "--seal"]) == 0 and capsys.readouterr().out == ""
-
-
-def test_an_older_record_that_is_damaged_is_not_sealed(path, capsys):
-    unsealed(path)
-    edited(path, lambda kept: kept["test_counts"].__setitem__(0, 3))
-    text = path.read_text()
-    assert main(["records", "--seal"]) == 0
-    assert "refused" in capsys.readouterr().out and path.read_text() == text
-
-
 def test_every_committed_record_is_sealed():
-    """Those that a clone with older code has made: python -m gfrlib records --seal."""
     files = sorted(COMMITTED.glob("*.json"))
     kept = {f.name: json.loads(f.read_text()) for f in files}
-    assert kept and [n for n, one in kept.items() if not seals.is_sealed(one)] == []
-    assert [name for name, one in kept.items() if seals.is_damaged(one)] == []
+    assert kept and [name for name, one in kept.items() if seals.is_damaged(one)] == []
 
 
 # One bad record among others ----------------------------------------------------------

@@ -2,7 +2,6 @@
 resumed, streamed, and trained on.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -266,39 +265,6 @@ def test_an_interrupted_packing_with_cut_files_goes_on(folder, monkeypatch, spoi
     spoil(stopped(folder, monkeypatch))
     assert set(pack(folder).faults) == FAULTY
     assert equal(arrays_of(), arrays_of("whole"))
-
-
-def test_what_an_earlier_version_packed_stays(folder, monkeypatch):
-    """Its checksum was that of the names; with faults it is looked at again."""
-    pack(folder)
-    target = datasets.folder() / "imagenet-four"
-    meta = json.loads((target / "meta.json").read_text())
-    names = [f"n{c:08d}" for c in range(CLASSES)]
-    files = {
-        part: [
-            (f"{top}/{name}/{file.name}", label)
-            for label, name in enumerate(names)
-            for file in sorted((folder / top / name).iterdir())
-        ]
-        for part, top in (("train", "train"), ("test", "val"))
-    }
-    listing = json.dumps([SIDE, 64, names, files]).encode()
-    earlier = {
-        "class_names": names,
-        "crop": 64,
-        "sha256": hashlib.sha256(listing).hexdigest(),
-        "shapes": meta["shapes"],
-        "faults": {},
-    }
-    (target / "meta.json").write_text(json.dumps(earlier))
-    with monkeypatch.context() as patched:
-        patched.setattr(shards, "_pack", fail_on_work)
-        assert pack(folder).faults == {}
-    assert datasets.packed("imagenet-four").content == earlier["sha256"][:12]
-    earlier["faults"] = dict.fromkeys(FAULTY, "cut")
-    (target / "meta.json").write_text(json.dumps(earlier))
-    assert set(pack(folder).faults) == FAULTY
-    assert datasets.packed("imagenet-four").content == meta["sha256"][:12]
 
 
 def test_packings_that_were_never_ended_are_swept(folder, monkeypatch):
