@@ -186,14 +186,20 @@ def told(runs) -> list[float]:
     return last(known, "task-aware")
 
 
-def arrived(runs) -> list[float]:
-    """Accuracy on later tasks when each had just been learned, their mean."""
-    return [100 * float(np.diagonal(r.accuracy)[1:].mean()) for r in runs]
+def arrived(runs, rule: str | None = None) -> list[float]:
+    """Accuracy on later tasks when each had just been learned, their mean; by the
+    runs' own rule, or by another `rule`.
+    """
+    return [100 * float(np.diagonal(_matrix(r, rule))[1:].mean()) for r in runs]
 
 
-def stayed(runs) -> list[float]:
-    """Accuracy on later tasks after the last one, their mean."""
-    return [100 * float(r.accuracy[-1, 1:].mean()) for r in runs]
+def stayed(runs, rule: str | None = None) -> list[float]:
+    """Accuracy on later tasks after the last one, their mean; `rule` as `arrived`."""
+    return [100 * float(_matrix(r, rule)[-1, 1:].mean()) for r in runs]
+
+
+def _matrix(record: Record, rule: str | None) -> np.ndarray:
+    return record.accuracy if rule is None else record.rule(rule)
 
 
 def recognised(runs) -> list[tuple[int, list[float]]]:
